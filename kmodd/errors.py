@@ -1,0 +1,32 @@
+"""The one exception type for what an administrator can cause or must know.
+
+Must not: import anything of kmodd, print, or exit.
+"""
+
+from __future__ import annotations
+
+from typing import Optional
+
+
+class Problem(Exception):
+    """A failure with a stable kebab-case code, a message, a hint and attributes.
+
+    code: stable; scripts and alerts may key on it (listed in kmodd/problems.py).
+    message: one sentence that says what happened to what.
+    hint: what to do about it, or "" where nothing helps.
+    transient: True where the same try may succeed later without any change of inputs.
+    attributes: more facts for logs and --json, such as path or field.
+    """
+
+    def __init__(
+        self, code: str, message: str, hint: str = "", *, transient: Optional[bool] = None, **attributes: object
+    ) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.transient = transient
+        self.attributes = attributes
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message

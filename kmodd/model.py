@@ -1,0 +1,207 @@
+"""The domain: what was observed, what is to be done, and what is to be said of it. All of it frozen.
+
+Must not: do I/O. Words are those of ARCHITECTURE.md.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Optional, Union
+
+from .modulefile import Module
+from .record import Attempt, TargetRecord
+
+
+class Verdict(str, Enum):
+    """The state of a target or kernel, worst last but for EXCLUDED."""
+
+    EXCLUDED = "excluded"
+    READY = "ready"
+    BUILDING = "building"
+    WAITING = "waiting"
+    BLOCKED = "blocked"
+    FAILED = "failed"
+
+
+SEVERITY = (Verdict.EXCLUDED, Verdict.READY, Verdict.BUILDING, Verdict.WAITING, Verdict.BLOCKED, Verdict.FAILED)
+
+
+@dataclass(frozen=True, order=True)
+class Target:
+    """A pair of a module and a kernel release."""
+
+    module: str
+    kernel: str
+
+    def __str__(self) -> str:
+        return f"{self.module} for {self.kernel}"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something found wrong: problem code, sentence, what to do."""
+
+    problem: str
+    message: str
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One kernel release under /lib/modules."""
+
+    release: str
+    present: bool = True  # False: a leftover directory of a removed kernel
+    running: bool = False
+    flavour: str = ""
+    architecture: str = "x86_64"
+    build_tree: Optional[str] = None  # in-root path of a usable tree
+    build_tree_fault: Optional[Fault] = None
+    devel_package: str = ""  # NEVRA, where the rpm database knows it
+    config: Mapping[str, str] = field(default_factory=dict)  # only the symbols that somebody asks for
+    compression: str = ""  # of its own modules: "", xz, zst or gz
+    signature_hash: str = ""  # CONFIG_MODULE_SIG_HASH; "" where it knows no signatures
+    in_tree: frozenset[str] = frozenset()  # canonical names of its own modules, as far as somebody asks for them
+    depmod_stale: str = ""  # why modules.dep is not what depmod would write now
+
+
+@dataclass(frozen=True)
+class BrokenFile:
+    """A module file that cannot be taken; its module is neither built nor removed."""
+
+    path: str
+    name: str
+    fault: Fault
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The key that signs: identity is the sha256 of the DER certificate."""
+
+    identity: str = ""
+    fault: Optional[Fault] = None
+
+    @property
+    def state(self) -> str:
+        return self.identity or (self.fault.problem if self.fault else "absent")
+
+
+@dataclass(frozen=True)
+class Dropin:
+    """A generated file: kind is modules-load, modprobe or depmod."""
+
+    kind: str
+    module: str
+    content: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is on disk now."""
+
+    kernels: Mapping[str, Kernel] = field(default_factory=dict)
+    modules: Mapping[str, Module] = field(default_factory=dict)
+    broken: tuple[BrokenFile, ...] = ()
+    inputs: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # where they can be known
+    input_faults: Mapping[Target, Fault] = field(default_factory=dict)  # e.g. an unreadable source
+    records: Mapping[Target, TargetRecord] = field(default_factory=dict)
+    damaged: Mapping[Target, str] = field(default_factory=dict)  # what differs on disk from the record, fit to print
+    store_damaged: frozenset[Target] = frozenset()  # unsigned objects gone or changed
+    kernel_attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    dropins: tuple[Dropin, ...] = ()  # the ones that kmodd wrote
+    signer: Signer = Signer()
+    faults: Mapping[Target, tuple[Fault, ...]] = field(default_factory=dict)  # from verify
+    running: frozenset[Target] = frozenset()
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What the administrator decided, as far as planning is concerned. Times in seconds."""
+
+    retry_first: float = 60
+    retry_longest: float = 3600
+
+
+@dataclass(frozen=True)
+class BuildModule:
+    """Build a target; inputs is what the build is identified by."""
+
+    target: Target
+    reason: str
+    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
+    after: tuple[Target, ...] = ()  # built before it
+
+
+@dataclass(frozen=True)
+class InstallModule:
+    """Sign, compress and install what was built."""
+
+    target: Target
+    reason: str
+
+
+@dataclass(frozen=True)
+class RemoveModule:
+    """Delete a target's installed objects, stored objects and record."""
+
+    target: Target
+    reason: str
+
+
+@dataclass(frozen=True)
+class WriteDropin:
+    dropin: Dropin
+    reason: str
+
+
+@dataclass(frozen=True)
+class RemoveDropin:
+    dropin: Dropin
+    reason: str
+
+
+@dataclass(frozen=True)
+class RunDepmod:
+    kernel: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing can be done for a target now. until: seconds since the epoch, None where an event must come first."""
+
+    target: Target
+    reason: str
+    problem: str
+    hint: str = ""
+    until: Optional[float] = None
+
+
+Action = Union[BuildModule, InstallModule, RemoveModule, WriteDropin, RemoveDropin, RunDepmod, Wait]
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict with its reason."""
+
+    verdict: Verdict
+    reason: str
+    problem: str = ""
+    hint: str = ""
+
+
+def fingerprint(inputs: Mapping[str, str]) -> str:
+    """Return the sha256 that identifies a set of inputs."""
+    return hashlib.sha256(json.dumps(dict(inputs), sort_keys=True).encode()).hexdigest()
+
+
+def worst(judgements: list[Judgement]) -> Judgement:
+    """Return the gravest of some judgements, the first of equals; ready where there are none."""
+    ranked = sorted(judgements, key=lambda j: -SEVERITY.index(j.verdict))
+    if not ranked or ranked[0].verdict is Verdict.EXCLUDED:
+        return Judgement(Verdict.READY, "nothing is required of it")
+    return ranked[0]

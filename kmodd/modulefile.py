@@ -1,0 +1,162 @@
+"""What a module file may say: the frozen models of `modules.d/NAME.toml` (DESIGN section 8, kmodd.modules.d(5)).
+
+Must not: read files. The registry does.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal, Optional, Union
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}(\.[A-Za-z0-9_+-]+)*")
+SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m|h|)")
+SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "": 1, "min": 60, "m": 60, "h": 3600}
+
+
+def canonical(name: str) -> str:
+    """Return the name the kernel knows a module by: with underscores (kmod's modname_normalize)."""
+    return name.replace("-", "_")
+
+
+def _name(value: str) -> str:
+    if not NAME.fullmatch(value) or len(value) > 100:
+        raise ValueError("must start with a letter or digit and hold only letters, digits and . _ + -")
+    return value
+
+
+def _word(value: str) -> str:
+    if not value or any(c.isspace() or not c.isprintable() for c in value):
+        raise ValueError("must be one word without spaces")
+    return value
+
+
+def _line(value: str) -> str:
+    if any(not c.isprintable() for c in value):
+        raise ValueError("must be one line of printable characters")
+    return value
+
+
+def _absolute(value: str) -> str:
+    if not value.startswith("/") or "\0" in value:
+        raise ValueError("must be an absolute path")
+    return value
+
+
+def _within(value: str) -> str:
+    if value.startswith("/") or ".." in value.split("/") or "\0" in value:
+        raise ValueError("must be a path inside the source, without '..'")
+    return value
+
+
+def seconds(value: object) -> object:
+    """Return the seconds of a time span such as "30min", "90s", "1h" or a bare number."""
+    if isinstance(value, str):
+        match = SPAN.fullmatch(value.strip())
+        if not match:
+            raise ValueError('must be a time span such as "90s", "30min" or "1h"')
+        return float(match[1]) * SECONDS[match[2]]
+    return value
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Word = Annotated[str, AfterValidator(_word)]
+Line = Annotated[str, AfterValidator(_line)]
+AbsolutePath = Annotated[str, AfterValidator(_absolute)]
+InnerPath = Annotated[str, AfterValidator(_within)]
+TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+
+
+class Table(BaseModel):
+    """A table of a configuration file: unknown keys are errors, values never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ModuleTable(Table):
+    name: Optional[Name] = None
+    version: Line = ""
+    required: bool = True
+    enabled: bool = True
+
+
+class Patch(Table):
+    file: Word
+    kernels: tuple[Word, ...] = ()
+    strip: Annotated[int, Field(ge=0, le=9)] = 1
+
+
+def _patch(value: Any) -> Any:
+    return {"file": value} if isinstance(value, str) else value
+
+
+class Source(Table):
+    path: Optional[AbsolutePath] = None
+    patches: tuple[Annotated[Patch, BeforeValidator(_patch)], ...] = ()
+
+    @model_validator(mode="after")
+    def _one(self) -> Source:
+        if self.path is None:
+            raise ValueError("needs a path to the source directory")
+        return self
+
+
+class Build(Table):
+    directory: InnerPath = "."
+    config: dict[Annotated[str, Field(pattern=r"^CONFIG_[A-Za-z0-9_]+$")], Union[Line, int]] = {}
+    arguments: tuple[Line, ...] = ()
+    depends: tuple[Name, ...] = ()
+    timeout: TimeSpan = 1800.0
+    strip: bool = True
+
+
+class Object(Table):
+    name: Name
+    path: InnerPath = "."
+
+
+class Kernels(Table):
+    match: tuple[Word, ...] = ()
+    exclude: tuple[Word, ...] = ()
+    minimum: Optional[Word] = None
+    maximum: Optional[Word] = None
+    architectures: tuple[Word, ...] = ()
+    config: tuple[Annotated[str, Field(pattern=r"^!?CONFIG_[A-Za-z0-9_]+$")], ...] = ()
+
+
+class Load(Table):
+    at_boot: tuple[Name, ...] = ()
+    options: dict[Name, Line] = {}
+    softdeps: dict[Name, Line] = {}
+    blacklist: tuple[Name, ...] = ()
+    aliases: dict[Word, Name] = {}
+    debug: tuple[Name, ...] = ()
+    reload: Literal["never", "if-unused"] = "never"
+
+
+class ModuleFile(Table):
+    """One module file as written; TOML arrays become tuples."""
+
+    module: ModuleTable = ModuleTable()
+    source: Source
+    build: Build = Build()
+    object: tuple[Object, ...] = ()
+    kernels: Kernels = Kernels()
+    load: Load = Load()
+
+
+class Module(Table):
+    """A registered module: its file, plus what the file's place decides."""
+
+    name: Name
+    file: ModuleFile
+    path: str  # of the module file, as seen from inside the root
+
+    @property
+    def required(self) -> bool:
+        return self.file.module.required
+
+    @property
+    def enabled(self) -> bool:
+        return self.file.module.enabled

@@ -1,0 +1,175 @@
+"""The only room that knows absolute paths.
+
+A Sysroot maps paths as they are written in configuration, links and rpm packages (absolute, seen from inside the
+root) to paths of this host, resolving symbolic links inside the root as chroot(2) would, without entering it.
+Must not: create, change or delete anything.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import Problem
+
+MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS in include/linux/namei.h
+
+#: Everything depmod(8) writes; rpm owns them as %ghost, so only a kernel that is gone leaves them to us.
+DEPMOD_OUTPUTS = frozenset(
+    "modules." + name
+    for name in (
+        "dep", "dep.bin", "alias", "alias.bin", "symbols", "symbols.bin", "softdep", "weakdep", "devname",
+        "builtin.bin", "builtin.alias.bin",
+    )
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Sysroot:
+    """One root directory, "/" for the running system, and the places in it that kmodd knows."""
+
+    root: Path = Path("/")
+
+    @classmethod
+    def at(cls, path: str) -> Sysroot:
+        """Return the Sysroot of an existing directory; raises Problem root-missing otherwise."""
+        root = Path(path).resolve()
+        if not root.is_dir():
+            raise Problem("root-missing", f"{path} is not a directory", "give an existing directory to --root")
+        return cls(root)
+
+    @property
+    def is_host(self) -> bool:
+        """Tell whether this is the running system itself."""
+        return self.root == Path("/")
+
+    def resolve(self, path: str | os.PathLike[str]) -> Path:
+        """Return the host path of an absolute in-root path, all links followed inside the root.
+
+        A missing last part is not an error. Raises Problem symlink-loop.
+        """
+        pending = [part for part in reversed(Path(path).parts) if part != "/"]
+        current: list[str] = []
+        links = 0
+        while pending:
+            part = pending.pop()
+            if part == "..":
+                current[-1:] = []
+                continue
+            here = self.root.joinpath(*current, part)
+            try:
+                link = os.readlink(here)
+            except OSError:
+                current.append(part)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                raise Problem("symlink-loop", f"{path}: too many levels of symbolic links", path=str(path))
+            if link.startswith("/"):
+                current = []
+            pending.extend(p for p in reversed(Path(link).parts) if p != "/")
+        return self.root.joinpath(*current)
+
+    def inside(self, path: Path) -> str:
+        """Return the absolute path, as seen from inside the root, of a host path below it."""
+        return "/" + str(path.relative_to(self.root)) if path != self.root else "/"
+
+    # -- kernels ---------------------------------------------------------------------------------------------------
+    @property
+    def modules(self) -> Path:
+        return self.resolve("/lib/modules")
+
+    def kernel(self, release: str) -> Path:
+        return self.modules / release
+
+    def extra(self, release: str, module: str) -> Path:
+        return self.kernel(release) / "extra" / module
+
+    @property
+    def kernel_trees(self) -> Path:
+        return self.resolve("/usr/src/kernels")
+
+    # -- configuration ---------------------------------------------------------------------------------------------
+    @property
+    def configuration(self) -> Path:
+        return self.resolve("/etc/kmodd/kmodd.toml")
+
+    @property
+    def registries(self) -> tuple[Path, Path]:
+        """Return the module file directories, the one that wins first."""
+        return self.resolve("/etc/kmodd/modules.d"), self.resolve("/usr/lib/kmodd/modules.d")
+
+    @property
+    def keys(self) -> Path:
+        return self.resolve("/etc/kmodd/keys")
+
+    def dropin(self, kind: str, module: str) -> Path:
+        """Return the path of a generated file; kind is modules-load, modprobe or depmod."""
+        return self.dropin_directory(kind) / f"kmodd-{module}.conf"
+
+    def dropin_directory(self, kind: str) -> Path:
+        return self.resolve(f"/etc/{kind}.d")
+
+    # -- state -----------------------------------------------------------------------------------------------------
+    @property
+    def state(self) -> Path:
+        return self.resolve("/var/lib/kmodd")
+
+    @property
+    def cache(self) -> Path:
+        return self.resolve("/var/cache/kmodd")
+
+    @property
+    def scratch(self) -> Path:
+        return self.cache / "build"
+
+    @property
+    def logs(self) -> Path:
+        return self.resolve("/var/log/kmodd")
+
+    @property
+    def runtime(self) -> Path:
+        return self.resolve("/run/kmodd")
+
+    @property
+    def lock(self) -> Path:
+        return self.runtime / "lock"
+
+    @property
+    def progress(self) -> Path:
+        return self.runtime / "progress.json"
+
+    # -- rpm -------------------------------------------------------------------------------------------------------
+    @property
+    def rpm_database(self) -> str:
+        """Return the in-root path of the rpm database: EL10 and Fedora, else EL8 and EL9.
+
+        Chosen by what is there, not by asking rpm: the macro speaks of the host, not of the root, and Debian's
+        rpm puts it into the user's home.
+        """
+        for path in ("/usr/lib/sysimage/rpm", "/var/lib/rpm"):
+            where = self.resolve(path)
+            if any((where / name).exists() for name in ("rpmdb.sqlite", "Packages", "Packages.db")):
+                return path
+        return "/var/lib/rpm"
+
+    @property
+    def rpm_lock(self) -> Path:
+        return self.resolve(self.rpm_database) / ".rpm.lock"
+
+    # -- the host's tools, never the root's ------------------------------------------------------------------------
+    @property
+    def efivars(self) -> Path:
+        return self.resolve("/sys/firmware/efi/efivars")
+
+    @property
+    def loaded_modules(self) -> Path:
+        return self.resolve("/sys/module")
+
+
+#: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
+PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: gcc toolsets of the EL family (Software Collections).
+TOOLSETS = "/opt/rh"

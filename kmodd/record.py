@@ -1,0 +1,86 @@
+"""What is remembered of a target: attempts and provenance, the schema of `/var/lib/kmodd/targets/<release>/<module>.json`.
+
+Facts that the disk can tell are not here. Must not: read or write files. The store does.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Optional
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Part(BaseModel):
+    """A part of a state file; fields may be added, so unknown ones of a newer kmodd are passed over."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Attempt(Part):
+    """One try at a target. Times are seconds since the epoch."""
+
+    began: float
+    ended: float
+    stage: Literal["build", "install"]
+    outcome: Literal["succeeded", "failed"]
+    problem: str = ""
+    message: str = ""
+    hint: str = ""
+    transient: bool = False
+    failures: int = 0  # in a row, with the same inputs
+    inputs: dict[str, str] = {}
+    log: str = ""  # in-root path
+    warnings: tuple[str, ...] = ()
+
+
+class BuiltObject(Part):
+    """An unsigned object in the store."""
+
+    name: str  # of the file, without .ko
+    sha256: str
+
+
+class Built(Part):
+    """What the last successful build yielded; its objects lie beside the record, unsigned."""
+
+    inputs: dict[str, str]
+    objects: tuple[BuiltObject, ...]
+    version: str = ""
+    compiler: str = ""
+    warnings: tuple[str, ...] = ()
+    ended: float = 0
+
+
+class InstalledObject(Part):
+    """An object as it was put under extra/: path in-root, sha256 of the final file."""
+
+    name: str
+    path: str
+    sha256: str
+    built: str  # sha256 of the unsigned object that it was made from
+    signer: str = ""  # certificate's sha256, "" where unsigned
+    compressed: str = ""  # "", xz, zst or gz
+
+
+class Installed(Part):
+    objects: tuple[InstalledObject, ...] = ()
+    superseded: tuple[str, ...] = ()  # in-root paths that a newer set no longer has, until they are deleted
+
+
+class TargetRecord(Part):
+    schema_: Literal[1] = 1
+    module: str
+    kernel: str
+    module_file: str = ""
+    version: str = ""
+    attempt: Optional[Attempt] = None
+    built: Optional[Built] = None
+    installed: Optional[Installed] = None
+
+
+class KernelRecord(Part):
+    """What is remembered of a kernel: its last depmod."""
+
+    schema_: Literal[1] = 1
+    kernel: str
+    attempt: Optional[Attempt] = None
