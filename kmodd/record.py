@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Literal, Optional
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class Part(BaseModel):
     """A part of a state file; fields may be added, so unknown ones of a newer kmodd are passed over."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
 class Attempt(Part):
@@ -68,7 +68,7 @@ class Installed(Part):
 
 
 class TargetRecord(Part):
-    schema_: Literal[1] = 1
+    schema_: Literal[1] = Field(1, alias="schema")
     module: str
     kernel: str
     module_file: str = ""
@@ -81,6 +81,6 @@ class TargetRecord(Part):
 class KernelRecord(Part):
     """What is remembered of a kernel: its last depmod."""
 
-    schema_: Literal[1] = 1
+    schema_: Literal[1] = Field(1, alias="schema")
     kernel: str
     attempt: Optional[Attempt] = None

@@ -1,0 +1,137 @@
+"""The only place that starts processes: argv, a clean environment, a time limit, and one error that explains itself.
+
+A child leads its own process group, which is killed on cancellation and time-out, and dies with this process
+(PR_SET_PDEATHSIG). Must not: use a shell, or interpret what a program prints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional, Union
+
+from .errors import Problem
+from .paths import PROGRAM_PATH
+
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+PACKAGES = {
+    "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "bwrap": "bubblewrap", "setpriv": "util-linux",
+    "make": "make", "gcc": "gcc", "xz": "xz", "zstd": "zstd", "gzip": "gzip", "openssl": "openssl", "rpm": "rpm",
+    "patch": "patch", "strip": "binutils",
+}  # fmt: skip
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _die_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended: status as Popen.returncode (negative: the signal), what it printed (bytes)."""
+
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+def find_program(name: str) -> Optional[str]:
+    """Return the absolute path of a program, looked for in the fixed PROGRAM_PATH only."""
+    return shutil.which(name, path=os.environ.get("KMODD_PROGRAM_PATH", PROGRAM_PATH))
+
+
+def environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
+    """Return the clean environment that children get."""
+    path = os.environ.get("KMODD_PROGRAM_PATH", PROGRAM_PATH)
+    return {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/", **(more or {})}
+
+
+async def run(
+    argv: Sequence[Union[str, Path]],
+    *,
+    check: bool = True,
+    timeout: Optional[float] = 120,
+    output: Optional[Path] = None,
+    env: Optional[Mapping[str, str]] = None,
+    cwd: Optional[Path] = None,
+    stdin: Optional[bytes] = None,
+    pass_fds: Sequence[int] = (),
+    nice: int = 0,
+) -> Finished:
+    """Run a program to its end.
+
+    timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned.
+    Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
+    """
+    name = str(argv[0])
+    program = name if "/" in name else find_program(name)
+    if program is None or not os.access(program, os.X_OK):
+        package = PACKAGES.get(Path(name).name)
+        raise Problem(
+            "tool-missing", f"{name} is not installed", f"dnf install {package}" if package else "", transient=True
+        )
+
+    def prepare() -> None:
+        _die_with_parent()
+        if nice:
+            os.nice(nice)
+
+    with contextlib.ExitStack() as stack:
+        sink = stack.enter_context(output.open("ab")) if output else asyncio.subprocess.PIPE
+        try:
+            child = await asyncio.create_subprocess_exec(
+                program,
+                *(str(a) for a in argv[1:]),
+                stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+                stdout=sink,
+                stderr=asyncio.subprocess.STDOUT if output else asyncio.subprocess.PIPE,
+                env=environment(env),
+                cwd=cwd,
+                start_new_session=True,
+                pass_fds=tuple(pass_fds),
+                preexec_fn=prepare,
+            )
+        except OSError as error:
+            raise Problem(
+                "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
+            ) from error
+    try:
+        stdout, stderr = await asyncio.wait_for(child.communicate(stdin), timeout)
+    except asyncio.TimeoutError:
+        await _kill(child)
+        raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed") from None
+    except BaseException:
+        await _kill(child)
+        raise
+    done = Finished(child.returncode if child.returncode is not None else -1, stdout or b"", stderr or b"")
+    if check and done.status != 0:
+        raise explain(name, done)
+    return done
+
+
+def explain(name: str, done: Finished) -> Problem:
+    """Return the problem that a program's bad end is, by its kind."""
+    last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:] or [""]
+    if done.status < 0:
+        what = signal.Signals(-done.status).name
+        return Problem("tool-killed", f"{name} was killed by {what}", transient=True, status=done.status)
+    said = f": {last[0]}" if last[0] else ""
+    return Problem("tool-failed", f"{name} failed with exit status {done.status}{said}", status=done.status)
+
+
+async def _kill(child: asyncio.subprocess.Process) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+    await child.wait()
