@@ -35,6 +35,8 @@ def _word(value: str) -> str:
 def _line(value: str) -> str:
     if any(not c.isprintable() for c in value):
         raise ValueError("must be one line of printable characters")
+    if value.endswith("\\"):
+        raise ValueError("must not end with a backslash, which would join it to the next line")
     return value
 
 
