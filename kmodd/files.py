@@ -1,0 +1,138 @@
+"""The only place that replaces files: a temporary file with its final mode, fsync, rename, fsync of the directory.
+
+A kill at any moment leaves the old file or the new one, and at most a temporary one that `find_leftovers` names.
+Must not: know what is in a file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from .errors import Problem
+
+TEMPORARY = ".kmodd-new"
+_SENTENCES = {
+    errno.ENOSPC: ("disk-full", "the disk is full", "free some space; kmodd tries again by itself"),
+    errno.EDQUOT: ("disk-full", "the disk quota is used up", "free some space; kmodd tries again by itself"),
+    errno.EROFS: ("read-only", "the file system is read-only", "mount it read-write; kmodd tries again by itself"),
+    errno.EACCES: ("permission-denied", "permission denied", "run it as root"),
+    errno.EPERM: ("permission-denied", "operation not permitted", "run it as root"),
+}
+
+
+def explain(error: OSError, doing: str) -> Problem:
+    """Return the problem that an OSError is; doing says what was tried, such as "writing x"."""
+    code, what, hint = _SENTENCES.get(
+        error.errno or 0, ("input-output", error.strerror or str(error), "kmodd tries again by itself")
+    )
+    where = f" ({error.filename})" if error.filename and str(error.filename) not in doing else ""
+    return Problem(code, f"{doing}: {what}{where}", hint, transient=True)
+
+
+@contextlib.contextmanager
+def explained(doing: str) -> Iterator[None]:
+    """Turn an OSError of the block into a Problem."""
+    try:
+        yield
+    except OSError as error:
+        raise explain(error, doing) from error
+
+
+def sync_directory(directory: Path) -> None:
+    """Make renames and deletions in a directory durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def temporary_name(path: Path) -> Path:
+    """Return the name that the new content of a file has until it is renamed."""
+    return path.with_name(f".{path.name}{TEMPORARY}")
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file so that it is never seen half written; makes its directory. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as stream:
+            os.fchmod(descriptor, mode)
+            stream.write(data)
+            stream.flush()
+            os.fsync(descriptor)
+        temporary.rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_directory(path.parent)
+
+
+def stage_copy(source: Path, path: Path, mode: int = 0o644) -> Path:
+    """Copy a file beside its final place under its temporary name, synced; returns that name. Raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    with contextlib.suppress(FileNotFoundError):
+        temporary.unlink()
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+        with os.fdopen(descriptor, "wb") as sink, source.open("rb") as stream:
+            os.fchmod(descriptor, mode)
+            shutil.copyfileobj(stream, sink, 1 << 20)
+            sink.flush()
+            os.fsync(descriptor)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    return temporary
+
+
+def remove_file(path: Path) -> bool:
+    """Delete a file durably; tells whether it was there. Raises OSError."""
+    try:
+        path.unlink()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    sync_directory(path.parent)
+    return True
+
+
+def remove_empty(*directories: Path) -> None:
+    """Delete directories, in this order, as far as they are empty."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            directory.rmdir()
+
+
+def find_leftovers(directory: Path) -> list[Path]:
+    """Return temporary files that a kill left directly in a directory."""
+    with contextlib.suppress(OSError):
+        return [Path(e.path) for e in os.scandir(directory) if e.name.endswith(TEMPORARY)]
+    return []
+
+
+def digest_file(path: Path) -> str:
+    """Return the sha256 of a file, hexadecimal. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def stat_signature(path: Path) -> tuple[int, int, int, int]:
+    """Return what tells cheaply whether a file is still the same: inode, size, mtime and ctime in ns. Raises OSError."""
+    found = path.stat()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -1,0 +1,155 @@
+"""Which modules are registered: the module files of /etc/kmodd/modules.d and /usr/lib/kmodd/modules.d.
+
+The same file name in /etc masks the vendor's, a link to /dev/null disables it (as systemd.unit(5) does). One bad
+file never hides the others. Must not: look at sources.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional
+
+from pydantic import ValidationError
+
+from .errors import Problem
+from .files import explained, remove_file, replace_file
+from .model import BrokenFile, Fault
+from .modulefile import NAME, Module, ModuleFile
+from .paths import Sysroot
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+LARGEST = 1 << 20  # bytes; a module file is a few lines
+
+
+@dataclass(frozen=True)
+class Registry:
+    modules: dict[str, Module] = field(default_factory=dict)
+    broken: tuple[BrokenFile, ...] = ()
+
+
+def describe(error: ValidationError) -> str:
+    """Return what is wrong with a configuration, by table and key."""
+    lines = []
+    for found in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "tuple[")))
+        what = "unknown key" if found["type"] == "extra_forbidden" else found["msg"].replace("Value error, ", "")
+        lines.append(f"{where or 'file'}: {what}")
+    return "; ".join(lines)
+
+
+def parse(text: str) -> ModuleFile:
+    """Return a module file's content. Raises Problem module-file-invalid."""
+    hint = "see kmodd.modules.d(5); after the correction it is taken without a restart"
+    try:
+        data: dict[str, Any] = tomllib.loads(text)
+        return ModuleFile.model_validate_json(json.dumps(data, default=str))
+    except tomllib.TOMLDecodeError as error:
+        raise Problem("module-file-invalid", f"not valid TOML: {error}", hint) from error
+    except ValidationError as error:
+        raise Problem("module-file-invalid", describe(error), hint) from error
+
+
+class RegistryReader:
+    """Reads the registry, parsing again only files that changed."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+        self._parsed: dict[Path, tuple[object, ModuleFile]] = {}
+
+    def read(self) -> Registry:
+        """Return all registered modules and all broken files."""
+        modules: dict[str, Module] = {}
+        broken: list[BrokenFile] = []
+        seen: set[str] = set()
+        for directory in self.sysroot.registries:
+            try:
+                names = sorted(os.listdir(directory))
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                where = self.sysroot.inside(directory)
+                fault = Fault("registry-unreadable", f"{where} cannot be read: {error.strerror}")
+                broken.append(BrokenFile(where, directory.name, fault))
+                continue
+            for name in names:
+                if not name.endswith(".toml") or name.startswith(".") or name in seen:
+                    continue
+                seen.add(name)
+                self._take(directory / name, modules, broken)
+        return Registry(modules, tuple(broken))
+
+    def _take(self, path: Path, modules: dict[str, Module], broken: list[BrokenFile]) -> None:
+        inside = self.sysroot.inside(path)
+        try:
+            content = self._load(path, inside)
+            if content is None:
+                return
+            name = content.module.name or path.stem
+            if not NAME.fullmatch(name):
+                raise Problem("module-file-invalid", f"{name!r} is not a module name", "set module.name")
+            if name in modules:
+                text = f"module {name} is already registered by {modules[name].path}"
+                raise Problem("module-name-duplicate", text, "give one of them another module.name")
+            modules[name] = Module(name=name, file=content, path=inside)
+        except Problem as problem:
+            fault = Fault(problem.code, f"{inside}: {problem.message}", problem.hint)
+            broken.append(BrokenFile(inside, path.stem, fault))
+
+    def _load(self, path: Path, inside: str) -> Optional[ModuleFile]:
+        real = self.sysroot.resolve(inside)
+        try:
+            if str(real) == str(self.sysroot.root / "dev/null") or os.path.realpath(path) == "/dev/null":
+                return None
+            found = real.stat()
+            key = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            known = self._parsed.get(path)
+            if known and known[0] == key:
+                return known[1]
+            if not real.is_file():
+                raise Problem("module-file-invalid", "is not a regular file")
+            if found.st_size > LARGEST:
+                raise Problem("module-file-invalid", f"is larger than {LARGEST} bytes")
+            content = parse(real.read_bytes().decode())
+        except UnicodeDecodeError as error:
+            raise Problem("module-file-invalid", f"is not UTF-8 at byte {error.start}") from error
+        except OSError as error:
+            raise Problem("module-file-unreadable", f"cannot be read: {error.strerror}") from error
+        self._parsed[path] = (key, content)
+        return content
+
+
+def add(sysroot: Sysroot, text: str, name: str, *, replace: bool = False) -> Path:
+    """Write a module file to /etc/kmodd/modules.d. Raises Problem module-exists, or what parse raises."""
+    parse(text)
+    path = sysroot.registries[0] / f"{name}.toml"
+    if path.exists() and path.read_text() == text:
+        return path
+    if path.exists() and not replace:
+        where = sysroot.inside(path)
+        raise Problem("module-exists", f"{where} exists and says something else", f"edit it, or remove {name} first")
+    with explained(f"writing {sysroot.inside(path)}"):
+        replace_file(path, text.encode())
+    return path
+
+
+def remove(sysroot: Sysroot, module: Module) -> str:
+    """Unregister a module: delete its file in /etc, mask the vendor's; returns what was done, fit to print."""
+    local, vendor = sysroot.registries
+    path = local / Path(module.path).name
+    shipped = vendor / Path(module.path).name
+    with explained(f"removing {module.path}"):
+        if shipped.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            remove_file(path)
+            path.symlink_to("/dev/null")
+            return f"masked {sysroot.inside(shipped)} by {sysroot.inside(path)}"
+        remove_file(path)
+        return f"deleted {sysroot.inside(path)}"

@@ -1,0 +1,161 @@
+"""What is remembered: one small JSON file per target, its unsigned objects beside it, one file per kernel.
+
+`targets/<release>/<module>.json` and `targets/<release>/<module>.objects/` under /var/lib/kmodd. A record that
+cannot be read is set aside and forgotten, which costs a rebuild and nothing else. Must not: decide anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from pathlib import Path
+from typing import Optional
+
+from pydantic import ValidationError
+
+from .errors import Problem
+from .files import digest_file, find_leftovers, remove_empty, remove_file, replace_file, stat_signature
+from .log import get_logger
+from .model import Target
+from .paths import Sysroot
+from .record import Built, BuiltObject, KernelRecord, TargetRecord
+
+SYMVERS = "Module.symvers"
+
+
+class Store:
+    """The state directory of one root."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+        self.targets = sysroot.state / "targets"
+        self.kernels = sysroot.state / "kernels"
+        self._known: dict[Path, tuple[object, TargetRecord]] = {}
+        self._checked: dict[Path, tuple[object, str]] = {}
+
+    def _path(self, target: Target) -> Path:
+        return self.targets / target.kernel / f"{target.module}.json"
+
+    def objects(self, target: Target) -> Path:
+        """Return the directory of a target's unsigned objects."""
+        return self.targets / target.kernel / f"{target.module}.objects"
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+    def records(self) -> dict[Target, TargetRecord]:
+        """Return all records."""
+        found: dict[Target, TargetRecord] = {}
+        for path in sorted(self.targets.glob("*/*.json")):
+            target = Target(path.stem, path.parent.name)
+            record = self._read(path)
+            if record is not None:
+                found[target] = record
+        return found
+
+    def record(self, target: Target) -> TargetRecord:
+        """Return a target's record, a new one where there is none."""
+        return self._read(self._path(target)) or TargetRecord(module=target.module, kernel=target.kernel)
+
+    def _read(self, path: Path) -> Optional[TargetRecord]:
+        try:
+            key = stat_signature(path)
+            known = self._known.get(path)
+            if known and known[0] == key:
+                return known[1]
+            record = TargetRecord.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValidationError, OSError) as error:
+            get_logger().warning("unreadable record ignored", path=str(path), error=str(error).splitlines()[0])
+            if isinstance(error, ValidationError):
+                with contextlib.suppress(OSError):
+                    path.rename(path.with_suffix(".json.damaged"))
+            return None
+        self._known[path] = (key, record)
+        return record
+
+    def kernel_records(self) -> dict[str, KernelRecord]:
+        """Return what is remembered of kernels, by release."""
+        found = {}
+        for path in sorted(self.kernels.glob("*.json")):
+            with contextlib.suppress(OSError, ValidationError):
+                found[path.stem] = KernelRecord.model_validate_json(path.read_bytes())
+        return found
+
+    def is_damaged(self, target: Target, built: Built) -> bool:
+        """Tell whether unsigned objects are gone or changed; unchanged files are not read again."""
+        directory = self.objects(target)
+        for item in built.objects:
+            path = directory / f"{item.name}.ko"
+            try:
+                key = stat_signature(path)
+                known = self._checked.get(path)
+                if not known or known[0] != key:
+                    known = self._checked[path] = (key, digest_file(path))
+            except OSError:
+                return True
+            if known[1] != item.sha256:
+                return True
+        return False
+
+    # -- writing ---------------------------------------------------------------------------------------------------
+    def write(self, record: TargetRecord) -> None:
+        """Store a target's record. Raises OSError."""
+        path = self._path(Target(record.module, record.kernel))
+        replace_file(path, record.model_dump_json(by_alias=True, indent=1).encode())
+        self._known[path] = (stat_signature(path), record)
+
+    def write_kernel(self, record: KernelRecord) -> None:
+        """Store what is to be remembered of a kernel. Raises OSError."""
+        replace_file(self.kernels / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
+
+    def keep_objects(self, target: Target, files: list[Path], symvers: Optional[Path]) -> tuple[BuiltObject, ...]:
+        """Take over a build's objects, replacing older ones; a kill half way shows as damage. Raises OSError."""
+        directory = self.objects(target)
+        fresh = directory.with_suffix(".objects.new")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir(parents=True)
+        kept = []
+        for file in files:
+            replace_file(fresh / file.name, file.read_bytes())
+            kept.append(BuiltObject(name=file.name[: -len(".ko")], sha256=digest_file(fresh / file.name)))
+        if symvers is not None:
+            replace_file(fresh / SYMVERS, symvers.read_bytes())
+        shutil.rmtree(directory, ignore_errors=True)
+        fresh.rename(directory)
+        return tuple(kept)
+
+    def symvers(self, target: Target) -> Optional[Path]:
+        """Return the Module.symvers that a target's build left, if any."""
+        path = self.objects(target) / SYMVERS
+        return path if path.exists() else None
+
+    def forget(self, target: Target) -> None:
+        """Delete a target's objects and record. Raises OSError."""
+        shutil.rmtree(self.objects(target), ignore_errors=True)
+        path = self._path(target)
+        if remove_file(path):
+            self._known.pop(path, None)
+        remove_empty(path.parent)
+
+    def forget_kernel(self, release: str) -> None:
+        """Delete what is remembered of a kernel. Raises OSError."""
+        remove_file(self.kernels / f"{release}.json")
+
+    def heal(self) -> None:
+        """Delete what a kill left behind. Call only while holding the lock."""
+        for directory in [self.kernels, *self.targets.glob("*")]:
+            for path in find_leftovers(directory):
+                remove_file(path)
+        for path in self.targets.glob("*/*.objects.new"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def check_writable(self) -> None:
+        """Raise Problem state-unwritable where nothing can be remembered."""
+        try:
+            self.targets.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            where = self.sysroot.inside(self.targets)
+            raise Problem("state-unwritable", f"{where} cannot be made: {error.strerror}", "run it as root") from error
+        if not os.access(self.targets, os.W_OK):
+            raise Problem("state-unwritable", f"{self.sysroot.inside(self.targets)} is not writable", "run it as root")
