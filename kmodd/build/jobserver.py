@@ -1,0 +1,84 @@
+"""A GNU make jobserver that all builds share, so that together they run no more jobs than there are cores.
+
+Protocol: a pipe that holds one byte per free job (GNU make manual, "POSIX Jobserver Interaction"). Every build
+itself takes one byte from it while it runs, which is the job that its make owns without asking. Tokens that a
+killed or hostile make took with it are restored as soon as no build runs. Must not: know what is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncIterator
+
+
+class Jobserver:
+    """jobs: how many may run at once, at least 1."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = max(1, jobs)
+        self.running = 0
+        self._pipe: tuple[int, int] = (-1, -1)
+        self._reader = -1
+        self._freed = asyncio.Event()
+
+    def _renew(self) -> None:
+        """Start again with a full pipe; only while no build runs."""
+        self.close()
+        self._pipe = os.pipe()
+        # Reading without blocking must not change the flags that make sees, hence a second open file description.
+        self._reader = os.open(f"/proc/self/fd/{self._pipe[0]}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.write(self._pipe[1], b"+" * self.jobs)
+
+    def close(self) -> None:
+        """Close the pipe."""
+        for descriptor in (*self._pipe, self._reader):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._pipe, self._reader = (-1, -1), -1
+
+    @property
+    def descriptors(self) -> tuple[int, int]:
+        """Return the two ends that a make must inherit."""
+        return self._pipe
+
+    @property
+    def flags(self) -> str:
+        """Return MAKEFLAGS for a make that takes part."""
+        return f" -j --jobserver-auth={self._pipe[0]},{self._pipe[1]}"
+
+    def _take(self) -> bool:
+        if self.running == 0:
+            self._renew()
+        try:
+            return bool(os.read(self._reader, 1))
+        except BlockingIOError:
+            return False
+
+    @contextlib.asynccontextmanager
+    async def job(self) -> AsyncIterator[None]:
+        """Hold one job for the length of the block; waits for it."""
+        while not self._take():
+            self._freed.clear()
+            readable = asyncio.Event()
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._reader, readable.set)
+            waits = [asyncio.ensure_future(readable.wait()), asyncio.ensure_future(self._freed.wait())]
+            try:
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                loop.remove_reader(self._reader)
+                for wait in waits:
+                    wait.cancel()
+        self.running += 1
+        try:
+            yield
+        finally:
+            self.running -= 1
+            if self.running:
+                with contextlib.suppress(BlockingIOError):
+                    os.write(self._pipe[1], b"+")
+            else:
+                self.close()
+            self._freed.set()

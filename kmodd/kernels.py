@@ -1,0 +1,217 @@
+"""Which kernels are under /lib/modules, and what of each matters to modules.
+
+Layout and names: kernel.spec of RHEL 9 and Fedora; build trees as Documentation/kbuild/modules.rst describes.
+Must not: look at modules of ours, or ask rpm.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Optional
+
+from .files import stat_signature
+from .model import Fault, Kernel
+from .modulefile import canonical
+from .paths import Sysroot
+
+#: Symbols that kmodd itself asks for.
+SYMBOLS = frozenset(
+    {
+        "CONFIG_MODULE_SIG", "CONFIG_MODULE_SIG_HASH", "CONFIG_MODULE_SIG_FORCE", "CONFIG_MODVERSIONS",
+        "CONFIG_MODULE_COMPRESS_XZ", "CONFIG_MODULE_COMPRESS_ZSTD", "CONFIG_MODULE_COMPRESS_GZIP",
+        "CONFIG_CC_VERSION_TEXT", "CONFIG_SECURITY_LOCKDOWN_LSM",
+    }
+)  # fmt: skip
+SUFFIXES = {".xz": "xz", ".zst": "zst", ".gz": "gz"}
+#: What a tree must hold to build modules against it.
+NEEDED = ("Makefile", ".config", "Module.symvers", "include/generated/autoconf.h", "scripts/Makefile.modpost")
+ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+_FLAVOUR = re.compile(r"\+([a-z0-9][a-z0-9.-]*)$|\.(rt|debug)(?:[.\d]|$)|-(rt|cloud)-")
+_MACHINE = re.compile(r"[.-](x86_64|aarch64|ppc64le|s390x|amd64|arm64)(?:[+.-]|$)")
+#: Enough of a kernel package to call it installed; a directory without them is what a removal left.
+LANDMARKS = ("modules.builtin", "modules.order")
+
+
+def read_config(path: Path, symbols: Collection[str]) -> dict[str, str]:
+    """Return the values of some symbols of a kernel's .config, without quotes."""
+    found: dict[str, str] = {}
+    with path.open(encoding="utf-8", errors="replace") as stream:
+        for line in stream:
+            name, equals, value = line.partition("=")
+            if equals and name in symbols:
+                found[name] = value.strip().strip('"')
+    return found
+
+
+class KernelReader:
+    """Reads /lib/modules; files that did not change are not read again."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+        self._cache: dict[tuple[str, str], tuple[object, object]] = {}
+
+    def read(
+        self,
+        symbols: Collection[str],
+        objects: Collection[str],
+        installed: Mapping[str, Collection[str]],
+        devel_packages: Mapping[str, str],
+        changed: Mapping[str, float],
+    ) -> dict[str, Kernel]:
+        """Return the kernels by release.
+
+        symbols: configuration symbols that are asked for. objects: canonical names, to tell which the kernel has
+        itself. installed: release -> our objects' paths relative to the kernel's directory. devel_packages: release
+        -> NEVRA. changed: release -> when files outside its directory that matter to depmod changed (mtime).
+        Raises OSError where /lib/modules exists and cannot be listed.
+        """
+        try:
+            entries = sorted(os.scandir(self.sysroot.modules), key=lambda e: e.name)
+        except FileNotFoundError:
+            return {}
+        running = os.uname().release if self.sysroot.is_host else ""
+        kernels = {}
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
+                continue
+            release, directory = entry.name, Path(entry.path)
+            if not any((directory / name).exists() for name in LANDMARKS):
+                kernels[release] = Kernel(release, present=False)
+                continue
+            tree, fault = self.find_build_tree(release, devel_packages.get(release, ""))
+            config = self._config(release, tree, frozenset(symbols) | SYMBOLS)
+            machine = _MACHINE.search(release)
+            flavour = _FLAVOUR.search(release)
+            kernels[release] = Kernel(
+                release=release,
+                running=release == running,
+                flavour=next((g for g in flavour.groups() if g), "") if flavour else "",
+                architecture=ARCHITECTURES.get(machine[1], machine[1]) if machine else platform.machine(),
+                build_tree=tree,
+                build_tree_fault=fault,
+                devel_package=devel_packages.get(release, ""),
+                config=config,
+                compression=self._compression(directory, config),
+                signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",
+                in_tree=self._in_tree(directory, objects),
+                depmod_stale=self._depmod_stale(directory, installed.get(release, ()), changed.get(release, 0.0)),
+            )
+        return kernels
+
+    def find_build_tree(self, release: str, package: str) -> tuple[Optional[str], Optional[Fault]]:
+        """Return the in-root path of a usable build tree, or why there is none."""
+        link = self.sysroot.kernel(release) / "build"
+        inside = self.sysroot.inside(link) if os.path.lexists(link) else f"/usr/src/kernels/{release}"
+        tree = self.sysroot.resolve(inside)
+        where = self.sysroot.inside(tree)
+        command = f"dnf install 'kernel-devel-uname-r == {release}'"
+        if not self.sysroot.is_host:
+            command = command.replace("install", f"--installroot={self.sysroot.root} install", 1)
+        if not tree.is_dir():
+            if package:
+                text = f"{package} is installed, but {where} does not exist"
+                return None, Fault("build-tree-incomplete", text, f"rpm -V {package}; dnf reinstall {package}")
+            return None, Fault("kernel-devel-missing", f"kernel-devel for {release} is not installed", command)
+        missing = next((name for name in NEEDED if not (tree / name).exists()), None)
+        if missing:
+            hint = f"rpm -V {package}; dnf reinstall {package}" if package else command
+            return None, Fault("build-tree-incomplete", f"{where} has no {missing}", hint)
+        try:
+            theirs = (tree / "include/config/kernel.release").read_text().strip()
+        except OSError:
+            theirs = release  # older trees have it only after `make prepare`
+        if theirs != release:
+            return None, Fault("build-tree-mismatch", f"{where} belongs to {theirs}, not to {release}", command)
+        return where, None
+
+    def _cached(self, kind: str, key: str, path: Path, symbols: object) -> Optional[object]:
+        known = self._cache.get((kind, key))
+        return known[1] if known and known[0] == (path, stat_signature(path), symbols) else None
+
+    def _config(self, release: str, tree: Optional[str], symbols: frozenset[str]) -> dict[str, str]:
+        candidates = [self.sysroot.kernel(release) / "config"]
+        if tree:
+            candidates.append(self.sysroot.resolve(tree) / ".config")
+        candidates.append(self.sysroot.resolve(f"/boot/config-{release}"))
+        for path in candidates:
+            if path.is_file():
+                known = self._cached("config", release, path, symbols)
+                if not isinstance(known, dict):
+                    known = read_config(path, symbols)
+                    self._cache["config", release] = ((path, stat_signature(path), symbols), known)
+                return known
+        return {}
+
+    def _compression(self, directory: Path, config: Mapping[str, str]) -> str:
+        """Return how the kernel's own modules are compressed; what is there counts before what was configured."""
+        known = self._cache.get(("compression", directory.name))
+        kernel = directory / "kernel"
+        try:
+            key = stat_signature(kernel)
+        except OSError:
+            key = None
+        if known and known[0] == key and key is not None:
+            return str(known[1])
+        found = ""
+        if key is not None:
+            for _, _, files in os.walk(kernel):
+                names = [name for name in files if ".ko" in name]
+                if names:
+                    found = SUFFIXES.get(Path(names[0]).suffix, "")
+                    break
+            else:
+                key = None
+        if key is None:
+            kinds = {"XZ": "xz", "ZSTD": "zst", "GZIP": "gz"}
+            found = next((v for k, v in kinds.items() if config.get(f"CONFIG_MODULE_COMPRESS_{k}") == "y"), "")
+        self._cache["compression", directory.name] = (key, found)
+        return found
+
+    def _in_tree(self, directory: Path, objects: Collection[str]) -> frozenset[str]:
+        """Return which of some objects the kernel has itself and installed."""
+        order = directory / "modules.order"
+        if not objects or not order.is_file():
+            return frozenset()
+        asked = frozenset(objects)
+        known = self._cached("in-tree", directory.name, order, asked)
+        if not isinstance(known, frozenset):
+            found = set()
+            for line in order.read_text(errors="replace").splitlines():
+                name = canonical(line.rpartition("/")[2].partition(".")[0])
+                if name in asked:
+                    stem = (directory / line).with_suffix("")
+                    if any(stem.with_name(f"{stem.name}.ko{s}").exists() for s in ("", *SUFFIXES)):
+                        found.add(name)
+            known = frozenset(found)
+            self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), known)
+        return known
+
+    def _depmod_stale(self, directory: Path, installed: Collection[str], changed: float) -> str:
+        """Return why modules.dep cannot be what depmod would write now, or ""."""
+        path = directory / "modules.dep"
+        try:
+            written = path.stat().st_mtime
+        except OSError:
+            return "modules.dep is missing" if installed else ""
+        if not (directory / "modules.dep.bin").exists() and installed:
+            return "modules.dep.bin is missing"
+        known = self._cached("dep", directory.name, path, None)
+        if not isinstance(known, frozenset):
+            with path.open(errors="replace") as stream:
+                known = frozenset(line.partition(":")[0] for line in stream if line.startswith("extra/"))
+            self._cache["dep", directory.name] = ((path, stat_signature(path), None), known)
+        for name in sorted(known):
+            if not os.path.lexists(directory / name):
+                return f"modules.dep lists {name}, which is gone"
+        for name in sorted(installed):
+            if name not in known:
+                return f"modules.dep does not list {name}"
+            try:
+                changed = max(changed, (directory / name).stat().st_ctime)
+            except OSError:
+                continue
+        return "files changed since it last ran" if installed and changed > written else ""
