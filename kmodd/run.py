@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import ctypes
 import os
+import resource
 import shutil
 import signal
 from collections.abc import Mapping, Sequence
@@ -64,6 +65,8 @@ async def run(
     check: bool = True,
     timeout: Optional[float] = 120,
     output: Optional[Path] = None,
+    output_limit: int = 1 << 24,
+    limits: Optional[Mapping[int, int]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[Path] = None,
     stdin: Optional[bytes] = None,
@@ -72,7 +75,8 @@ async def run(
 ) -> Finished:
     """Run a program to its end.
 
-    timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned.
+    timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned, up to
+    output_limit bytes; what comes after is dropped, which the file says. limits: resource limits (setrlimit(2)).
     Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
     """
     name = str(argv[0])
@@ -85,30 +89,31 @@ async def run(
 
     def prepare() -> None:
         _die_with_parent()
+        for what, most in (limits or {}).items():
+            resource.setrlimit(what, (most, most))
         if nice:
             os.nice(nice)
 
-    with contextlib.ExitStack() as stack:
-        sink = stack.enter_context(output.open("ab")) if output else asyncio.subprocess.PIPE
-        try:
-            child = await asyncio.create_subprocess_exec(
-                program,
-                *(str(a) for a in argv[1:]),
-                stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-                stdout=sink,
-                stderr=asyncio.subprocess.STDOUT if output else asyncio.subprocess.PIPE,
-                env=environment(env),
-                cwd=cwd,
-                start_new_session=True,
-                pass_fds=tuple(pass_fds),
-                preexec_fn=prepare,
-            )
-        except OSError as error:
-            raise Problem(
-                "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
-            ) from error
     try:
-        stdout, stderr = await asyncio.wait_for(child.communicate(stdin), timeout)
+        child = await asyncio.create_subprocess_exec(
+            program,
+            *(str(a) for a in argv[1:]),
+            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT if output else asyncio.subprocess.PIPE,
+            env=environment(env),
+            cwd=cwd,
+            start_new_session=True,
+            pass_fds=tuple(pass_fds),
+            preexec_fn=prepare,
+        )
+    except OSError as error:
+        raise Problem(
+            "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
+        ) from error
+    try:
+        work = _pump(child, output, output_limit) if output else child.communicate(stdin)
+        stdout, stderr = await asyncio.wait_for(work, timeout)
     except asyncio.TimeoutError:
         await _kill(child)
         raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed") from None
@@ -129,6 +134,21 @@ def explain(name: str, done: Finished) -> Problem:
         return Problem("tool-killed", f"{name} was killed by {what}", transient=True, status=done.status)
     said = f": {last[0]}" if last[0] else ""
     return Problem("tool-failed", f"{name} failed with exit status {done.status}{said}", status=done.status)
+
+
+async def _pump(child: asyncio.subprocess.Process, output: Path, limit: int) -> tuple[bytes, bytes]:
+    """Append what a program prints to a file, up to a limit, and wait for its end."""
+    assert child.stdout is not None
+    room = limit
+    with output.open("ab", buffering=0) as sink:
+        while chunk := await child.stdout.read(1 << 16):
+            if room > 0:
+                sink.write(chunk[:room])
+                if len(chunk) > room:
+                    sink.write(b"\n[kmodd: more output was dropped]\n")
+            room -= len(chunk)
+    await child.wait()
+    return b"", b""
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:

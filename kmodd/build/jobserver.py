@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator
 
 
 class Jobserver:
-    """jobs: how many may run at once, at least 1."""
+    """jobs: how many may run at once, at least 1. Make it inside the running event loop."""
 
     def __init__(self, jobs: int) -> None:
         self.jobs = max(1, jobs)
@@ -22,6 +22,7 @@ class Jobserver:
         self._pipe: tuple[int, int] = (-1, -1)
         self._reader = -1
         self._freed = asyncio.Event()
+        self._queue = asyncio.Lock()
 
     def _renew(self) -> None:
         """Start again with a full pipe; only while no build runs."""
@@ -56,29 +57,31 @@ class Jobserver:
         except BlockingIOError:
             return False
 
+    async def _wait(self) -> None:
+        """Wait until a token may be there or a build ended."""
+        self._freed.clear()
+        readable = asyncio.Event()
+        loop, reader = asyncio.get_running_loop(), self._reader
+        loop.add_reader(reader, readable.set)
+        waits = [asyncio.ensure_future(readable.wait()), asyncio.ensure_future(self._freed.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            loop.remove_reader(reader)
+            for wait in waits:
+                wait.cancel()
+
     @contextlib.asynccontextmanager
     async def job(self) -> AsyncIterator[None]:
-        """Hold one job for the length of the block; waits for it."""
-        while not self._take():
-            self._freed.clear()
-            readable = asyncio.Event()
-            loop = asyncio.get_running_loop()
-            loop.add_reader(self._reader, readable.set)
-            waits = [asyncio.ensure_future(readable.wait()), asyncio.ensure_future(self._freed.wait())]
-            try:
-                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                loop.remove_reader(self._reader)
-                for wait in waits:
-                    wait.cancel()
-        self.running += 1
+        """Hold one job for the length of the block; waits for it, first come, first served."""
+        async with self._queue:
+            while not self._take():
+                await self._wait()
+            self.running += 1
         try:
             yield
         finally:
             self.running -= 1
-            if self.running:
-                with contextlib.suppress(BlockingIOError):
-                    os.write(self._pipe[1], b"+")
-            else:
-                self.close()
+            with contextlib.suppress(OSError):
+                os.write(self._pipe[1], b"+")
             self._freed.set()

@@ -1,0 +1,237 @@
+"""One build: make in the sandbox, then the objects that it yielded, checked as the hostile input that they may be.
+
+Must not: copy sources, sign, install, retry, or remember anything.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import stat
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from ..errors import Problem
+from ..files import explained
+from ..model import Kernel
+from ..modulefile import Build, Module, canonical
+from ..paths import Sysroot
+from ..run import run
+from . import failure, sandbox
+from .compiler import Compiler
+from .jobserver import Jobserver
+
+LARGEST_OBJECT = 1 << 30  # bytes
+ELF_RELOCATABLE = b"\x01\x00"
+
+
+@dataclass(frozen=True)
+class Yield:
+    """What a build yielded: objects by file (name.ko, host paths in the scratch directory), and its symvers."""
+
+    objects: tuple[Path, ...]
+    symvers: Optional[Path]
+    warnings: tuple[str, ...] = ()
+
+
+class Builder:
+    """Builds under one jobserver. user: the name of the unprivileged user."""
+
+    def __init__(self, sysroot: Sysroot, jobserver: Jobserver, user: str = sandbox.BUILD_USER) -> None:
+        self.sysroot = sysroot
+        self.jobserver = jobserver
+        self.owner = sandbox.build_owner(user)
+
+    def make_scratch(self, name: str) -> Path:
+        """Make an empty scratch directory of the build user. Raises Problem."""
+        scratch = self.sysroot.scratch / name
+        with explained(f"making {self.sysroot.inside(scratch)}"):
+            shutil.rmtree(scratch, ignore_errors=True)
+            self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o711)
+            for path in (scratch, scratch / "tmp", scratch / "symvers"):
+                path.mkdir(mode=0o700)
+                if os.geteuid() == 0:
+                    os.chown(path, *self.owner)
+        return scratch
+
+    def drop_scratch(self, scratch: Path) -> None:
+        """Delete a scratch directory."""
+        shutil.rmtree(scratch, ignore_errors=True)
+
+    def make_words(self, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[str]) -> list[str]:
+        """Return make's argv as Documentation/kbuild/modules.rst gives it."""
+        build: Build = module.file.build
+        directory = os.path.normpath(f"{sandbox.WORK}/source/{build.directory}")
+        words = ["make", "-C", str(kernel.build_tree), f"M={directory}", *compiler.variables]
+        flags = []
+        for symbol, value in build.config.items():
+            words.append(f"{symbol}={value}")
+            if value in ("m", "y"):
+                flags.append(f"-D{symbol}{'_MODULE' if value == 'm' else ''}=1")
+            elif value != "n":
+                flags.append(f"-D{symbol}={value}")
+        if flags:
+            words.append(f"KCFLAGS={' '.join(flags)}")
+        if symvers:
+            words.append(f"KBUILD_EXTRA_SYMBOLS={' '.join(symvers)}")
+        filled = {"{kernel}": kernel.release, "{build_tree}": str(kernel.build_tree), "{jobs}": str(self.jobserver.jobs)}
+        for argument in build.arguments:
+            for mark, value in filled.items():
+                argument = argument.replace(mark, value)
+            words.append(argument)
+        return [*words, "modules"]
+
+    async def _sandboxed(
+        self, scratch: Path, program: Sequence[str], log: Path, kernel: Kernel, timeout: float, jobs: bool
+    ) -> int:
+        tree = self.sysroot.resolve(str(kernel.build_tree))
+        covered = str(kernel.build_tree).startswith(("/usr/src/", "/usr/lib/modules/"))
+        env = {
+            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+            "HOME": "/tmp",
+            "LC_ALL": "C.UTF-8",
+            "KBUILD_BUILD_USER": "kmodd",
+            "KBUILD_BUILD_HOST": "kmodd",
+            "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
+        }
+        if jobs:
+            env["MAKEFLAGS"] = self.jobserver.flags
+        argv = sandbox.command(
+            self.sysroot,
+            scratch,
+            program,
+            directory=f"{sandbox.WORK}/source",
+            read_only=() if covered else ((tree, str(kernel.build_tree)),),
+            env=env,
+            owner=self.owner,
+        )
+        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 4096, resource.RLIMIT_FSIZE: 4 << 30}
+        done = await run(
+            argv,
+            check=False,
+            timeout=timeout,
+            output=log,
+            limits=limits,
+            nice=10,
+            pass_fds=self.jobserver.descriptors if jobs else (),
+        )
+        return done.status
+
+    async def build(
+        self, scratch: Path, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[Path], log: Path
+    ) -> Yield:
+        """Build the copy in scratch/source.
+
+        symvers: host paths of dependencies' Module.symvers. Raises Problem build-failed, build-timeout, no-objects,
+        object-missing, object-invalid and the transient ones of `failure`.
+        """
+        inside = []
+        for number, path in enumerate(symvers):
+            copy = scratch / "symvers" / str(number)
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
+            inside.append(f"{sandbox.WORK}/symvers/{number}")
+        where = self.sysroot.inside(log)
+        words = self.make_words(module, kernel, compiler, inside)
+        with log.open("a") as stream:
+            stream.write(f"[kmodd: {module.name} for {kernel.release}, compiler {compiler.version}]\n")
+            if compiler.mismatch:
+                stream.write(f"[kmodd: {compiler.mismatch}]\n")
+            stream.write(f"[kmodd: {' '.join(words)}]\n")
+        timeout = module.file.build.timeout
+        before = time.monotonic()
+        try:
+            status = await self._sandboxed(scratch, words, log, kernel, timeout, jobs=True)
+        except Problem as problem:
+            if problem.code != "tool-timeout":
+                raise
+            text = f"the build did not end within {timeout:g} s (build.timeout) and was killed"
+            raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
+        with log.open("a") as stream:
+            stream.write(f"[kmodd: make ended with exit status {status} after {time.monotonic() - before:.1f} s]\n")
+        if status != 0:
+            raise failure.explain(log, status, where)
+        objects = self._collect(module, scratch / "source", where)
+        if module.file.build.strip:
+            names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects]
+            if await self._sandboxed(scratch, ["strip", "--strip-debug", *names], log, kernel, 300, jobs=False) != 0:
+                text = "strip could not remove the debug symbols"
+                raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
+        for path in objects:
+            check_object(path)
+        return Yield(
+            tuple(objects),
+            self._find_symvers(scratch / "source" / module.file.build.directory),
+            (compiler.mismatch,) if compiler.mismatch else (),
+        )
+
+    def _find_symvers(self, directory: Path) -> Optional[Path]:
+        path = directory / "Module.symvers"
+        try:
+            found = path.lstat()
+        except OSError:
+            return None
+        return path if stat.S_ISREG(found.st_mode) and 0 < found.st_size < 64 << 20 else None
+
+    def _collect(self, module: Module, top: Path, where: str) -> list[Path]:
+        """Return the objects that are to be installed: those of [[object]], else every .ko under the source."""
+        if module.file.object:
+            found = []
+            base = top / module.file.build.directory
+            for item in module.file.object:
+                candidates = [base / item.path / f"{item.name}.ko", top / item.path / f"{item.name}.ko"]
+                path = next((c for c in candidates if is_plain(c, top)), None)
+                if path is None:
+                    text = f"the build yielded no {item.path}/{item.name}.ko".replace("./", "")
+                    raise Problem("object-missing", text, f"correct [[object]]; the whole log: {where}", transient=False)
+                found.append(path)
+            return found
+        objects: dict[str, Path] = {}
+        for directory, _, files in os.walk(top):
+            for name in sorted(files):
+                path = Path(directory, name)
+                if name.endswith(".ko") and is_plain(path, top):
+                    key = canonical(name)
+                    if key in objects:
+                        text = f"the build yielded {name} twice"
+                        raise Problem("object-ambiguous", text, "choose one with [[object]]", transient=False)
+                    objects[key] = path
+        if not objects:
+            text = "the build succeeded but yielded no .ko"
+            hint = f"is build.directory right, and does its Makefile say obj-m? The whole log: {where}"
+            raise Problem("no-objects", text, hint, transient=False)
+        return [objects[key] for key in sorted(objects)]
+
+
+def is_plain(path: Path, top: Path) -> bool:
+    """Tell whether a path below top is a regular file reached through no link."""
+    try:
+        here = path
+        while here != top:
+            mode = here.lstat().st_mode
+            if stat.S_ISLNK(mode) or (here == path and not stat.S_ISREG(mode)):
+                return False
+            here = here.parent
+    except OSError:
+        return False
+    return True
+
+
+def check_object(path: Path) -> None:
+    """Raise Problem object-invalid unless a file is a relocatable ELF object of bearable size (elf(5))."""
+    name = path.name
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Problem("object-invalid", f"{name} cannot be read: {error.strerror}", transient=False) from error
+    with os.fdopen(descriptor, "rb") as stream:
+        found = os.fstat(descriptor)
+        head = stream.read(18) if stat.S_ISREG(found.st_mode) else b""
+    if head[:4] != b"\x7fELF" or head[16:18] not in (ELF_RELOCATABLE, ELF_RELOCATABLE[::-1]):
+        raise Problem("object-invalid", f"{name} is not a relocatable ELF object", transient=False)
+    if found.st_size > LARGEST_OBJECT:
+        raise Problem("object-invalid", f"{name} is larger than {LARGEST_OBJECT} bytes", transient=False)

@@ -1,0 +1,118 @@
+"""The command line that runs a program unprivileged, offline and with nothing writable but a scratch directory.
+
+Bubblewrap (bwrap(1)) makes the mounts; setpriv(1) then gives up root before the program starts, so that no user
+namespace is needed, which hardened servers switch off (user.max_user_namespaces=0). Of /etc only what the dynamic
+linker needs is there: keys and configuration are invisible. Must not: start anything itself.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from ..paths import Sysroot
+
+BUILD_USER = "kmodd-build"
+WORK = "/build"  # where the scratch directory is seen inside
+ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime")
+
+
+def build_owner(user: str = BUILD_USER) -> tuple[int, int]:
+    """Return the uid and gid that builds run as: kmodd-build, else nobody's; our own where we are not root."""
+    if os.geteuid() != 0:
+        return os.geteuid(), os.getegid()
+    for name in (user, "nobody"):
+        try:
+            entry = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if entry.pw_uid != 0:
+            return entry.pw_uid, entry.pw_gid
+    return 65534, 65534
+
+
+def _cover(directory: str, mounts: Mapping[str, Path]) -> list[str]:
+    """Bind a host directory read-only, some of its sub-directories replaced by others.
+
+    A mount point cannot be made on a read-only bind, so where the host lacks one, its siblings are bound singly.
+    """
+    below = {path: source for path, source in mounts.items() if path.startswith(f"{directory}/")}
+    if not below:
+        return ["--ro-bind", directory, directory]
+    if all(os.path.isdir(path) for path in below):
+        words = ["--ro-bind", directory, directory]
+        for path, source in below.items():
+            words += ["--ro-bind", str(source), path]
+        return words
+    words = ["--dir", directory]
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        names = []
+    for name in names:
+        path = f"{directory}/{name}"
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif path in below:
+            continue
+        elif any(inner.startswith(f"{path}/") for inner in below):
+            words += _cover(path, below)
+        else:
+            words += ["--ro-bind", path, path]
+    for path, source in below.items():
+        if os.path.dirname(path) == directory:
+            words += ["--ro-bind", str(source), path]
+    return words
+
+
+def command(
+    sysroot: Sysroot,
+    scratch: Path,
+    program: Sequence[str],
+    *,
+    directory: str = WORK,
+    read_only: Iterable[tuple[Path, str]] = (),
+    env: Mapping[str, str],
+    owner: tuple[int, int],
+) -> list[str]:
+    """Return the argv that runs program in the sandbox.
+
+    scratch: host directory seen as /build, writable. read_only: further (host path, path inside). env: its whole
+    environment. owner: uid and gid it runs as.
+    """
+    mounts: dict[str, Path] = {}
+    if not sysroot.is_host:
+        for inside, host in (("/usr/src", sysroot.resolve("/usr/src")), ("/usr/lib/modules", sysroot.modules)):
+            if host.is_dir():
+                mounts[inside] = host
+    words = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
+    words += ["--new-session", "--hostname", "kmodd", "--clearenv"]
+    if os.geteuid() == 0:
+        words += ["--cap-drop", "ALL"]
+        for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
+            words += ["--cap-add", capability]
+    words += _cover("/usr", mounts)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = f"/{name}"
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    if os.path.isdir("/opt/rh"):
+        words += ["--ro-bind", "/opt/rh", "/opt/rh"]
+    for name in ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    words += ["--proc", "/proc", "--dev", "/dev", "--bind", str(scratch / "tmp"), "/tmp"]
+    words += ["--bind", str(scratch), WORK]
+    for host, inside in read_only:
+        words += ["--ro-bind", str(host), inside]
+    for name, value in env.items():
+        words += ["--setenv", name, value]
+    words += ["--chdir", directory, "--"]
+    if os.geteuid() == 0:
+        uid, gid = owner
+        words += ["setpriv", f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--inh-caps=-all"]
+        words += ["--bounding-set=-all", "--no-new-privs"]
+    return [*words, *program]
