@@ -289,7 +289,7 @@ class _Planning:
         return Wait(target, attempt.message, attempt.problem, attempt.hint, until)
 
     def _until(self, attempt: Attempt) -> float:
-        pause = self.policy.retry_first * 2 ** min(max(attempt.failures - 1, 0), 20)
+        pause = self.policy.retry_first * (1 << min(max(attempt.failures - 1, 0), 20))
         return attempt.ended + min(pause, self.policy.retry_longest)
 
     # -- inputs and reasons ----------------------------------------------------------------------------------------

@@ -122,13 +122,23 @@ class Builder:
         return done.status
 
     async def build(
-        self, scratch: Path, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[Path], log: Path
+        self,
+        scratch: Path,
+        module: Module,
+        kernel: Kernel,
+        compiler: Compiler,
+        log: Path,
+        *,
+        symvers: Sequence[Path] = (),
+        patches: Sequence[tuple[Path, int]] = (),
     ) -> Yield:
         """Build the copy in scratch/source.
 
-        symvers: host paths of dependencies' Module.symvers. Raises Problem build-failed, build-timeout, no-objects,
-        object-missing, object-invalid and the transient ones of `failure`.
+        symvers: host paths of dependencies' Module.symvers. patches: host paths and strip levels, in order. Raises
+        Problem patch-failed, build-failed, build-timeout, no-objects, object-missing, object-invalid and the
+        transient ones of `failure`.
         """
+        await self._patch(scratch, patches, log, kernel)
         inside = []
         for number, path in enumerate(symvers):
             copy = scratch / "symvers" / str(number)
@@ -168,6 +178,21 @@ class Builder:
             self._find_symvers(scratch / "source" / module.file.build.directory),
             (compiler.mismatch,) if compiler.mismatch else (),
         )
+
+    async def _patch(self, scratch: Path, patches: Sequence[tuple[Path, int]], log: Path, kernel: Kernel) -> None:
+        """Apply patches to the copy, without fuzz."""
+        for path, strip in patches:
+            copy = scratch / "symvers" / path.name
+            shutil.copyfile(path, copy)
+            copy.chmod(0o644)
+            with log.open("a") as stream:
+                stream.write(f"[kmodd: patch {path.name}]\n")
+            words = ["patch", f"-p{strip}", "-F0", "-N", "-f", "--no-backup-if-mismatch", "-r", "-"]
+            words += ["-i", f"{sandbox.WORK}/symvers/{path.name}"]
+            if await self._sandboxed(scratch, words, log, kernel, 300, jobs=False) != 0:
+                text = f"{path.name} does not apply to the source"
+                hint = f"limit it with kernels = [...], or bring it up to date; the whole log: {self.sysroot.inside(log)}"
+                raise Problem("patch-failed", text, hint, transient=False)
 
     def _find_symvers(self, directory: Path) -> Optional[Path]:
         path = directory / "Module.symvers"

@@ -1,0 +1,61 @@
+"""The generated files of modules-load.d, modprobe.d and depmod.d on disk. Only files that carry our mark are ours.
+
+Must not: decide what they say; `loading` does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from .errors import Problem
+from .files import TEMPORARY, explained, remove_file, replace_file
+from .loading import MARK
+from .model import Dropin
+from .paths import Sysroot
+
+KINDS = ("modules-load", "modprobe", "depmod")
+PREFIX, SUFFIX = "kmodd-", ".conf"
+
+
+class DropinFiles:
+    """The drop-ins of one root."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+
+    def read(self) -> tuple[Dropin, ...]:
+        """Return all drop-ins that kmodd wrote."""
+        found = []
+        for kind in KINDS:
+            for path in sorted(self.sysroot.dropin_directory(kind).glob(f"{PREFIX}*{SUFFIX}")):
+                with contextlib.suppress(OSError, UnicodeDecodeError):
+                    content = path.read_text()
+                    if content.startswith(MARK):
+                        found.append(Dropin(kind, path.name[len(PREFIX) : -len(SUFFIX)], content))
+        return tuple(found)
+
+    def _path(self, dropin: Dropin) -> Path:
+        return self.sysroot.dropin(dropin.kind, dropin.module)
+
+    def write(self, dropin: Dropin) -> None:
+        """Write a drop-in. Raises Problem dropin-foreign where a file of somebody else has its name."""
+        path = self._path(dropin)
+        where = self.sysroot.inside(path)
+        with explained(f"writing {where}"):
+            if path.exists() and not path.read_text(errors="replace").startswith(MARK):
+                raise Problem("dropin-foreign", f"{where} exists and was not written by kmodd", "move it away")
+            replace_file(path, dropin.content.encode())
+
+    def remove(self, dropin: Dropin) -> None:
+        """Delete a drop-in. Raises Problem."""
+        path = self._path(dropin)
+        with explained(f"removing {self.sysroot.inside(path)}"):
+            remove_file(path)
+
+    def heal(self) -> None:
+        """Delete temporary files that a kill left."""
+        for kind in KINDS:
+            for path in self.sysroot.dropin_directory(kind).glob(f".{PREFIX}*{TEMPORARY}"):
+                with contextlib.suppress(OSError):
+                    remove_file(path)
