@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from typing import Annotated, Literal, Optional
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
+from . import tomlfile
 from .errors import Problem
 from .modulefile import AbsolutePath, Name, Table, TimeSpan
 from .paths import Sysroot
-from .registry import describe
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
 
 class DaemonTable(Table):
     quiet: TimeSpan = 0.25  # no event for so long, and the rpm transaction over: then look
@@ -59,12 +51,10 @@ def read_settings(sysroot: Sysroot) -> Settings:
     where = sysroot.inside(path)
     hint = "see kmodd.toml(5)"
     try:
-        return Settings.model_validate_json(json.dumps(tomllib.loads(path.read_text()), default=str))
+        return tomlfile.parse(Settings, path.read_text())
     except FileNotFoundError:
         return Settings()
     except OSError as error:
         raise Problem("settings-invalid", f"{where} cannot be read: {error.strerror}", hint) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Problem("settings-invalid", f"{where}: not valid TOML: {error}", hint) from error
-    except ValidationError as error:
-        raise Problem("settings-invalid", f"{where}: {describe(error)}", hint) from error
+    except ValueError as error:
+        raise Problem("settings-invalid", f"{where}: {error}", hint) from error

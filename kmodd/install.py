@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Union
 
+from .errors import Problem
 from .files import explained, find_leftovers, remove_empty, remove_file, stage_copy, sync_directory
 from .model import Target
 from .paths import DEPMOD_OUTPUTS, Sysroot
@@ -95,9 +97,14 @@ class Installation:
 
 async def run_depmod(sysroot: Sysroot, release: str) -> None:
     """Run depmod for a kernel, with the root's own depmod.d. Raises Problem depmod-failed and tool-missing."""
-    argv: list[str | Path] = ["depmod", "-b", sysroot.root]
-    for directory in ("/etc/depmod.d", "/usr/lib/depmod.d", "/run/depmod.d"):
-        path = sysroot.resolve(directory)
-        if path.is_dir() and not sysroot.is_host:
-            argv += ["-C", path]
-    await run([*argv, release], timeout=600)
+    argv: list[Union[str, Path]] = ["depmod", "-b", sysroot.root]
+    if not sysroot.is_host:  # else depmod would take the host's configuration
+        for directory in ("/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d"):
+            argv += ["-C", sysroot.resolve(directory)]
+    try:
+        await run([*argv, release], timeout=600)
+    except Problem as problem:
+        if problem.code == "tool-missing":
+            raise
+        hint = f"run depmod {release} by hand to see more; kmodd tries again by itself"
+        raise Problem("depmod-failed", f"depmod for {release}: {problem.message}", hint, transient=True) from problem

@@ -6,25 +6,17 @@ file never hides the others. Must not: look at sources.
 
 from __future__ import annotations
 
-import json
 import os
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Optional
 
-from pydantic import ValidationError
-
+from . import tomlfile
 from .errors import Problem
 from .files import explained, remove_file, replace_file
 from .model import BrokenFile, Fault
 from .modulefile import NAME, Module, ModuleFile
 from .paths import Sysroot
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 LARGEST = 1 << 20  # bytes; a module file is a few lines
 
@@ -35,26 +27,13 @@ class Registry:
     broken: tuple[BrokenFile, ...] = ()
 
 
-def describe(error: ValidationError) -> str:
-    """Return what is wrong with a configuration, by table and key."""
-    lines = []
-    for found in error.errors(include_url=False, include_context=False):
-        where = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "tuple[")))
-        what = "unknown key" if found["type"] == "extra_forbidden" else found["msg"].replace("Value error, ", "")
-        lines.append(f"{where or 'file'}: {what}")
-    return "; ".join(lines)
-
-
 def parse(text: str) -> ModuleFile:
     """Return a module file's content. Raises Problem module-file-invalid."""
-    hint = "see kmodd.modules.d(5); after the correction it is taken without a restart"
     try:
-        data: dict[str, Any] = tomllib.loads(text)
-        return ModuleFile.model_validate_json(json.dumps(data, default=str))
-    except tomllib.TOMLDecodeError as error:
-        raise Problem("module-file-invalid", f"not valid TOML: {error}", hint) from error
-    except ValidationError as error:
-        raise Problem("module-file-invalid", describe(error), hint) from error
+        return tomlfile.parse(ModuleFile, text)
+    except ValueError as error:
+        hint = "see kmodd.modules.d(5); after the correction it is taken without a restart"
+        raise Problem("module-file-invalid", str(error), hint) from error
 
 
 class RegistryReader:

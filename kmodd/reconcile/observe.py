@@ -1,0 +1,174 @@
+"""Assembles the snapshot from what the edges see. Reads only; must not decide or change anything."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Mapping
+from typing import Optional
+
+from ..build.compiler import Compiler, CompilerFinder
+from ..config import Settings
+from ..dropins import DropinFiles
+from ..errors import Problem
+from ..kernels import KernelReader
+from ..log import get_logger
+from ..model import Fault, Kernel, Snapshot, Target
+from ..modulefile import Module, canonical
+from ..paths import Sysroot
+from ..planner import find_exclusion
+from ..record import TargetRecord
+from ..registry import Registry, RegistryReader
+from ..rpmdb import RpmQueries, open_queries
+from ..sign import Keyring
+from ..sources import DigestCache, SourceReader
+from ..store import Store
+from ..verify import Verifier
+
+
+class Observer:
+    """Everything that reads a root, and what it remembers between two looks."""
+
+    def __init__(self, sysroot: Sysroot, settings: Settings) -> None:
+        self.sysroot = sysroot
+        self.registry = RegistryReader(sysroot)
+        self.kernels = KernelReader(sysroot)
+        self.sources = SourceReader(sysroot)
+        self.digests = DigestCache()
+        self.compilers = CompilerFinder()
+        self.store = Store(sysroot)
+        self.dropins = DropinFiles(sysroot)
+        self.verifier = Verifier(sysroot)
+        self.keyring = Keyring(sysroot, settings.sign.key, settings.sign.certificate)
+        self.rpm: Optional[RpmQueries] = None
+        self.packages: dict[str, str] = {}
+        self.rpm_fault: Optional[Problem] = None
+
+    async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
+        """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
+        registry = await asyncio.to_thread(self.registry.read)
+        records = await asyncio.to_thread(self.store.records)
+        dropins = self.dropins.read()
+        kernels = await asyncio.to_thread(self._kernels, registry, records)
+        if await self._ask_rpm(kernels):
+            kernels = await asyncio.to_thread(self._kernels, registry, records)
+        inputs: dict[Target, Mapping[str, str]] = {}
+        input_faults: dict[Target, Fault] = {}
+        for release, kernel in kernels.items():
+            for name, module in registry.modules.items():
+                if not kernel.present or not module.enabled or find_exclusion(module.file.kernels, kernel):
+                    continue
+                try:
+                    found = await self.inputs(module, kernel)
+                    if found is not None:
+                        inputs[Target(name, release)] = found
+                except Problem as problem:
+                    fault = Fault(problem.code, problem.message, problem.hint)
+                    input_faults[Target(name, release)] = fault
+        self.sources.remember()
+        damaged, store_damaged = await asyncio.to_thread(self._damage, records)
+        faults = {}
+        for target, record in records.items():
+            there = kernels.get(target.kernel)
+            if there and there.present and record.installed and target not in damaged and not there.depmod_stale:
+                faults[target] = await self.verifier.faults(target, there, record.installed)
+        return Snapshot(
+            kernels=kernels,
+            modules=registry.modules,
+            broken=registry.broken,
+            inputs=inputs,
+            input_faults=input_faults,
+            records=records,
+            damaged=damaged,
+            store_damaged=store_damaged,
+            kernel_attempts={k: r.attempt for k, r in self.store.kernel_records().items() if r.attempt},
+            dropins=dropins,
+            signer=self.keyring.signer(),
+            faults=faults,
+            running=running,
+        )
+
+    def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
+        symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}
+        objects: set[str] = set()
+        installed: dict[str, set[str]] = {}
+        for target, record in records.items():
+            if record.built:
+                objects |= {canonical(item.name) for item in record.built.objects}
+            if record.installed:
+                prefix = f"/lib/modules/{target.kernel}/"
+                installed.setdefault(target.kernel, set()).update(
+                    item.path[len(prefix) :] for item in record.installed.objects
+                )
+        try:
+            changed = self._override_change()
+            return self.kernels.read(
+                symbols, objects, installed, self.packages, {release: changed for release in installed}
+            )
+        except OSError as error:
+            where = self.sysroot.inside(self.sysroot.modules)
+            text = f"{where} cannot be read: {error.strerror}"
+            raise Problem("modules-unreadable", text, "kmodd looks again when something changes") from error
+
+    def _override_change(self) -> float:
+        """Return when our depmod.d files last changed."""
+        newest = 0.0
+        for path in self.sysroot.dropin_directory("depmod").glob("kmodd-*.conf"):
+            newest = max(newest, path.stat().st_ctime)
+        return newest
+
+    async def _ask_rpm(self, kernels: Mapping[str, Kernel]) -> bool:
+        """Learn which packages provide the build trees; tells whether that changed. Never fails: it is only a hint."""
+        releases = [release for release, kernel in kernels.items() if kernel.present]
+        before = self.packages
+        try:
+            if self.rpm is None:
+                self.rpm = await open_queries(self.sysroot)
+            self.packages = await self.rpm.devel_packages(releases)
+            self.rpm_fault = None
+        except Problem as problem:
+            if self.rpm_fault is None or self.rpm_fault.message != problem.message:
+                get_logger().warning("rpm database not read", problem=problem.code, message=problem.message)
+            self.rpm_fault = problem
+            self.packages = {}
+        return self.packages != before
+
+    async def compiler(self, kernel: Kernel) -> Compiler:
+        """Return the compiler for a kernel. Raises Problem compiler-missing."""
+        return await self.compilers.find(kernel.config.get("CONFIG_CC_VERSION_TEXT", ""))
+
+    async def inputs(self, module: Module, kernel: Kernel) -> Optional[dict[str, str]]:
+        """Return what identifies a build but for its dependencies; None without a build tree. Raises Problem."""
+        if kernel.build_tree is None:
+            return None
+        tree = self.sysroot.resolve(kernel.build_tree)
+        compiler = await self.compiler(kernel)
+
+        def read() -> dict[str, str]:
+            try:
+                parts = [self.digests.digest(tree / name) for name in (".config", "Module.symvers")]
+            except OSError as error:
+                text = f"{kernel.build_tree} cannot be read: {error.strerror}"
+                raise Problem("build-tree-unreadable", text) from error
+            said = module.file.build.model_dump_json() + str([o.model_dump_json() for o in module.file.object])
+            return {
+                "source": self.sources.identity(module),
+                "patches": self.sources.patches_identity(module, kernel.release),
+                "module": hashlib.sha256(said.encode()).hexdigest(),
+                "build_tree": hashlib.sha256("".join(parts).encode()).hexdigest(),
+                "compiler": compiler.version,
+            }
+
+        return await asyncio.to_thread(read)
+
+    def _damage(self, records: Mapping[Target, TargetRecord]) -> tuple[dict[Target, str], frozenset[Target]]:
+        damaged: dict[Target, str] = {}
+        store_damaged: set[Target] = set()
+        for target, record in records.items():
+            if record.installed:
+                text = self.verifier.find_damage(record.installed)
+                if text:
+                    damaged[target] = text
+            if record.built and self.store.is_damaged(target, record.built):
+                store_damaged.add(target)
+        return damaged, frozenset(store_damaged)

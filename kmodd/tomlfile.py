@@ -1,0 +1,37 @@
+"""TOML as kmodd takes it: parsed, validated by a frozen model, and refused with the table and key that are wrong. Pure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+M = TypeVar("M", bound=BaseModel)
+
+
+def describe(error: ValidationError) -> str:
+    """Return what is wrong with a file, by table and key."""
+    lines = []
+    for found in error.errors(include_url=False, include_context=False):
+        where = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "tuple[")))
+        what = "unknown key" if found["type"] == "extra_forbidden" else found["msg"].replace("Value error, ", "")
+        lines.append(f"{where or 'file'}: {what}")
+    return "; ".join(lines)
+
+
+def parse(model: type[M], text: str) -> M:
+    """Return a file's content as a model. Raises ValueError whose text names the line, or the table and key."""
+    try:
+        # By way of JSON, whose arrays a strict model takes for tuples.
+        return model.model_validate_json(json.dumps(tomllib.loads(text), default=str))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ValueError(describe(error)) from error
