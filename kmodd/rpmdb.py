@@ -46,8 +46,12 @@ class _CachedQueries:
         self._known: tuple[object, dict[str, str]] = (None, {})
 
     async def devel_packages(self, releases: Iterable[str]) -> dict[str, str]:
-        database = self.sysroot.rpm_database
-        key = self._signature(database)
+        try:
+            database = self.sysroot.rpm_database
+            key = self._signature(database)
+        except OSError as error:
+            text = f"the rpm database cannot be read: {error.strerror} ({error.filename})"
+            raise Problem("rpmdb-unreadable", text, "run it as root", transient=True) from error
         if key is None:
             return {}
         if self._known[0] != key:
@@ -56,13 +60,13 @@ class _CachedQueries:
         return {release: packages[release] for release in releases if release in packages}
 
     def _signature(self, database: str) -> object:
-        """Return what changes with the database's content, None where there is no database."""
+        """Return what changes with the database's content, None where there is no database. Raises OSError."""
         directory = self.sysroot.resolve(database)
         found = {}
         for name in CONTENTS:
             try:
                 inode, size, modified, _ = stat_signature(directory / name)
-            except OSError:
+            except (FileNotFoundError, NotADirectoryError):
                 continue
             if size:  # readers leave an empty log behind
                 found[name] = (inode, size, modified)
@@ -88,7 +92,10 @@ class BindingQueries(_CachedQueries):
         """Tell whether the binding can be imported; PyPI's rpm is a shim that may find no system binding."""
         if importlib.util.find_spec("rpm") is None:
             return False
-        done = await run([sys.executable, "-I", CHILD], check=False, timeout=30)
+        try:
+            done = await run([sys.executable, "-I", CHILD], check=False, timeout=30)
+        except Problem:
+            return False
         return done.status == 0
 
     async def _ask(self, database: str) -> dict[str, str]:

@@ -364,12 +364,12 @@ class Keyring:
 
         Raises Problem signing-key-* and signing-certificate-invalid.
         """
-        try:
-            der = self._read()
-        except PermissionError:
-            der = self.published.read_bytes() if self.published.exists() else None
-        except (OSError, ValueError):
-            der = None
+        der = None
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                der = self._read()
+            except PermissionError:
+                der = decode_certificate(self.published.read_bytes())
         if der is None:
             fault = self.signer().fault or _invalid(self.certificate)
             raise _problem(fault)

@@ -18,6 +18,7 @@ from kmodd import rpmdb
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
 from kmodd.rpmdb import BindingQueries, CommandQueries, install_command, open_queries
+from kmodd.run import run
 
 pytestmark = [
     pytest.mark.system,
@@ -109,11 +110,10 @@ def contents(directory: Path) -> dict[str, tuple[str, int]]:
 
 def count_calls(monkeypatch: pytest.MonkeyPatch) -> list[object]:
     calls: list[object] = []
-    real = rpmdb.run
 
     async def counted(argv: Sequence[Union[str, Path]], **more: object) -> object:
         calls.append(argv)
-        return await real(argv, **more)  # type: ignore[arg-type]
+        return await run(argv, **more)  # type: ignore[arg-type]
 
     monkeypatch.setattr(rpmdb, "run", counted)
     return calls
@@ -196,6 +196,20 @@ def test_a_corrupt_database_is_a_transient_problem(queries: Queries, damage: str
     assert path.read_bytes() == broken
     path.write_bytes(data)
     assert asyncio.run(queries.devel_packages(ASKED)) == ANSWERS
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_a_database_that_this_user_may_not_read_is_a_problem(queries: Queries) -> None:
+    for part in (queries.sysroot.root, *list(queries.sysroot.root.parents)[:3]):
+        part.chmod(0o755)
+    directory_of(queries).chmod(0o700)
+    os.seteuid(65534)
+    try:
+        with pytest.raises(Problem) as caught:
+            asyncio.run(queries.devel_packages(ASKED))
+    finally:
+        os.seteuid(0)
+    assert caught.value.code == "rpmdb-unreadable"
 
 
 def test_without_a_binding_the_command_is_asked(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

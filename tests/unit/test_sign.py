@@ -259,7 +259,7 @@ def state_for_nobody(keyring: Keyring) -> str:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_other_users_see_the_published_identity(keyring: Keyring, root: Path) -> None:
-    for part in (root, *root.parents[:3]):
+    for part in (root, *list(root.parents)[:3]):
         part.chmod(0o755)
     assert state_for_nobody(keyring) == "signing-key-unreadable"
     keyring.publish()
