@@ -32,6 +32,7 @@ from ..model import (
 from ..paths import Sysroot
 from ..planner import plan
 from ..record import Attempt, Installed, KernelRecord
+from ..sign import Keyring
 from .observe import Observer
 from .targets import TargetWork, as_problem
 
@@ -59,6 +60,13 @@ class Reconciler:
         self.finished: dict[str, float] = {}  # kernel -> when the first held build ended
         self.snapshot: Optional[Snapshot] = None
         self.blocked: Optional[Problem] = None
+
+    def take(self, settings: Settings) -> None:
+        """Go on with other settings; running builds keep theirs."""
+        self.settings = self.work.settings = settings
+        self.policy = policy_of(settings)
+        self.work.jobserver.jobs = settings.jobs
+        self.observer.keyring = Keyring(self.sysroot, settings.sign.key, settings.sign.certificate)
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:
