@@ -107,7 +107,7 @@ class Daemon:
     async def _work(self) -> None:
         first = True
         while True:
-            await self.bell.wait()
+            await self.bell.rung()
             reasons = await settle(
                 self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
             )

@@ -1,0 +1,130 @@
+"""Which installed package provides the build tree of which kernel release, by rpm's own database.
+
+Packages are found by `Provides: kernel-devel-uname-r = RELEASE` (kernel.spec of the EL family), never by their names.
+Must not: create, lock or change a database, or load librpm into this process, which costs memory, takes over signals
+and blocks.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shlex
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol, Union
+
+from .errors import Problem
+from .files import stat_signature
+from .paths import Sysroot
+from .rpmchild import CAPABILITY, EQUAL
+from .run import Finished, run
+
+CHILD = Path(__file__).with_name("rpmchild.py")
+#: A database's files by its kind: sqlite, and its log of what is not merged yet; Berkeley DB; ndb.
+DATABASES = ("rpmdb.sqlite", "Packages", "Packages.db")
+CONTENTS = (*DATABASES, "rpmdb.sqlite-wal", "Index.db")
+HINT = "rpm --verifydb tells more, rpm --rebuilddb repairs it; kmodd looks again when the database changes"
+
+
+class RpmQueries(Protocol):
+    """What kmodd asks rpm."""
+
+    async def devel_packages(self, releases: Iterable[str]) -> dict[str, str]:
+        """Return the NEVRA of the package that provides each release's build tree; unknown releases are left out.
+
+        Raises Problem rpmdb-unreadable (transient) and tool-missing.
+        """
+
+
+class _CachedQueries:
+    """Asks only when the database's files changed."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+        self._known: tuple[object, dict[str, str]] = (None, {})
+
+    async def devel_packages(self, releases: Iterable[str]) -> dict[str, str]:
+        database = self.sysroot.rpm_database
+        key = self._signature(database)
+        if key is None:
+            return {}
+        if self._known[0] != key:
+            self._known = (key, await self._ask(database))
+        packages = self._known[1]
+        return {release: packages[release] for release in releases if release in packages}
+
+    def _signature(self, database: str) -> object:
+        """Return what changes with the database's content, None where there is no database."""
+        directory = self.sysroot.resolve(database)
+        found = {}
+        for name in CONTENTS:
+            try:
+                inode, size, modified, _ = stat_signature(directory / name)
+            except OSError:
+                continue
+            if size:  # readers leave an empty log behind
+                found[name] = (inode, size, modified)
+        return (database, found) if any(name in found for name in DATABASES) else None
+
+    async def _ask(self, database: str) -> dict[str, str]:
+        raise NotImplementedError
+
+    def _check(self, done: Finished, database: str, missing: bool = False) -> None:
+        """Raise Problem where rpm did not really answer: it may print an error and still say "nothing found"."""
+        errors = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("error:")]
+        if errors or (done.status != 0 and not missing):
+            said = errors[0][len("error:") :].strip() if errors else f"exit status {done.status}"
+            text = f"the rpm database {database} cannot be read: {said}"
+            raise Problem("rpmdb-unreadable", text, HINT, transient=True, path=database)
+
+
+class BindingQueries(_CachedQueries):
+    """Asks through rpm's Python binding, in a short-lived child."""
+
+    @staticmethod
+    async def is_usable() -> bool:
+        """Tell whether the binding can be imported; PyPI's rpm is a shim that may find no system binding."""
+        if importlib.util.find_spec("rpm") is None:
+            return False
+        done = await run([sys.executable, "-I", CHILD], check=False, timeout=30)
+        return done.status == 0
+
+    async def _ask(self, database: str) -> dict[str, str]:
+        argv: Sequence[Union[str, Path]] = [sys.executable, "-I", CHILD, self.sysroot.root, database]
+        done = await run(argv, check=False)
+        self._check(done, database)
+        answer: dict[str, str] = json.loads(done.stdout)
+        return answer
+
+
+class CommandQueries(_CachedQueries):
+    """Asks through rpm(8)."""
+
+    async def _ask(self, database: str) -> dict[str, str]:
+        form = "[%{PROVIDENAME}\\t%{PROVIDEFLAGS}\\t%{PROVIDEVERSION}\\t%{=NEVRA}\\n]"
+        argv: list[Union[str, Path]] = ["rpm", "--root", self.sysroot.root, "--dbpath", database]
+        argv += ["--nodigest", "--nosignature", "-q", "--whatprovides", CAPABILITY, "--qf", form]
+        done = await run(argv, check=False)
+        self._check(done, database, missing="no package provides" in done.text)
+        answer: dict[str, str] = {}
+        for line in done.text.splitlines():
+            name, *rest = line.split("\t")
+            if name == CAPABILITY and len(rest) == 3 and int(rest[0]) & EQUAL[0] == EQUAL[1]:
+                answer[rest[1]] = max(answer.get(rest[1], ""), rest[2])
+        return answer
+
+
+async def open_queries(sysroot: Sysroot) -> RpmQueries:
+    """Return the way of asking that works here; find out once and keep it."""
+    return BindingQueries(sysroot) if await BindingQueries.is_usable() else CommandQueries(sysroot)
+
+
+def install_command(sysroot: Sysroot, release: str) -> str:
+    """Return the line that installs a release's build tree.
+
+    dnf takes a provide with a single "=" (libdnf's DependencySplitter warns of "==").
+    """
+    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
+    return shlex.join(["dnf", *root, "install", f"{CAPABILITY} = {release}"])
