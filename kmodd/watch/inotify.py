@@ -28,11 +28,7 @@ from .places import GONE, RPM_LOCK, Interest, find_places
 LOST = pyinotify.IN_Q_OVERFLOW | pyinotify.IN_IGNORED | pyinotify.IN_UNMOUNT | GONE
 STRUCTURE = pyinotify.IN_CREATE | pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM | pyinotify.IN_MOVED_TO
 
-<<<<<<< HEAD
-#: Bytes read in one turn of the event loop, some 500 events; what is left makes the descriptor readable again.
-=======
 #: Bytes read in one turn of the event loop, some 300 events; what is left makes the descriptor readable again.
->>>>>>> watch
 READ = 16384
 HEADER = struct.Struct("@iIII")  # struct inotify_event of inotify(7): wd, mask, cookie, len
 PASSES = 8  # of looking for new directories in new directories, before the loop gets its turn
@@ -53,13 +49,8 @@ pyinotify.log.disabled = True
 class _Notifier(pyinotify.AsyncioNotifier):  # type: ignore[misc]
     """pyinotify's notifier, reading a bounded number of events per turn and only those that matter.
 
-<<<<<<< HEAD
-    pyinotify 0.9.6 itself reads the whole queue at once, at some 30 µs an event, and gives up a batch at the first
-    file name that is not UTF-8.
-=======
     pyinotify 0.9.6 itself reads the whole queue at once, which for a full one holds up the loop for a fifth of a
     second, coalescing or not, and it gives up a batch at the first file name that is not UTF-8.
->>>>>>> watch
     """
 
     def __init__(self, manager: Any, matters: Callable[[int, int, str], bool], process: Callable[[Any], None]) -> None:
