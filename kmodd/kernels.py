@@ -31,6 +31,7 @@ SUFFIXES = {".xz": "xz", ".zst": "zst", ".gz": "gz"}
 NEEDED = ("Makefile", ".config", "Module.symvers", "include/generated/autoconf.h", "scripts/Makefile.modpost")
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
 _FLAVOUR = re.compile(r"\+([a-z0-9][a-z0-9.-]*)$|\.(rt|debug)(?:[.\d]|$)|-(rt|cloud)-")
+_UTS_RELEASE = re.compile(r'UTS_RELEASE "([^"]+)"')
 _MACHINE = re.compile(r"[.-](x86_64|aarch64|ppc64le|s390x|amd64|arm64)(?:[+.-]|$)")
 #: Enough of a kernel package to call it installed; a directory without them is what a removal left.
 LANDMARKS = ("modules.builtin", "modules.order")
@@ -108,7 +109,7 @@ class KernelReader:
         inside = self.sysroot.inside(link) if os.path.lexists(link) else f"/usr/src/kernels/{release}"
         tree = self.sysroot.resolve(inside)
         where = self.sysroot.inside(tree)
-        command = f"dnf install 'kernel-devel-uname-r == {release}'"
+        command = f"dnf install 'kernel-devel-uname-r = {release}'"
         if not self.sysroot.is_host:
             command = command.replace("install", f"--installroot={self.sysroot.root} install", 1)
         if not tree.is_dir():
@@ -120,10 +121,11 @@ class KernelReader:
         if missing:
             hint = f"rpm -V {package}; dnf reinstall {package}" if package else command
             return None, Fault("build-tree-incomplete", f"{where} has no {missing}", hint)
-        try:
-            theirs = (tree / "include/config/kernel.release").read_text().strip()
+        try:  # it is what vermagic is made of; include/config/kernel.release differs in Debian's trees
+            found = _UTS_RELEASE.search((tree / "include/generated/utsrelease.h").read_text())
         except OSError:
-            theirs = release  # older trees have it only after `make prepare`
+            found = None
+        theirs = found[1] if found else release
         if theirs != release:
             return None, Fault("build-tree-mismatch", f"{where} belongs to {theirs}, not to {release}", command)
         return where, None

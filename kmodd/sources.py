@@ -162,7 +162,7 @@ class SourceReader:
         """Copy a source to a directory that does not exist yet, for (uid, gid). Raises Problem."""
         top = self.find(module)
         try:
-            destination.mkdir(parents=True, mode=0o700)
+            destination.mkdir(parents=True, mode=0o755)
             if owner:
                 os.chown(destination, *owner)
             for path, entry in _entries(top):

@@ -51,9 +51,9 @@ class Builder:
         scratch = self.sysroot.scratch / name
         with explained(f"making {self.sysroot.inside(scratch)}"):
             shutil.rmtree(scratch, ignore_errors=True)
-            self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o711)
+            self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
-                path.mkdir(mode=0o700)
+                path.mkdir(mode=0o755)  # others cannot come here, the parent is root's alone
                 if os.geteuid() == 0:
                     os.chown(path, *self.owner)
         return scratch

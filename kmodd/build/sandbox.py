@@ -102,6 +102,7 @@ def command(
             words += ["--ro-bind", path, path]
     if os.path.isdir("/opt/rh"):
         words += ["--ro-bind", "/opt/rh", "/opt/rh"]
+    words += ["--dir", "/etc"]  # parents that bwrap makes by itself are closed to others
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev", "--bind", str(scratch / "tmp"), "/tmp"]

@@ -1,1 +1,290 @@
-"""Observe, plan, apply: the one road from any trigger to a root in which every target is what it should be."""
+"""Observe, plan, apply: the one road from any trigger to a root in which every target is what it should be.
+
+A pass looks, plans, starts the builds that are due as tasks, and applies what needs no build first. A build that
+ends is a trigger like any other. Must not: listen to the outside; daemon and ctl call it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import Optional, Union
+
+from ..config import Settings
+from ..errors import Problem
+from ..install import run_depmod
+from ..log import get_logger
+from ..model import (
+    Action,
+    BuildModule,
+    InstallModule,
+    Policy,
+    RemoveDropin,
+    RemoveModule,
+    RunDepmod,
+    Snapshot,
+    Target,
+    Wait,
+    WriteDropin,
+)
+from ..paths import Sysroot
+from ..planner import plan
+from ..record import Attempt, Installed, KernelRecord
+from ..sign import Keyring
+from .observe import Observer
+from .targets import TargetWork, as_problem
+
+HOLD = 10.0  # seconds that finished objects wait for others of the same kernel, to share one depmod
+MOST_PASSES = 50
+
+
+def policy_of(settings: Settings) -> Policy:
+    """Return what the settings mean for planning."""
+    return Policy(retry_first=settings.retry.first, retry_longest=settings.retry.longest)
+
+
+class Reconciler:
+    """Brings one root to what its registry says. knock is called when a build ended, or a pause is over."""
+
+    def __init__(self, sysroot: Sysroot, settings: Settings, knock: Callable[[str], None]) -> None:
+        self.sysroot = sysroot
+        self.settings = settings
+        self.policy = policy_of(settings)
+        self.observer = Observer(sysroot, settings)
+        self.work = TargetWork(sysroot, settings, self.observer)
+        self.store = self.observer.store
+        self.knock = knock
+        self.builds: dict[Target, tuple[BuildModule, asyncio.Task[None]]] = {}
+        self.finished: dict[str, float] = {}  # kernel -> when the first held build ended
+        self.snapshot: Optional[Snapshot] = None
+        self.blocked: Optional[Problem] = None
+
+    def take(self, settings: Settings) -> None:
+        """Go on with other settings; running builds keep theirs."""
+        self.settings = self.work.settings = settings
+        self.policy = policy_of(settings)
+        self.work.jobserver.jobs = settings.jobs
+        self.observer.keyring = Keyring(self.sysroot, settings.sign.key, settings.sign.certificate)
+
+    # -- healing ---------------------------------------------------------------------------------------------------
+    def heal(self) -> None:
+        """Undo what a kill left half done; call once, holding the lock. Raises Problem."""
+        self.store.check_writable()
+        for step in (self.store.heal, self.observer.dropins.heal, self.work.installation.heal, self._heal_scratch):
+            try:
+                step()
+            except OSError as error:
+                get_logger().warning("clean-up incomplete", reason=str(error))
+
+    def _heal_scratch(self) -> None:
+        for directory in (self.sysroot.scratch, self.sysroot.cache / "sign"):
+            if directory.is_dir():
+                for path in directory.iterdir():
+                    self.work.builder.drop_scratch(path)
+
+    # -- passes ----------------------------------------------------------------------------------------------------
+    async def settle(self) -> tuple[Action, ...]:
+        """Make passes until only running builds and waits are left; returns the last plan. Raises Problem."""
+        previous: tuple[Action, ...] = ()
+        for _ in range(MOST_PASSES):
+            actions, applied = await self._pass()
+            if not applied:
+                return actions
+            if applied == previous:
+                raise Problem("no-progress", f"the same actions stay due: {applied[0]}", "please report it")
+            previous = applied
+        raise Problem("no-progress", f"not settled after {MOST_PASSES} passes", "please report it")
+
+    async def run_to_end(self) -> tuple[Action, ...]:
+        """Settle, wait for builds, and so on until nothing runs; returns what stays due (waits)."""
+        while True:
+            actions = await self.settle()
+            if not self.builds:
+                return actions
+            tasks = [task for _, task in self.builds.values()]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=HOLD)
+
+    async def stop(self) -> None:
+        """Stop all builds; the next start goes on with them."""
+        for target in list(self.builds):
+            await self._cancel(target)
+        self.work.jobserver.close()
+
+    async def _cancel(self, target: Target) -> None:
+        _, task = self.builds.pop(target)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    def _reap(self) -> None:
+        for target, (_, task) in list(self.builds.items()):
+            if task.done():
+                del self.builds[target]
+                error = None if task.cancelled() else task.exception()
+                if isinstance(error, Exception):
+                    self._block(as_problem(error, f"building {target}"))
+                self.finished.setdefault(target.kernel, time.monotonic())
+
+    def _block(self, problem: Problem) -> None:
+        """Pause after a failure that could not even be stored."""
+        self.blocked = problem
+        get_logger().error("outcome not stored", problem=problem.code, reason=problem.message, hint=problem.hint)
+        asyncio.get_running_loop().call_later(self.policy.retry_first, self._unblock)
+
+    def _unblock(self) -> None:
+        self.blocked = None
+        self.knock("pause over")
+
+    async def _pass(self) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
+        """Look, plan and apply once; returns the plan and what of it was applied."""
+        self._reap()
+        snapshot = await self.observer.observe(frozenset(self.builds))
+        self.snapshot = snapshot
+        actions = plan(snapshot, self.policy, time.time())
+        if self.blocked is not None:
+            return actions, ()
+        applied: list[Action] = []
+        pending = {a.target: a for a in actions if isinstance(a, BuildModule)}
+        for target, (running, _) in list(self.builds.items()):
+            if target not in pending or pending[target].inputs != running.inputs:
+                get_logger().info("build no longer wanted", module=target.module, kernel=target.kernel)
+                await self._cancel(target)
+        touched: set[str] = set()
+        installed: set[str] = set()
+        for action in actions:
+            if isinstance(action, RemoveModule):
+                if self._remove(action, snapshot):
+                    touched.add(action.target.kernel)
+                    applied.append(action)
+            elif isinstance(action, BuildModule):
+                self._start(action, pending, snapshot)
+        for action in actions:
+            if isinstance(action, InstallModule) and not self._held(action.target, pending):
+                if await self.work.install(action.target, action.reason, snapshot):
+                    touched.add(action.target.kernel)
+                    installed.add(action.target.module)
+                applied.append(action)
+        installed |= {target.module for target, record in snapshot.records.items() if record.installed}
+        for action in actions:
+            if isinstance(action, (WriteDropin, RemoveDropin)) and self._change_dropin(action, installed):
+                applied.append(action)
+        touched |= self._overridden(applied)
+        for action in actions:
+            if isinstance(action, RunDepmod) and await self._depmod(action, touched, snapshot, pending):
+                applied.append(action)
+        return actions, tuple(applied)
+
+    # -- actions ---------------------------------------------------------------------------------------------------
+    def _start(self, action: BuildModule, pending: dict[Target, BuildModule], snapshot: Snapshot) -> None:
+        if action.target in self.builds or any(target in pending for target in action.after):
+            return
+        task = asyncio.get_running_loop().create_task(self.work.build(action, snapshot))
+        self.builds[action.target] = (action, task)
+        task.add_done_callback(lambda _: self.knock("build ended"))
+
+    def _held(self, target: Target, pending: dict[Target, BuildModule]) -> bool:
+        """Tell whether an installation waits: for its own build, or a while for others to share a depmod with."""
+        if target in pending:
+            return True
+        if not any(other.kernel == target.kernel for other in pending):
+            self.finished.pop(target.kernel, None)
+            return False
+        since = time.monotonic() - self.finished.setdefault(target.kernel, time.monotonic())
+        if since >= HOLD:
+            return False
+        asyncio.get_running_loop().call_later(HOLD - since + 0.1, self.knock, "objects held long enough")
+        return True
+
+    def _remove(self, action: RemoveModule, snapshot: Snapshot) -> bool:
+        target, record = action.target, snapshot.records[action.target]
+        try:
+            self.work.installation.remove(target, record.installed or Installed())
+            self.store.forget(target)
+            kernel = snapshot.kernels.get(target.kernel)
+            if kernel is None or not kernel.present:
+                self.store.forget_kernel(target.kernel)
+                self.work.installation.clean_kernel(target.kernel)
+        except Exception as error:
+            problem = as_problem(error, f"removing {target}")
+            self._failed("removal failed", problem, module=target.module, kernel=target.kernel)
+            return False
+        get_logger().info("module removed", module=target.module, kernel=target.kernel, reason=action.reason)
+        return True
+
+    def _change_dropin(self, action: Union[WriteDropin, RemoveDropin], installed: set[str]) -> bool:
+        dropin = action.dropin
+        if isinstance(action, WriteDropin) and dropin.module not in installed:
+            return False
+        try:
+            if isinstance(action, WriteDropin):
+                self.observer.dropins.write(dropin)
+            else:
+                self.observer.dropins.remove(dropin)
+        except Exception as error:
+            problem = as_problem(error, f"{dropin.kind}.d of {dropin.module}")
+            self._failed("configuration not written", problem, module=dropin.module)
+            return False
+        what = "written" if isinstance(action, WriteDropin) else "removed"
+        get_logger().info(f"configuration {what}", module=dropin.module, kind=f"{dropin.kind}.d")
+        return True
+
+    def _overridden(self, applied: list[Action]) -> set[str]:
+        """Return the kernels that changed depmod.d files speak of."""
+        return {
+            line.split()[2]
+            for action in applied
+            if isinstance(action, (WriteDropin, RemoveDropin)) and action.dropin.kind == "depmod"
+            for line in action.dropin.content.splitlines()
+            if line.startswith("override ")
+        }
+
+    async def _depmod(
+        self, action: RunDepmod, touched: set[str], snapshot: Snapshot, pending: dict[Target, BuildModule]
+    ) -> bool:
+        release = action.kernel
+        last = snapshot.kernel_attempts.get(release)
+        failed = last is not None and last.outcome == "failed"
+        held = any(target.kernel == release for target in pending)
+        if release not in touched and (held or not (snapshot.kernels[release].depmod_stale or failed)):
+            return False
+        began = time.time()
+        try:
+            await run_depmod(self.sysroot, release)
+        except Exception as error:
+            problem = as_problem(error, f"depmod for {release}")
+            self._failed("depmod failed", problem, kernel=release)
+            attempt = Attempt(
+                began=began,
+                ended=time.time(),
+                stage="install",
+                outcome="failed",
+                problem=problem.code,
+                message=problem.message,
+                hint=problem.hint,
+                transient=True,
+                failures=(last.failures if failed and last else 0) + 1,
+            )
+            with contextlib.suppress(OSError):
+                self.store.write_kernel(KernelRecord(kernel=release, attempt=attempt))
+            return True
+        if failed:
+            with contextlib.suppress(OSError):
+                self.store.forget_kernel(release)
+        get_logger().info("depmod ran", kernel=release, seconds=round(time.time() - began, 2), reason=action.reason)
+        return True
+
+    def _failed(self, event: str, problem: Problem, **fields: str) -> None:
+        get_logger().error(event, problem=problem.code, reason=problem.message, hint=problem.hint, **fields)
+        self._block_quietly()
+
+    def _block_quietly(self) -> None:
+        """Look again after the first pause, since these failures have no record of their own."""
+        asyncio.get_running_loop().call_later(self.policy.retry_first, self.knock, "retry")
+
+
+def next_wake(actions: tuple[Action, ...]) -> Optional[float]:
+    """Return when the earliest wait is over, seconds since the epoch; None where only events help."""
+    times = [action.until for action in actions if isinstance(action, Wait) and action.until is not None]
+    return min(times) if times else None

@@ -1,0 +1,106 @@
+"""kmoddctl: what an administrator sees and does. Commands are imported when they are called, to start quickly.
+
+Exit codes: 0 done or all ready; 1 something failed; 2 usage; 3 daemon needed and unreachable; 4 not ready.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn, Optional
+
+from .. import __version__
+from ..errors import Problem
+
+DONE, FAILED, USAGE, UNREACHABLE, NOT_READY = 0, 1, 2, 3, 4
+
+
+class Parser(argparse.ArgumentParser):
+    """Suggests what a misspelt command may have meant."""
+
+    def error(self, message: str) -> NoReturn:
+        if "invalid choice" in message and "'" in message:
+            word = message.split("'")[1]
+            close = difflib.get_close_matches(word, COMMANDS, 1)
+            message = f"{word!r} is not a command" + (f"; did you mean {close[0]!r}?" if close else "")
+        super().error(message)
+
+
+#: command -> (room, help); each room has run_COMMAND(options) -> exit code.
+COMMANDS = {
+    "status": ("show", "show every module on every kernel, and what is to be done"),
+    "plan": ("show", "show what the daemon would do now, and why"),
+    "logs": ("show", "print the log of the last attempt"),
+    "explain": ("show", "tell the whole story of a module on a kernel"),
+    "verify": ("show", "check that what is installed would load"),
+    "sync": ("change", "look, plan and apply once"),
+    "add": ("change", "register a source directory"),
+    "remove": ("change", "unregister a module and remove what was installed"),
+    "enable": ("change", "take a disabled module up again"),
+    "disable": ("change", "keep a module registered, but remove what was installed"),
+    "key": ("keys", "generate or show the key that signs"),
+}
+
+
+def make_parser() -> Parser:
+    """Return the parser of the whole command line."""
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
+    common.add_argument("--json", action="store_true", help="print JSON")
+    parser = Parser(
+        prog="kmoddctl",
+        description="Control out-of-tree kernel modules that kmodd keeps built for every kernel.",
+        epilog="Exit codes: 0 done or all ready, 1 something failed, 2 usage, 3 the daemon is needed and cannot be "
+        "reached, 4 not ready (waiting, building, blocked). See kmoddctl(8).",
+    )
+    parser.add_argument("--version", action="version", version=f"kmoddctl {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    for name, (_, text) in COMMANDS.items():
+        command = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+        if name in ("status", "explain", "logs", "verify"):
+            command.add_argument("module", nargs="?" if name in ("status", "verify") else None, help="its name")
+            command.add_argument("--kernel", metavar="RELEASE", help="only this kernel release")
+        if name in ("remove", "enable", "disable"):
+            command.add_argument("module", help="its name")
+        if name == "add":
+            command.add_argument("path", help="the source directory")
+            command.add_argument("--name", help="default: the directory's name without its version")
+            command.add_argument("--version", default="", dest="module_version", help="free text, shown in status")
+            command.add_argument("--at-boot", action="append", default=[], metavar="OBJECT", help="load it at boot")
+            command.add_argument("--optional", action="store_true", help="a kernel is ready without it, too")
+        if name in ("sync", "add", "remove", "enable", "disable"):
+            command.add_argument("--dry-run", action="store_true", help="only show what would be done")
+        if name == "sync":
+            command.add_argument("--verbose", action="store_true", help="log what is done")
+        if name == "key":
+            command.add_argument("verb", choices=["generate", "show"])
+            command.add_argument("--algorithm", choices=["rsa", "ecdsa"], help="default: kmodd.toml's, else rsa")
+    return parser
+
+
+def main(argv: Optional[Sequence[str]] = None) -> None:
+    """Entry point of kmoddctl(8)."""
+    options = make_parser().parse_args(argv)
+    try:
+        room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
+        code = getattr(room, f"run_{options.command}")(options)
+        sys.stdout.flush()
+        sys.exit(code)
+    except Problem as problem:
+        if options.json:
+            fault = {"problem": problem.code, "message": problem.message, "hint": problem.hint}
+            print(json.dumps({"schema": 1, "error": fault}))
+        print(f"kmoddctl: {problem.message}", file=sys.stderr)
+        if problem.hint:
+            print(f"  hint: {problem.hint}", file=sys.stderr)
+        sys.exit(USAGE if problem.code.startswith("usage-") else FAILED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(DONE)
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,162 @@
+"""The commands that change a root: sync, add, remove, enable, disable. Each has --dry-run."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import re
+from pathlib import Path
+from typing import Optional
+
+from ..errors import Problem
+from ..files import explained, replace_file
+from ..lock import Lock
+from ..log import configure
+from ..model import Action
+from ..modulefile import NAME, Module
+from ..reconcile import Reconciler
+from ..registry import add, remove
+from . import DONE
+from .look import Look, check_module, look
+from .show import as_json, run_status, sentence
+
+VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
+
+
+def run_sync(options: argparse.Namespace) -> int:
+    """kmoddctl sync"""
+    seen = look(options)
+    if options.dry_run:
+        print(as_json(seen.actions) if options.json else "\n".join(map(sentence, seen.actions)) or "nothing to do")
+        return DONE
+    lock = Lock(seen.sysroot)
+    try:
+        lock.acquire("kmoddctl sync")
+    except Problem as problem:
+        if problem.code != "already-running":
+            raise
+        raise Problem(problem.code, f"{problem.message} and brings it up to date by itself", problem.hint) from problem
+    configure("info" if options.verbose else "error")
+    try:
+        asyncio.run(_sync(seen))
+    finally:
+        lock.release()
+    options.module = options.kernel = None
+    return run_status(options)
+
+
+async def _sync(seen: Look) -> tuple[Action, ...]:
+    reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None)
+    reconciler.heal()
+    try:
+        return await reconciler.run_to_end()
+    finally:
+        await reconciler.stop()
+
+
+def run_add(options: argparse.Namespace) -> int:
+    """kmoddctl add PATH"""
+    seen = look(options)
+    path = Path(options.path)
+    inside = str(path if path.is_absolute() else path.resolve())
+    if not seen.sysroot.is_host and path.is_absolute() and str(path).startswith(f"{seen.sysroot.root}/"):
+        inside = seen.sysroot.inside(path)
+    if not seen.sysroot.resolve(inside).is_dir():
+        raise Problem("source-missing", f"{inside} is not a directory in {seen.sysroot.root}", "give a directory")
+    if inside.endswith(".toml"):
+        raise Problem("usage-path", "add takes a source directory", "module files go to /etc/kmodd/modules.d")
+    match = VERSIONED.fullmatch(Path(inside).name)
+    name = options.name or (match["name"] if match else Path(inside).name)
+    version = options.module_version or (match["version"] if match else "")
+    if not NAME.fullmatch(name):
+        raise Problem("usage-name", f"{name!r} is not a module name", "choose one with --name")
+    lines = ["[module]", f"version = {json.dumps(version)}"]
+    lines += ["required = false"] if options.optional else []
+    lines += ["", "[source]", f"path = {json.dumps(inside)}"]
+    lines += ["", "[load]", f"at_boot = {json.dumps(options.at_boot)}"] if options.at_boot else []
+    text = "\n".join(lines) + "\n"
+    where = f"/etc/kmodd/modules.d/{name}.toml"
+    if options.dry_run:
+        print(json.dumps({"schema": 1, "file": where, "content": text}) if options.json else f"# {where}\n{text}", end="")
+        return DONE
+    add(seen.sysroot, text, name)
+    _said(options, f"registered {name} by {where}", seen)
+    return DONE
+
+
+def _module(seen: Look, name: str) -> Module:
+    check_module(seen, name)
+    module: Optional[Module] = seen.snapshot.modules.get(name)
+    if module is None:
+        broken = next((b for b in seen.snapshot.broken if b.name == name), None)
+        if broken:
+            raise Problem(broken.fault.problem, broken.fault.message, "correct or delete the file")
+        raise Problem("module-unknown", f"{name} is no longer registered", "kmodd removes what is left of it")
+    return module
+
+
+def run_remove(options: argparse.Namespace) -> int:
+    """kmoddctl remove MODULE"""
+    seen = look(options)
+    module = _module(seen, options.module)
+    if options.dry_run:
+        for target, record in sorted(seen.snapshot.records.items()):
+            if target.module == module.name and record.installed:
+                print("\n".join(f"delete {item.path}" for item in record.installed.objects))
+        print(f"delete or mask {module.path}")
+        return DONE
+    _said(options, remove(seen.sysroot, module), seen)
+    return DONE
+
+
+def _switch(options: argparse.Namespace, enabled: bool) -> int:
+    seen = look(options)
+    module = _module(seen, options.module)
+    word = "enabled" if enabled else "disabled"
+    if module.enabled == enabled:
+        _said(options, f"{module.name} is {word} already", seen, quiet=True)
+        return DONE
+    source = seen.sysroot.resolve(module.path)
+    target = seen.sysroot.registries[0] / Path(module.path).name
+    text = set_enabled(source.read_text(), enabled)
+    if options.dry_run:
+        print(f"# {seen.sysroot.inside(target)}\n{text}", end="")
+        return DONE
+    with explained(f"writing {seen.sysroot.inside(target)}"):
+        replace_file(target, text.encode())
+    _said(options, f"{word} {module.name} in {seen.sysroot.inside(target)}", seen)
+    return DONE
+
+
+def set_enabled(text: str, enabled: bool) -> str:
+    """Return a module file with module.enabled set, everything else as the administrator wrote it."""
+    value = "true" if enabled else "false"
+    table = re.search(r"^\[module\][^\n]*\n((?:(?!\[)[^\n]*\n?)*)", text, re.MULTILINE)
+    if table is None:
+        return f"[module]\nenabled = {value}\n\n{text}"
+    body, count = re.subn(r"^(\s*enabled\s*=\s*)\w+", rf"\g<1>{value}", table[1], flags=re.MULTILINE)
+    if not count:
+        body = f"enabled = {value}\n{table[1]}"
+    return text[: table.start(1)] + body + text[table.end(1) :]
+
+
+def run_enable(options: argparse.Namespace) -> int:
+    """kmoddctl enable MODULE"""
+    return _switch(options, True)
+
+
+def run_disable(options: argparse.Namespace) -> int:
+    """kmoddctl disable MODULE"""
+    return _switch(options, False)
+
+
+def _said(options: argparse.Namespace, text: str, seen: Look, quiet: bool = False) -> None:
+    if options.json:
+        print(json.dumps({"schema": 1, "done": text}))
+        return
+    print(text)
+    if not quiet and seen.holder is None:
+        print("kmodd is not running; apply it with: kmoddctl sync")
+
+

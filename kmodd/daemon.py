@@ -1,0 +1,227 @@
+"""kmodd: waits for a knock, lets things settle, brings the root to what its registry says, and reports.
+
+Must not: know how any of that is done.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from typing import Optional
+
+from . import __version__
+from .config import Settings, read_settings
+from .errors import Problem
+from .lock import Lock
+from .log import configure, get_logger
+from .model import Judgement, Snapshot, Target, Verdict
+from .notify import Notifier
+from .paths import Sysroot
+from .planner import judge, judge_kernel
+from .reconcile import Reconciler, next_wake
+from .report import summary
+from .watch import Bell, Watcher, settle
+
+LEVELS = {Verdict.FAILED: "error", Verdict.BLOCKED: "error", Verdict.WAITING: "warning"}
+RETRY = 60.0  # seconds until a look that failed as a whole is repeated
+
+
+class Daemon:
+    """The daemon of one root."""
+
+    def __init__(self, sysroot: Sysroot, settings: Settings) -> None:
+        self.sysroot = sysroot
+        self.settings = settings
+        self.notifier = Notifier()
+        self.lock = Lock(sysroot)
+        self.bell = Bell()
+        self.watcher = Watcher(sysroot, self.bell)
+        self.reconciler = Reconciler(sysroot, settings, self.bell.ring)
+        self.stopping = asyncio.Event()
+        self.reload = False
+        self.timer: Optional[asyncio.TimerHandle] = None
+        self.told: dict[Target, Judgement] = {}
+        self.told_kernels: dict[str, Judgement] = {}
+
+    async def serve(self) -> None:
+        """Run until SIGTERM. Raises Problem already-running or state-unwritable at the start."""
+        loop = asyncio.get_running_loop()
+        self.lock.acquire("kmodd")
+        try:
+            self.reconciler.heal()
+            for number in (signal.SIGTERM, signal.SIGINT):
+                loop.add_signal_handler(number, self._stop)
+            loop.add_signal_handler(signal.SIGHUP, self._hup)
+            self._alive()
+            self.watcher.start()
+            get_logger().info("kmodd started", version=__version__, root=str(self.sysroot.root))
+            self.bell.ring("start")
+            work = asyncio.ensure_future(self._work())
+            await asyncio.wait(
+                [work, asyncio.ensure_future(self.stopping.wait())], return_when=asyncio.FIRST_COMPLETED
+            )
+            self.notifier.stopping()
+            self.notifier.status("stopping")
+            if work.done():
+                work.result()
+            work.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+            await self.reconciler.stop()
+        finally:
+            self.watcher.stop()
+            self.lock.release()
+        get_logger().info("kmodd stopped")
+
+    # -- signals and timers ----------------------------------------------------------------------------------------
+    def _stop(self) -> None:
+        self.stopping.set()
+
+    def _hup(self) -> None:
+        self.notifier.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
+        self.reload = True
+        self.bell.ring("reload")
+
+    def _alive(self) -> None:
+        """Tell the watchdog, as long as the loop turns."""
+        interval = self.notifier.watchdog_interval()
+        if interval is not None:
+            self.notifier.watchdog()
+            asyncio.get_running_loop().call_later(interval, self._alive)
+
+    def _wake_at(self, when: Optional[float]) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        if when is not None:
+            delay = max(0.1, when - time.time())
+            self.timer = asyncio.get_running_loop().call_later(delay, self.bell.ring, "retry is due")
+
+    # -- the loop --------------------------------------------------------------------------------------------------
+    async def _work(self) -> None:
+        first = True
+        while True:
+            await self.bell.rung()
+            reasons = await settle(
+                self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
+            )
+            get_logger().debug("looked again", reasons=" ".join(reasons))
+            if self.reload:
+                self._read_settings()
+            self.watcher.rearm()
+            try:
+                self._tell("looking")
+                actions = await self.reconciler.settle()
+                self._wake_at(next_wake(actions))
+                self._report()
+            except Problem as problem:
+                get_logger().error("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
+                self.notifier.status(f"{problem.message}; trying again in {RETRY:.0f} s")
+                self._wake_at(time.time() + RETRY)
+            if first or self.reload:
+                self.notifier.ready()
+                gc.collect()
+                gc.freeze()
+                first = self.reload = False
+
+    def _transaction(self, pid: int) -> None:
+        get_logger().info("waiting for the rpm transaction to end", pid=pid)
+        self.notifier.status(f"waiting for the rpm transaction of pid {pid}")
+
+    def _read_settings(self) -> None:
+        """Take changed settings without losing running builds; a bad file leaves the old ones in force."""
+        try:
+            settings = read_settings(self.sysroot)
+        except Problem as problem:
+            get_logger().error("settings kept", problem=problem.code, reason=problem.message, hint=problem.hint)
+            return
+        if settings != self.settings:
+            self.settings = settings
+            self.reconciler.take(settings)
+            configure(settings.daemon.log_level)
+        get_logger().info("configuration read")
+
+    # -- reporting -------------------------------------------------------------------------------------------------
+    def _tell(self, activity: str) -> None:
+        self.lock.tell(self.reconciler.builds, activity)
+
+    def _report(self) -> None:
+        snapshot = self.reconciler.snapshot
+        if snapshot is None:
+            return
+        judgements = judge(snapshot, self.reconciler.policy, time.time())
+        for target in self.reconciler.builds:
+            judgements[target] = Judgement(Verdict.BUILDING, "is being built")
+        self._log_changes(snapshot, judgements)
+        running = sorted(self.reconciler.builds)
+        doing = f"building {running[0]}" + (f" and {len(running) - 1} more" if len(running) > 1 else "") + "; "
+        self.notifier.status((doing if running else "") + summary(judgements))
+        self._tell("building" if running else "idle")
+
+    def _log_changes(self, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> None:
+        log = get_logger()
+        for target, judgement in sorted(judgements.items()):
+            before = self.told.get(target)
+            if judgement.verdict is Verdict.BUILDING or before == judgement:
+                continue
+            if judgement.verdict is Verdict.EXCLUDED and before is None:
+                continue
+            emit = getattr(log, LEVELS.get(judgement.verdict, "info"))
+            emit(
+                f"target {judgement.verdict.value}",
+                module=target.module,
+                kernel=target.kernel,
+                problem=judgement.problem,
+                reason=judgement.reason,
+                hint=judgement.hint,
+            )
+        self.told = {t: j for t, j in judgements.items() if j.verdict is not Verdict.BUILDING}
+        for release, kernel in sorted(snapshot.kernels.items()):
+            if not kernel.present:
+                continue
+            judgement = judge_kernel(release, snapshot, judgements)
+            if judgement.verdict is not Verdict.BUILDING and self.told_kernels.get(release) != judgement:
+                emit = getattr(log, LEVELS.get(judgement.verdict, "info"))
+                emit(f"kernel {judgement.verdict.value}", kernel=release, reason=judgement.reason)
+                self.told_kernels[release] = judgement
+        for release in set(self.told_kernels) - {r for r, k in snapshot.kernels.items() if k.present}:
+            log.info("kernel gone", kernel=release)
+            del self.told_kernels[release]
+
+
+def main() -> None:
+    """Entry point of kmodd(8)."""
+    parser = argparse.ArgumentParser(
+        prog="kmodd",
+        description="Rebuild, sign and install out-of-tree kernel modules whenever a kernel appears.",
+        epilog="It stays in the foreground and logs to stderr. kmoddctl(8) shows what it knows. See kmodd(8).",
+    )
+    parser.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
+    parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: kmodd.toml's")
+    parser.add_argument("--version", action="version", version=f"kmodd {__version__}")
+    options = parser.parse_args()
+    configure(options.log_level or "info")
+    try:
+        sysroot = Sysroot.at(options.root)
+        settings = read_settings(sysroot)
+        configure(options.log_level or settings.daemon.log_level)
+
+        async def serve() -> None:
+            await Daemon(sysroot, settings).serve()
+
+        asyncio.run(serve())
+    except Problem as problem:
+        get_logger().critical(
+            "kmodd cannot run", problem=problem.code, reason=problem.message, hint=problem.hint
+        )
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

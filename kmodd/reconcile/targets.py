@@ -1,0 +1,297 @@
+"""The work on one target: building it in a task of its own, installing what was built. Outcomes go into the store.
+
+Must not: decide whether it is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from ..build.builder import Builder, Yield
+from ..build.jobserver import Jobserver
+from ..compress import compress
+from ..config import Settings
+from ..errors import Problem
+from ..files import digest_file, explain, explained
+from ..install import Installation, directory_of
+from ..log import get_logger
+from ..model import BuildModule, Kernel, Signer, Snapshot, Target, fingerprint
+from ..paths import Sysroot
+from ..planner import FIRST_KEY, install_inputs
+from ..record import Attempt, Built, Installed, InstalledObject
+from .observe import Observer
+
+
+class TargetWork:
+    """Builds and installs single targets of one root."""
+
+    def __init__(self, sysroot: Sysroot, settings: Settings, observer: Observer) -> None:
+        self.sysroot = sysroot
+        self.settings = settings
+        self.observer = observer
+        self.store = observer.store
+        self.jobserver = Jobserver(settings.jobs)
+        self.builder = Builder(sysroot, self.jobserver, settings.build.user)
+        self.installation = Installation(sysroot)
+
+    # -- building --------------------------------------------------------------------------------------------------
+    async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
+        """Build a target and store the outcome; a cancelled build leaves no trace but its log."""
+        target, log = action.target, get_logger().bind(module=action.target.module, kernel=action.target.kernel)
+        module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
+        async with self.jobserver.job():
+            began = time.time()
+            log.info("build started", reason=action.reason)
+            warnings: tuple[str, ...] = ()
+            where = ""
+            try:
+                path = self._open_log(target)
+                where = self.sysroot.inside(path)
+                scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
+                try:
+                    compiler = await self.observer.compiler(kernel)
+                    await asyncio.to_thread(
+                        self.observer.sources.copy, module, scratch / "source", self.builder.owner
+                    )
+                    patches = [
+                        (file, patch.strip) for file, patch in self.observer.sources.patches(module, kernel.release)
+                    ]
+                    symvers = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
+                    made = await self.builder.build(
+                        scratch,
+                        module,
+                        kernel,
+                        compiler,
+                        path,
+                        symvers=[s for s in symvers if s is not None],
+                        patches=patches,
+                    )
+                    warnings = made.warnings
+                    if not await self._still(action, snapshot):
+                        log.info("build discarded", reason="its inputs changed while it ran")
+                        return
+                    with explained(f"storing the objects of {target}"):
+                        self._keep(action, snapshot, made, compiler.version, began, where)
+                finally:
+                    self.builder.drop_scratch(scratch)
+            except asyncio.CancelledError:
+                log.info("build stopped")
+                raise
+            except Exception as error:
+                problem = as_problem(error, f"building {target}")
+                if not problem.transient and not await self._still(action, snapshot):
+                    log.info("build discarded", reason="its inputs changed while it ran")
+                    return
+                self.fail(target, "build", action.inputs, problem, began, where, warnings)
+                return
+            log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
+
+    async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:
+        """Tell whether a build's own inputs are still what they were when it was planned."""
+        target = action.target
+        kernel = snapshot.kernels[target.kernel]
+        tree, _ = self.observer.kernels.find_build_tree(target.kernel, "")
+        if tree != kernel.build_tree:
+            return False
+        try:
+            now = await self.observer.inputs(snapshot.modules[target.module], kernel)
+        except Problem:
+            return False
+        return now is not None and all(action.inputs.get(name) == value for name, value in now.items())
+
+    def _open_log(self, target: Target) -> Path:
+        """Return the path of a new attempt's log, older ones beyond the limit deleted. Raises Problem."""
+        directory = self.sysroot.logs / target.module / target.kernel
+        with explained(f"opening a log in {self.sysroot.inside(directory)}"):
+            directory.mkdir(parents=True, exist_ok=True)
+            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+            path = next(p for p in (directory / f"{stamp}-{n}.log" for n in range(10_000)) if not p.exists())
+            path.touch(mode=0o644, exist_ok=False)
+            for old in sorted(directory.glob("*.log"))[: -self.settings.build.keep_logs]:
+                old.unlink()
+        return path
+
+    def _keep(
+        self, action: BuildModule, snapshot: Snapshot, made: Yield, compiler: str, began: float, where: str
+    ) -> None:
+        target, module = action.target, snapshot.modules[action.target.module]
+        objects = self.store.keep_objects(target, list(made.objects), made.symvers)
+        ended = time.time()
+        record = self.store.record(target)
+        attempt = Attempt(
+            began=began,
+            ended=ended,
+            stage="build",
+            outcome="succeeded",
+            inputs=dict(action.inputs),
+            log=where,
+            warnings=made.warnings,
+        )
+        built = Built(
+            inputs=dict(action.inputs),
+            objects=objects,
+            version=module.file.module.version,
+            compiler=compiler,
+            warnings=made.warnings,
+            ended=ended,
+        )
+        self.store.write(
+            record.model_copy(
+                update={
+                    "attempt": attempt,
+                    "built": built,
+                    "module_file": module.path,
+                    "version": module.file.module.version,
+                }
+            )
+        )
+
+    # -- installing ------------------------------------------------------------------------------------------------
+    async def install(self, target: Target, reason: str, snapshot: Snapshot) -> bool:
+        """Sign, compress and install what was built; tells whether it worked, the outcome is stored."""
+        began = time.time()
+        kernel = snapshot.kernels[target.kernel]
+        inputs = install_inputs(target, snapshot)
+        log = get_logger().bind(module=target.module, kernel=target.kernel)
+        try:
+            signer = await self._signer(kernel, snapshot.signer)
+            inputs["signer"] = signer.state if kernel.signature_hash else ""
+            work = self.sysroot.cache / "sign" / f"{target.kernel}.{target.module}"
+            with explained(f"preparing the installation of {target}"):
+                shutil.rmtree(work, ignore_errors=True)
+                work.mkdir(parents=True, mode=0o700)
+                try:
+                    files = await self._finish_objects(target, kernel, signer, snapshot, work)
+                    record = self.store.record(target)
+
+                    def remember(installed: Installed) -> None:
+                        self.store.write(self.store.record(target).model_copy(update={"installed": installed}))
+
+                    await self.installation.install(target, files, record.installed or Installed(), remember)
+                finally:
+                    shutil.rmtree(work, ignore_errors=True)
+            record = self.store.record(target)
+            last = record.attempt
+            if last is not None and last.outcome == "failed":
+                done = last.model_copy(update={"outcome": "succeeded", "stage": "install", "problem": "", "message": "",
+                                               "hint": "", "failures": 0, "began": began, "ended": time.time()})  # fmt: skip
+                self.store.write(record.model_copy(update={"attempt": done}))
+        except Exception as error:
+            where = (snapshot.records[target].attempt or Attempt(began=0, ended=0, stage="build", outcome="failed")).log
+            self.fail(target, "install", inputs, as_problem(error, f"installing {target}"), began, where, ())
+            return False
+        names = " ".join(item.name for _, item in files)
+        log.info("module installed", objects=names, reason=reason, signer=signer.identity[:16])
+        return True
+
+    async def _signer(self, kernel: Kernel, known: Signer) -> Signer:
+        """Return who signs; makes the first key where there never was one. Raises Problem."""
+        if not kernel.signature_hash:
+            return Signer()
+        signer = self.observer.keyring.signer()
+        if signer.fault is not None and signer.fault.problem == FIRST_KEY:
+            signer = await self.observer.keyring.generate(self.settings.sign.algorithm)
+            get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
+        if signer.fault is not None:
+            raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint, transient=False)
+        return signer
+
+    async def _finish_objects(
+        self, target: Target, kernel: Kernel, signer: Signer, snapshot: Snapshot, work: Path
+    ) -> list[tuple[Path, InstalledObject]]:
+        built = snapshot.records[target].built
+        assert built is not None
+        files = []
+        for item in built.objects:
+            path = work / f"{item.name}.ko"
+            shutil.copyfile(self.store.objects(target) / path.name, path)
+            if digest_file(path) != item.sha256:
+                raise Problem("store-damaged", f"the stored {path.name} of {target} was changed", transient=True)
+            if kernel.signature_hash:
+                await self.observer.keyring.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
+            final = await compress(path, kernel.compression)
+            files.append(
+                (
+                    final,
+                    InstalledObject(
+                        name=item.name,
+                        path=f"{directory_of(target)}/{final.name}",
+                        sha256=digest_file(final),
+                        built=item.sha256,
+                        signer=signer.identity if kernel.signature_hash else "",
+                        compressed=kernel.compression,
+                    ),
+                )
+            )
+        return files
+
+    def _signing_tree(self, kernel: Kernel, snapshot: Snapshot) -> Path:
+        """Return the build tree whose sign-file signs: the kernel's own, else any."""
+        trees = [kernel.build_tree] + [k.build_tree for _, k in sorted(snapshot.kernels.items())]
+        for tree in trees:
+            if tree is not None:
+                return self.sysroot.resolve(tree)
+        text = f"no kernel-devel is installed, whose sign-file could sign for {kernel.release}"
+        raise Problem("sign-file-missing", text, "install a kernel-devel package", transient=True)
+
+    # -- failing ---------------------------------------------------------------------------------------------------
+    def fail(
+        self,
+        target: Target,
+        stage: Literal["build", "install"],
+        inputs: Mapping[str, str],
+        problem: Problem,
+        began: float,
+        where: str,
+        warnings: tuple[str, ...],
+    ) -> None:
+        """Store and report a failed attempt."""
+        record = self.store.record(target)
+        last = record.attempt
+        again = last is not None and last.outcome == "failed" and fingerprint(last.inputs) == fingerprint(inputs)
+        attempt = Attempt(
+            began=began,
+            ended=time.time(),
+            stage=stage,
+            outcome="failed",
+            problem=problem.code,
+            message=problem.message,
+            hint=problem.hint,
+            transient=bool(problem.transient),
+            failures=(last.failures + 1) if last and again else 1,
+            inputs=dict(inputs),
+            log=where,
+            warnings=warnings,
+        )
+        get_logger().error(
+            "module failed",
+            module=target.module,
+            kernel=target.kernel,
+            stage=stage,
+            problem=problem.code,
+            reason=problem.message,
+            hint=problem.hint,
+            log=where,
+        )
+        try:
+            self.store.write(record.model_copy(update={"attempt": attempt}))
+        except OSError as error:
+            # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
+            raise explain(error, f"storing the outcome of {target}") from error
+
+
+def as_problem(error: Exception, doing: str) -> Problem:
+    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OSError):
+        return explain(error, doing)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    get_logger().critical("unforeseen error", doing=doing, traceback=text)
+    return Problem("internal-error", f"{doing}: {type(error).__name__}: {error}", "please report it", transient=True)

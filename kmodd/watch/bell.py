@@ -1,0 +1,58 @@
+"""The bell: a trigger that coalesces.
+
+A ring carries a reason fit to print and no truth, so that one which is lost or doubled does no harm.
+Must not: be used from outside the event loop's thread, or start tasks or timers that outlive a call.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from typing import Optional
+
+MOST_REASONS = 16  # kept; they are for reading, and a burst needs no list of all its files
+
+
+def first_reasons(*groups: Iterable[str]) -> tuple[str, ...]:
+    """Return the distinct reasons of all groups, first ones first, at most MOST_REASONS."""
+    return tuple(dict.fromkeys(reason for group in groups for reason in group))[:MOST_REASONS]
+
+
+class Bell:
+    """Says "look again" to whoever waits."""
+
+    def __init__(self) -> None:
+        self._reasons: dict[str, None] = {}
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def ring(self, reason: str) -> None:
+        """Wake who waits. reason: a few words on what happened; the same words again cost nothing."""
+        if len(self._reasons) < MOST_REASONS:
+            self._reasons[reason] = None
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def rung(self, timeout: Optional[float] = None) -> bool:
+        """Wait until the bell has rung, or for timeout seconds, and tell whether it has; the reasons stay."""
+        if not self._reasons:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiters.add(waiter)
+            try:
+                # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
+                await asyncio.wait([waiter], timeout=timeout)
+            finally:
+                self._waiters.discard(waiter)
+        return bool(self._reasons)
+
+    def take(self) -> tuple[str, ...]:
+        """Return the reasons since they were last taken, first ones first, and forget them."""
+        reasons = tuple(self._reasons)
+        self._reasons.clear()
+        return reasons
+
+    async def wait(self) -> tuple[str, ...]:
+        """Wait until the bell has rung and take the reasons."""
+        while not await self.rung():
+            pass  # another waiter took them first
+        return self.take()

@@ -1,0 +1,112 @@
+"""The lock that rpm holds through a transaction, and the wait until a change is complete.
+
+rpm takes an fcntl(2) write lock on .rpm.lock beside its database before a transaction's first file and lets it go
+after the last %posttrans and %transfiletriggerin (lib/rpmlock.c, lib/rpmts.c). The file stays for ever.
+Must not: take that lock, or ask rpm anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import struct
+from collections.abc import Callable, Iterable
+from typing import Optional
+
+from ..errors import Problem
+from ..log import get_logger
+from ..paths import Sysroot
+from .bell import Bell, first_reasons
+
+#: struct flock of 64-bit Linux (asm-generic/fcntl.h): l_type, l_whence, [4 bytes] l_start, l_len, l_pid, [4 bytes].
+FLOCK = struct.Struct("@hhqqi4x")
+
+
+def transaction_holder(sysroot: Sysroot) -> Optional[int]:
+    """Return the pid of the process that is in an rpm transaction, or None.
+
+    The pid is 0 for a process of a pid namespace that we cannot see and -1 for an open file description lock:
+    both mean that the lock is held, so compare with None. A transaction of this very process is not seen, since
+    F_GETLK tells only of locks that stand in the caller's way; and because closing any descriptor of a file drops
+    all of a process's locks on it (fcntl(2)), this must not be called by a process that has one open.
+    Raises Problem rpmdb-unreadable.
+    """
+    path = sysroot.rpm_lock
+    try:
+        # read-only: no IN_CLOSE_WRITE, which would ring our own bell
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _unreadable(sysroot, error) from error
+    try:
+        # a read lock is asked about, for which only a write lock stands in the way
+        asked = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
+        kind, _whence, _start, _length, pid = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
+    except OSError as error:
+        raise _unreadable(sysroot, error) from error
+    finally:
+        os.close(descriptor)
+    return None if kind == fcntl.F_UNLCK else int(pid)
+
+
+def _unreadable(sysroot: Sysroot, error: OSError) -> Problem:
+    path = sysroot.inside(sysroot.rpm_lock)
+    return Problem(
+        "rpmdb-unreadable",
+        f"the rpm transaction lock {path} cannot be read: {error.strerror}",
+        "run as root, and check the file system that holds the rpm database",
+        transient=True,
+        path=path,
+    )
+
+
+async def settle(
+    sysroot: Sysroot,
+    bell: Bell,
+    quiet: float = 0.25,
+    longest: float = 5.0,
+    poll: float = 0.5,
+    on_transaction: Optional[Callable[[int], None]] = None,
+    *,
+    gathered: Iterable[str] = (),
+) -> tuple[str, ...]:
+    """Wait, after the bell rang, until changes have ended and no rpm transaction runs; return all reasons.
+
+    quiet: seconds without a ring that count as the end. longest: seconds after which ceaseless rings are waited for
+    no more, counted anew from the end of a transaction, which itself is always waited for. poll: seconds between two
+    looks at a held lock, in case that its release rings no bell. on_transaction: told the pid of each transaction,
+    once. gathered: reasons that were taken from the bell before; they come first in the result.
+    A lock that cannot be read counts as free: that must not keep a kernel waiting, and reading the database will
+    tell of it.
+    """
+    now = asyncio.get_running_loop().time
+    reasons = first_reasons(gathered, bell.take())
+    began = last = now()
+    told: Optional[int] = None
+    unreadable = False
+    while True:
+        try:
+            holder = transaction_holder(sysroot)
+        except Problem as problem:
+            holder = None
+            if not unreadable:
+                get_logger().debug("rpm transaction lock not read", problem=problem.code, message=problem.message)
+            unreadable = True
+        if holder is not None:
+            if holder != told:
+                told = holder
+                get_logger().debug("rpm transaction awaited", pid=holder)
+                if on_transaction is not None:
+                    on_transaction(holder)
+            pause = poll
+        else:
+            if told is not None:
+                told, began = None, now()
+            pause = min(last + quiet, began + longest) - now()
+            if pause <= 0:
+                return first_reasons(reasons, bell.take())
+        if await bell.rung(pause):
+            last = now()
+            reasons = first_reasons(reasons, bell.take())

@@ -1,0 +1,109 @@
+"""A real rpm, in a private root, as seen by the watcher and settle."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from kmodd.paths import Sysroot
+from kmodd.watch import Bell, Watcher, settle, transaction_holder
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(not (shutil.which("rpm") and shutil.which("rpmbuild")), reason="needs rpm and rpmbuild"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="rpm --root needs root"),
+]
+
+PLENTY = 60.0
+SPEC = """
+Name: kernel-devel
+Version: 6.1.0
+Release: 1
+Summary: x
+License: x
+BuildArch: noarch
+%description
+%install
+mkdir -p %{buildroot}/usr/src/kernels/6.1.0-1
+echo x >%{buildroot}/usr/src/kernels/6.1.0-1/Makefile
+%files
+/usr/src/kernels/6.1.0-1
+%posttrans -p <lua>
+local t = os.time() + 2; while os.time() < t do end
+"""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    top = tmp_path_factory.mktemp("rpmbuild")
+    (top / "x.spec").write_text(SPEC)
+    argv = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {top}", str(top / "x.spec")]
+    subprocess.run(argv, check=True, capture_output=True)
+    (built,) = top.glob("RPMS/*/*.rpm")
+    return built
+
+
+def rpm(root: Path, *words: str) -> list[str]:
+    return ["rpm", "--root", str(root), "--dbpath", "/var/lib/rpm", *words]
+
+
+async def start(argv: list[str]) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(*argv, stdout=asyncio.subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("database", ["present", "absent"])
+def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Path, database: str) -> None:
+    async def main() -> None:
+        sysroot, bell = Sysroot.at(str(tmp_path)), Bell()
+        told: list[int] = []
+        watcher = Watcher(sysroot, bell)
+        watcher.start()
+        try:
+            for verb in (["-i", "--nosignature", str(package)], ["-e", "kernel-devel"]):
+                bell.take()
+                told.clear()
+                child = await start(rpm(tmp_path, *verb))
+                assert await bell.rung(PLENTY)
+                # a long poll: it is the bell that tells of the end
+                reasons = await asyncio.wait_for(
+                    settle(sysroot, bell, quiet=0.5, poll=PLENTY, on_transaction=told.append), PLENTY / 2
+                )
+                assert transaction_holder(sysroot) is None
+                assert await asyncio.wait_for(child.wait(), PLENTY) == 0
+                assert "an rpm transaction ended" in reasons
+                tree = sysroot.kernel_trees / "6.1.0-1"
+                assert tree.exists() == (verb[0] == "-i")
+                if verb[0] == "-i":  # -e is over too soon to be surely seen
+                    assert told == [child.pid]
+                    # the lock's end is the last thing that rings
+                    assert reasons[-1] == "an rpm transaction ended"
+                    assert f"/{tree.relative_to(tmp_path)}" in watcher.watched
+                assert not await bell.rung(0.5), bell.take()
+        finally:
+            watcher.stop()
+
+    if database == "present":
+        subprocess.run(rpm(tmp_path, "--initdb"), check=True)
+    asyncio.run(main())
+
+
+def test_queries_do_not_ring(tmp_path: Path, package: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        watcher = Watcher(Sysroot.at(str(tmp_path)), bell)
+        watcher.start()
+        try:
+            for words in (["-qa"], ["-q", "--whatprovides", "kernel-devel"], ["-V", "kernel-devel"]):
+                child = await start(rpm(tmp_path, *words))
+                assert await child.wait() == 0
+            assert not await bell.rung(0.5), bell.take()
+        finally:
+            watcher.stop()
+
+    subprocess.run(rpm(tmp_path, "-i", "--nosignature", "--noscripts", str(package)), check=True)
+    asyncio.run(main())

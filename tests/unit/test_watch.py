@@ -1,0 +1,755 @@
+"""The bell, the watcher on a real inotify, and settle with locks held by real processes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import errno
+import fcntl
+import gc
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import textwrap
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pyinotify
+import pytest
+
+from kmodd.errors import Problem
+from kmodd.paths import Sysroot
+from kmodd.watch import Bell, Watcher, settle, transaction_holder
+from kmodd.watch.bell import MOST_REASONS
+from kmodd.watch.places import find_places
+
+PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
+KERNEL = "lib/modules/6.1.0-1.el9.x86_64"
+LOCK = "var/lib/rpm/.rpm.lock"
+USUAL = (
+    "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
+    "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d",
+)  # fmt: skip
+
+
+def open_files() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[entry.name] = str(entry.readlink())
+    return {name: target for name, target in found.items() if not target.startswith("/proc/")}
+
+
+@pytest.fixture(autouse=True)
+def no_leak() -> Iterator[None]:
+    """Fail a test that leaves a file descriptor or a child open."""
+    before = open_files()
+    yield
+    gc.collect()
+    assert open_files() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def go(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine, and fail if it leaves tasks or timers."""
+
+    async def guarded() -> None:
+        await asyncio.wait_for(main(), 3 * PLENTY)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        loop: Any = asyncio.get_running_loop()
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+    asyncio.run(guarded())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path in USUAL:
+        (tmp_path / path).mkdir(parents=True)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def watching(root: Path) -> Iterator[tuple[Watcher, Bell]]:
+    bell = Bell()
+    watcher = Watcher(Sysroot.at(str(root)), bell)
+    watcher.start()
+    try:
+        yield watcher, bell
+    finally:
+        watcher.stop()
+
+
+async def rings(bell: Bell) -> str:
+    """Return the reasons, once it has rung and has been silent for a while."""
+    assert await bell.rung(PLENTY), "did not ring"
+    reasons: list[str] = []
+    while await bell.rung(0.15):
+        reasons += bell.take()
+    return "; ".join(reasons)
+
+
+async def silent(bell: Bell) -> None:
+    assert not await bell.rung(0.3), bell.take()
+
+
+# -- the bell -------------------------------------------------------------------------------------------------------
+def test_bell_gives_distinct_reasons_in_order_and_forgets_them() -> None:
+    async def main() -> None:
+        bell = Bell()
+        for reason in ("b", "a", "b", "c"):
+            bell.ring(reason)
+        assert await bell.wait() == ("b", "a", "c")
+        assert not await bell.rung(0.01)
+        asyncio.get_running_loop().call_soon(bell.ring, "later")
+        assert await bell.wait() == ("later",)
+
+    go(main)
+
+
+def test_bell_keeps_a_bounded_number_of_reasons() -> None:
+    async def main() -> None:
+        bell = Bell()
+        for number in range(10_000):
+            bell.ring(str(number))
+        assert await bell.wait() == tuple(str(number) for number in range(MOST_REASONS))
+
+    go(main)
+
+
+def test_bell_loses_nothing_when_its_waiter_is_cancelled() -> None:
+    async def main() -> None:
+        bell = Bell()
+        task = asyncio.ensure_future(bell.wait())
+        await asyncio.sleep(0)
+        bell.ring("kept")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await bell.wait() == ("kept",)
+
+    go(main)
+
+
+def test_bell_made_outside_a_loop_serves_several_loops() -> None:
+    bell = Bell()
+    for _ in range(2):
+        asyncio.run(bell.rung(0.001))
+    bell.ring("x")
+    assert asyncio.run(bell.wait()) == ("x",)
+
+
+# -- the watcher ----------------------------------------------------------------------------------------------------
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+
+
+def replace(path: Path) -> None:
+    write(path.with_name(".new"))
+    path.with_name(".new").replace(path)
+
+
+CHANGES: list[tuple[str, Callable[[Path], object], Callable[[Path], object]]] = [
+    ("kernel appears", lambda r: None, lambda r: (r / KERNEL).mkdir()),
+    ("build link appears", lambda r: (r / KERNEL).mkdir(), lambda r: (r / KERNEL / "build").symlink_to("/usr/src/x")),
+    ("depmod ran", lambda r: write(r / KERNEL / "modules.dep"), lambda r: replace(r / KERNEL / "modules.dep")),
+    ("foreign object", lambda r: write(r / KERNEL / "extra/m/m.ko"), lambda r: write(r / KERNEL / "extra/m/m.ko")),
+    ("deep object", lambda r: write(r / KERNEL / "extra/a/b/m.ko"), lambda r: (r / KERNEL / "extra/a/b/m.ko").unlink()),
+    ("object's mode", lambda r: write(r / KERNEL / "extra/m.ko"), lambda r: (r / KERNEL / "extra/m.ko").chmod(0o600)),
+    ("kernel tree appears", lambda r: None, lambda r: (r / "usr/src/kernels/6.1").mkdir()),
+    ("tree's Makefile", lambda r: (r / "usr/src/kernels/6").mkdir(), lambda r: write(r / "usr/src/kernels/6/Makefile")),
+    (
+        "symvers rewritten",
+        lambda r: write(r / "usr/src/kernels/6.1/Module.symvers"),
+        lambda r: write(r / "usr/src/kernels/6.1/Module.symvers"),
+    ),
+    ("module file", lambda r: None, lambda r: write(r / "etc/kmodd/modules.d/a.toml")),
+    ("vendor's module file", lambda r: None, lambda r: write(r / "usr/lib/kmodd/modules.d/a.toml")),
+    (
+        "patch",
+        lambda r: write(r / "etc/kmodd/modules.d/a.patches/1.patch"),
+        lambda r: replace(r / "etc/kmodd/modules.d/a.patches/1.patch"),
+    ),
+    ("configuration", lambda r: None, lambda r: write(r / "etc/kmodd/kmodd.toml")),
+    ("key", lambda r: None, lambda r: write(r / "etc/kmodd/keys/signing.pem")),
+    ("modprobe.d", lambda r: None, lambda r: write(r / "etc/modprobe.d/a.conf")),
+    ("modules-load.d", lambda r: None, lambda r: write(r / "etc/modules-load.d/a.conf")),
+    ("depmod.d", lambda r: None, lambda r: write(r / "etc/depmod.d/a.conf")),
+    ("transaction ends", lambda r: None, lambda r: write(r / LOCK)),
+]
+
+
+@pytest.mark.parametrize(("before", "change"), [c[1:] for c in CHANGES], ids=[c[0] for c in CHANGES])
+def test_change_rings(root: Path, before: Callable[[Path], object], change: Callable[[Path], object]) -> None:
+    async def main() -> None:
+        before(root)
+        with watching(root) as (watcher, bell):
+            await silent(bell)
+            change(root)
+            assert await rings(bell)
+            assert watcher.faults == []
+
+    go(main)
+
+
+QUIET: list[tuple[str, Callable[[Path], object]]] = [
+    ("objects are read", lambda r: (r / KERNEL / "extra/m.ko").read_bytes()),
+    ("directories are listed", lambda r: list((r / KERNEL).iterdir())),
+    ("in-tree modules", lambda r: write(r / KERNEL / "kernel/fs/x.ko")),
+    ("a tree's other files", lambda r: write(r / "usr/src/kernels/6.1/Makefile")),
+    ("rpm's other files", lambda r: replace(r / "var/lib/rpm/rpmdb.sqlite-shm")),
+    ("neighbours of what is missing", lambda r: write(r / "etc/passwd")),
+    ("the lock is asked about", lambda r: transaction_holder(Sysroot(r))),
+]
+
+
+@pytest.mark.parametrize("change", [c[1] for c in QUIET], ids=[c[0] for c in QUIET])
+def test_what_does_not_matter_does_not_ring(root: Path, change: Callable[[Path], object]) -> None:
+    async def main() -> None:
+        for path in (f"{KERNEL}/extra/m.ko", f"{KERNEL}/kernel/fs/x.ko", "usr/src/kernels/6.1/Makefile", LOCK):
+            write(root / path)
+        (root / "etc/modprobe.d").rmdir()
+        with watching(root) as (_watcher, bell):
+            change(root)
+            await silent(bell)
+
+    go(main)
+
+
+def test_missing_directories_are_picked_up_when_they_come(tmp_path: Path) -> None:
+    async def main() -> None:
+        with watching(tmp_path) as (watcher, bell):
+            assert watcher.watched == {"/"}
+            for path in USUAL:
+                (tmp_path / path).mkdir(parents=True)
+                assert f"/{path} appeared" in await rings(bell)
+            write(tmp_path / "usr/lib/kmodd/modules.d/a.toml")
+            assert "/usr/lib/kmodd/modules.d changed" in await rings(bell)
+            assert {f"/{path}" for path in USUAL} <= watcher.watched
+            assert "/" not in watcher.watched
+
+    go(main)
+
+
+def test_file_made_along_with_its_missing_directories_rings(root: Path) -> None:
+    async def main() -> None:
+        shutil.rmtree(root / "usr/lib")
+        with watching(root) as (_watcher, bell):
+            write(root / "usr/lib/kmodd/modules.d/a.toml")
+            assert "/usr/lib/kmodd/modules.d appeared" in await rings(bell)
+            write(root / "usr/lib/kmodd/modules.d/b.toml")
+            assert "/usr/lib/kmodd/modules.d changed" in await rings(bell)
+
+    go(main)
+
+
+def test_directory_behind_a_link_that_comes_later_is_watched(tmp_path: Path) -> None:
+    async def main() -> None:
+        (tmp_path / "usr/lib/modules").mkdir(parents=True)
+        with watching(tmp_path) as (_watcher, bell):
+            (tmp_path / "lib").symlink_to("/usr/lib")
+            assert "/usr/lib/modules appeared" in await rings(bell)
+            (tmp_path / "usr/lib/modules/6.1").mkdir()
+            assert "/usr/lib/modules/6.1 appeared" in await rings(bell)
+
+    go(main)
+
+
+def test_new_kernel_with_all_its_content_is_watched_to_the_bottom(root: Path) -> None:
+    async def main() -> None:
+        with watching(root) as (watcher, bell):
+            write(root / KERNEL / "extra/m/deep/m.ko")
+            await rings(bell)
+            assert f"/{KERNEL}/extra/m/deep" in watcher.watched
+            write(root / KERNEL / "extra/m/deep/m.ko")
+            assert await rings(bell) == f"/{KERNEL}/extra/m/deep changed"
+
+    go(main)
+
+
+@pytest.mark.parametrize("away", ["removed", "renamed"])
+def test_directory_that_went_away_and_came_back_still_rings(root: Path, away: str) -> None:
+    async def main() -> None:
+        registry = root / "etc/kmodd/modules.d"
+        with watching(root) as (watcher, bell):
+            if away == "removed":
+                registry.rmdir()
+            else:
+                registry.rename(root / "old")
+            assert "/etc/kmodd/modules.d went away" in await rings(bell)
+            assert "/etc/kmodd/modules.d" not in watcher.watched
+            registry.mkdir()
+            assert "/etc/kmodd/modules.d appeared" in await rings(bell)
+            write(registry / "a.toml")
+            assert "/etc/kmodd/modules.d changed" in await rings(bell)
+            if away == "renamed":
+                write(root / "old/b.toml")
+                await silent(bell)
+
+    go(main)
+
+
+def test_directory_that_was_replaced_within_one_turn_still_rings(root: Path) -> None:
+    async def main() -> None:
+        registry = root / "etc/kmodd/modules.d"
+        with watching(root) as (_watcher, bell):
+            for _ in range(3):
+                registry.rmdir()
+                registry.mkdir()
+                await rings(bell)
+                write(registry / "a.toml")
+                assert await rings(bell) == "/etc/kmodd/modules.d changed"
+                (registry / "a.toml").unlink()
+                await rings(bell)
+
+    go(main)
+
+
+def test_root_that_went_away_is_survived(root: Path) -> None:
+    async def main() -> None:
+        with watching(root) as (watcher, bell):
+            shutil.rmtree(root)
+            await rings(bell)
+            assert watcher.watched == frozenset()
+            watcher.rearm()
+            await silent(bell)
+
+    go(main)
+
+
+def test_burst_is_one_settled_trigger(root: Path) -> None:
+    async def main() -> None:
+        extra = root / KERNEL / "extra/m"
+        extra.mkdir(parents=True)
+        with watching(root) as (_watcher, bell):
+            for number in range(5000):
+                (extra / f"{number}.ko").touch()
+                if number % 100 == 0:
+                    await asyncio.sleep(0)
+            assert await settle(Sysroot(root), bell) == (f"/{KERNEL}/extra/m changed",)
+            await silent(bell)
+
+    go(main)
+
+
+def overflow_for_real(root: Path, _watcher: Watcher) -> None:
+    size = int(Path("/proc/sys/fs/inotify/max_queued_events").read_text())
+    if size > 200_000:
+        pytest.skip("the queue is very long here")
+    directory = root / "etc/depmod.d"
+    for number in range(size // 2 + 10):  # each a create and a close
+        (directory / str(number)).touch()
+
+
+def overflow_by_hand(_root: Path, watcher: Watcher) -> None:
+    notifier = watcher._notifier
+    assert notifier is not None
+    notifier.append_event(pyinotify._RawEvent(-1, pyinotify.IN_Q_OVERFLOW, 0, ""))
+    notifier.process_events()
+
+
+@pytest.mark.parametrize("overflow", [overflow_for_real, overflow_by_hand])
+def test_overflow_rings_and_rearms(root: Path, overflow: Callable[[Path, Watcher], None]) -> None:
+    async def main() -> None:
+        with watching(root) as (watcher, bell):
+            overflow(root, watcher)
+            (root / KERNEL / "extra").mkdir(parents=True)  # in the real case, nothing tells of it
+            assert "events were lost" in await rings(bell)
+            assert f"/{KERNEL}/extra" in watcher.watched
+            write(root / KERNEL / "extra/m.ko")
+            assert f"/{KERNEL}/extra changed" in await rings(bell)
+
+    go(main)
+
+
+def test_names_that_are_not_utf8_do_no_harm(root: Path) -> None:
+    async def main() -> None:
+        registry = os.fsencode(root / "etc/kmodd/modules.d")
+        with watching(root) as (_watcher, bell):
+            os.close(os.open(os.path.join(registry, b"\xff\xfe.toml"), os.O_CREAT | os.O_WRONLY))  # noqa: PTH118
+            assert "modules.d changed" in await rings(bell)
+            os.makedirs(os.path.join(os.fsencode(root / KERNEL), b"extra", b"\xff"))  # noqa: PTH103, PTH118
+            assert f"/{KERNEL}/extra appeared" in await rings(bell)
+
+    go(main)
+
+
+def test_one_directory_by_two_names_keeps_both_interests(root: Path) -> None:
+    async def main() -> None:
+        (root / "etc/depmod.d").rmdir()
+        (root / "etc/depmod.d").symlink_to("/var/lib/rpm")
+        with watching(root) as (_watcher, bell):
+            write(root / LOCK)
+            assert "an rpm transaction ended" in await rings(bell)
+            write(root / "var/lib/rpm/a.conf")
+            assert "/var/lib/rpm changed" in await rings(bell)
+
+    go(main)
+
+
+def test_loop_of_links_is_a_fault_of_one_place_only(root: Path) -> None:
+    async def main() -> None:
+        (root / "etc/depmod.d").rmdir()
+        (root / "etc/depmod.d").symlink_to("depmod.d")
+        with watching(root) as (watcher, bell):
+            assert [problem.code for problem in watcher.faults] == ["symlink-loop"]
+            write(root / "etc/modprobe.d/a.conf")
+            await rings(bell)
+
+    go(main)
+
+
+def test_idle_watcher_wakes_nobody(root: Path) -> None:
+    async def main() -> None:
+        loop: Any = asyncio.get_running_loop()
+        with watching(root) as (_watcher, bell):
+            write(root / KERNEL / "extra/m/m.ko")
+            await rings(bell)
+            turns = 0
+            select = loop._selector.select
+
+            def counted(timeout: Any = None) -> Any:
+                nonlocal turns
+                turns += 1
+                return select(timeout)
+
+            loop._selector.select = counted
+            try:
+                await asyncio.sleep(0.5)
+            finally:
+                loop._selector.select = select
+            assert turns <= 2  # those of this sleep itself
+
+    go(main)
+
+
+def test_rearm_that_finds_nothing_new_is_silent(root: Path) -> None:
+    async def main() -> None:
+        write(root / KERNEL / "extra/m/m.ko")
+        with watching(root) as (watcher, bell):
+            before = watcher.watched
+            for _ in range(3):
+                watcher.rearm()
+            await silent(bell)
+            assert watcher.watched == before
+
+    go(main)
+
+
+def test_start_and_stop_may_be_repeated(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        watcher = Watcher(Sysroot(root), bell)
+        watcher.rearm()
+        assert watcher.watched == frozenset()
+        for number in range(3):
+            watcher.start()
+            watcher.start()
+            write(root / f"etc/kmodd/modules.d/{number}.toml")
+            await rings(bell)
+            (root / KERNEL / str(number)).mkdir(parents=True)
+            await asyncio.sleep(0)
+            watcher.stop()  # with events unread
+            watcher.stop()
+            bell.take()
+            watcher.rearm()
+            await silent(bell)
+
+    go(main)
+
+
+def test_descriptor_is_not_inherited(root: Path) -> None:
+    async def main() -> None:
+        with watching(root) as (watcher, _bell):
+            assert not os.get_inheritable(watcher._manager.get_fd())
+
+    go(main)
+
+
+def test_limit_of_watches_is_a_fault_told_once(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add = pyinotify.WatchManager.add_watch
+
+    def limited(self: Any, path: str, *arguments: Any, **more: Any) -> Any:
+        if "modprobe.d" in path:
+            ctypes.set_errno(errno.ENOSPC)
+            return {path: -1}
+        return add(self, path, *arguments, **more)
+
+    async def main() -> None:
+        monkeypatch.setattr(pyinotify.WatchManager, "add_watch", limited)
+        with watching(root) as (watcher, bell):
+            watcher.rearm()
+            (fault,) = watcher.faults
+            assert fault.code == "watch-limit"
+            assert "fs.inotify.max_user_watches" in fault.hint
+            assert capsys.readouterr().out.count("watch incomplete") == 1
+            write(root / "etc/depmod.d/a.conf")
+            await rings(bell)
+            monkeypatch.setattr(pyinotify.WatchManager, "add_watch", add)
+            watcher.rearm()
+            assert watcher.faults == []
+
+    go(main)
+
+
+def test_lack_of_an_instance_is_a_fault_that_ends(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Any) -> None:
+        ctypes.set_errno(errno.EMFILE)
+        raise OSError("Cannot initialize new instance of inotify")
+
+    async def main() -> None:
+        with monkeypatch.context() as patch:
+            patch.setattr(pyinotify.WatchManager, "__init__", refuse)
+            bell = Bell()
+            watcher = Watcher(Sysroot(root), bell)
+            watcher.start()
+        assert [(p.code, p.attributes["sysctl"]) for p in watcher.faults] == [
+            ("watch-limit", "fs.inotify.max_user_instances")
+        ]
+        watcher.rearm()
+        assert watcher.faults == []
+        assert "/lib/modules appeared" in await rings(bell)
+        watcher.stop()
+
+    go(main)
+
+
+@pytest.mark.parametrize("limit", ["watches", "instances"])
+def test_real_limits_are_faults(root: Path, limit: str) -> None:
+    number = {"watches": 5, "instances": 0}[limit]
+    code = f"""
+        import asyncio, pathlib
+        from kmodd.paths import Sysroot
+        from kmodd.watch import Bell, Watcher
+        pathlib.Path("/proc/sys/user/max_inotify_{limit}").write_text("{number}")
+        async def main():
+            watcher = Watcher(Sysroot(pathlib.Path({str(root)!r})), Bell())
+            watcher.start()
+            print(len(watcher.watched), *((p.code, p.attributes["sysctl"]) for p in watcher.faults))
+        asyncio.run(main())
+    """
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Ur", "true"], capture_output=True).returncode:
+        pytest.skip("no user namespaces")
+    done = subprocess.run(
+        [unshare, "-Ur", sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-1] == f"{number} ('watch-limit', 'fs.inotify.max_user_{limit}')"
+
+
+def test_events_that_matter_are_few(root: Path) -> None:
+    """Opening and reading must not be asked for, or observing would ring for ever."""
+    mask = 0
+    for interest in find_places(Sysroot(root))[0].values():
+        mask |= interest.mask
+    assert not mask & (pyinotify.IN_ACCESS | pyinotify.IN_OPEN | pyinotify.IN_CLOSE_NOWRITE | pyinotify.IN_MODIFY)
+
+
+# -- rpm's lock -----------------------------------------------------------------------------------------------------
+HOLDER = """
+import fcntl, sys
+with open(sys.argv[1], "r+") as lock:
+    fcntl.lockf(lock, getattr(fcntl, sys.argv[2]))
+    print("held", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def holding(lock: Path, how: str = "LOCK_EX") -> Iterator[subprocess.Popen[str]]:
+    """Hold the lock in another process, until a line is written to it."""
+    write(lock)
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(lock), how], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout and child.stdout.readline() == "held\n"
+        try:
+            yield child
+        finally:
+            child.kill()
+
+
+def release(child: subprocess.Popen[str]) -> None:
+    assert child.stdin
+    child.stdin.write("\n")
+    child.stdin.flush()
+
+
+def test_lock_file_that_is_missing_or_free_is_no_transaction(root: Path) -> None:
+    assert transaction_holder(Sysroot(root)) is None
+    write(root / LOCK)
+    assert transaction_holder(Sysroot(root)) is None
+    shutil.rmtree(root / "var")
+    assert transaction_holder(Sysroot(root)) is None
+
+
+def test_holder_of_the_lock_is_its_pid(root: Path) -> None:
+    with holding(root / LOCK) as child:
+        assert transaction_holder(Sysroot(root)) == child.pid
+        assert transaction_holder(Sysroot(root)) == child.pid  # asking changed nothing
+    assert transaction_holder(Sysroot(root)) is None
+
+
+def test_lock_of_an_open_file_description_counts(root: Path) -> None:
+    write(root / LOCK)
+    with (root / LOCK).open("r+") as lock:
+        set_lock = getattr(fcntl, "F_OFD_SETLK", 37)
+        fcntl.fcntl(lock, set_lock, bytes(struct.pack("@hhqqi4x", fcntl.F_WRLCK, 0, 0, 0, 0)))
+        assert transaction_holder(Sysroot(root)) == -1
+
+
+def test_lock_from_another_pid_namespace_counts(root: Path) -> None:
+    unshare = shutil.which("unshare")
+    if unshare is None or subprocess.run([unshare, "-Urpf", "true"], capture_output=True).returncode:
+        pytest.skip("no pid namespaces")
+    code = (
+        "import pathlib; from kmodd.paths import Sysroot; from kmodd.watch import transaction_holder as t; "
+        f"print(t(Sysroot(pathlib.Path({str(root)!r}))))"
+    )
+    with holding(root / LOCK):
+        argv = [unshare, "-Urpf", sys.executable, "-c", code]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        assert done.stdout == "0\n"
+
+
+def test_unreadable_lock_is_a_problem(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    write(root / LOCK)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", refuse)
+        with pytest.raises(Problem) as caught:
+            transaction_holder(Sysroot(root))
+    assert caught.value.code == "rpmdb-unreadable"
+    assert "/var/lib/rpm/.rpm.lock" in caught.value.message
+
+
+# -- settle ---------------------------------------------------------------------------------------------------------
+def test_settle_waits_for_the_end_of_a_transaction(root: Path) -> None:
+    async def main() -> None:
+        told: list[int] = []
+        with watching(root) as (_watcher, bell), holding(root / LOCK) as child:
+            await rings(bell)
+            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.1, 0.2, poll=PLENTY, on_transaction=told.append))
+            await asyncio.sleep(0.6)
+            assert not task.done()  # longest has passed
+            assert told == [child.pid]
+            (root / KERNEL).mkdir()
+            await asyncio.sleep(0.2)
+            assert not task.done()
+            release(child)
+            reasons = await asyncio.wait_for(task, PLENTY / 2)  # sooner than poll: the release rang
+            assert transaction_holder(Sysroot(root)) is None
+            assert "/lib/modules changed" in reasons
+            assert reasons[-1] == "an rpm transaction ended"
+            assert told == [child.pid]
+
+    go(main)
+
+
+def test_settle_sees_a_release_that_rings_no_bell(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        bell.ring("unwatched")
+        with holding(root / LOCK) as child:
+            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.05, poll=0.05))
+            await asyncio.sleep(0.3)
+            assert not task.done()
+            release(child)
+            assert await asyncio.wait_for(task, PLENTY) == ("unwatched",)
+
+    go(main)
+
+
+def test_settle_tells_of_each_transaction_once(root: Path) -> None:
+    async def main() -> None:
+        bell, telling = Bell(), Bell()
+        told: list[int] = []
+
+        def tell(pid: int) -> None:
+            told.append(pid)
+            telling.ring(str(pid))
+
+        bell.ring("start")
+        task = None
+        for _ in range(2):
+            with holding(root / LOCK) as child:
+                if task is None:
+                    task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=1.0, poll=0.02, on_transaction=tell))
+                assert await asyncio.wait_for(telling.wait(), PLENTY) == (str(child.pid),)
+                bell.ring("more")
+                await asyncio.sleep(0.1)
+        assert task is not None
+        assert await task == ("start", "more")
+        assert len(told) == 2
+
+    go(main)
+
+
+def test_settle_ends_under_ceaseless_rings(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+
+        async def ceaseless() -> None:
+            number = 0
+            while True:
+                bell.ring(str(number := number + 1))
+                await asyncio.sleep(0.01)
+
+        noise = asyncio.ensure_future(ceaseless())
+        await bell.rung()
+        reasons = await asyncio.wait_for(settle(Sysroot(root), bell, quiet=PLENTY, longest=0.5), PLENTY / 2)
+        assert len(reasons) == MOST_REASONS
+        noise.cancel()
+        await asyncio.wait([noise])
+
+    go(main)
+
+
+def test_settle_waits_for_silence_and_gathers(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        bell.ring("first")
+        gathered = await bell.wait()
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4, gathered=gathered))
+        for number in range(3):
+            await asyncio.sleep(0.2)
+            assert not task.done()
+            bell.ring(str(number))
+        assert await task == ("first", "0", "1", "2")
+
+    go(main)
+
+
+def test_settle_goes_on_where_the_lock_cannot_be_read(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        bell.ring("x")
+        (root / "var/lib/rpm").rmdir()
+        (root / "var/lib/rpm").symlink_to("rpm")
+        assert await settle(Sysroot(root), bell, quiet=0.05) == ("x",)
+
+    go(main)
+
+
+def test_settle_can_be_cancelled(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        bell.ring("x")
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY))
+        await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    go(main)
