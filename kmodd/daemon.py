@@ -55,6 +55,7 @@ class Daemon:
         self.lock.acquire("kmodd")
         try:
             self.reconciler.heal()
+            self.reconciler.observer.keyring.publish()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
             loop.add_signal_handler(signal.SIGHUP, self._hup)
@@ -160,8 +161,11 @@ class Daemon:
             judgements[target] = Judgement(Verdict.BUILDING, "is being built")
         self._log_changes(snapshot, judgements)
         running = sorted(self.reconciler.builds)
-        doing = f"building {running[0]}" + (f" and {len(running) - 1} more" if len(running) > 1 else "") + "; "
-        self.notifier.status((doing if running else "") + summary(judgements))
+        doing = ""
+        if running:
+            more = f" and {len(running) - 1} more" if len(running) > 1 else ""
+            doing = f"building {running[0]}{more}; "
+        self.notifier.status(doing + summary(judgements))
         self._tell("building" if running else "idle")
 
     def _log_changes(self, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> None:
