@@ -1,0 +1,79 @@
+"""Real kernels as RPMs: which there are, and making them through the shared cache."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from . import debian, dnf, modules, rpmfile, tree
+from .cache import find_cache, hand_out, provide
+from .command import GroundError
+
+RECIPE = 1  # raise it with every change of what the packages hold
+
+
+def uses_apt() -> bool:
+    """Say whether this machine's kernels come from apt; else they come from dnf."""
+    return shutil.which("apt-get") is not None
+
+
+def cache_key(release: str, slim: bool, compression: str) -> str:
+    """Return the name that identifies one kernel's packages in the cache."""
+    return f"{release}_{'slim' if slim else 'full'}_{compression}_r{RECIPE}"
+
+
+def find_cached(series: str, cache: Path) -> list[str]:
+    """Return the releases of a series of which the cache has packages, oldest first."""
+    made = {path.name.split("_")[0] for path in (cache / "kernels").glob(f"{series}.*_r{RECIPE}")}
+    return sorted((name for name in made if debian.PLAIN.fullmatch(name) or not uses_apt()), key=debian.version_key)
+
+
+def find_kernels(series: str = "") -> list[str]:
+    """Return the releases that the machine's package manager offers, oldest first."""
+    return debian.find_offered(series) if uses_apt() else dnf.find_offered(series)
+
+
+def pick(series: str, count: int, cache: str = "") -> list[str]:
+    """Return the newest `count` releases of a series such as "6.1", newest first.
+
+    Where the package manager cannot answer, those in the cache serve. Raises GroundError when there are fewer.
+    """
+    found = find_kernels(series)
+    if len(found) < count:
+        found = sorted({*found, *find_cached(series, find_cache(cache))}, key=debian.version_key)
+    if len(found) < count:
+        raise GroundError(f"only {len(found)} kernels of series {series} can be had; {count} are wanted")
+    return found[::-1][:count]
+
+
+def make(
+    release: str, output: Path, slim: bool = False, compression: str = "keep", cache: str = ""
+) -> list[Path]:
+    """Put the RPMs of one kernel into the output directory and return their paths: core, modules-core, devel.
+
+    slim keeps only the modules that tests and the demo need; compression is "keep" (as the distribution has them),
+    "none", "xz", "zstd" or "gzip". On a machine with dnf both are ignored: its packages come unchanged.
+    """
+    where = find_cache(cache)
+
+    def fill(work: Path) -> None:
+        if not uses_apt():
+            dnf.download(release, work)
+            return
+        modules.check_compression(compression)
+        unpacked, staged = work / "unpacked", work / "staged"
+        debian.unpack(debian.fetch_kernel(release, where), unpacked)
+        tree.stage(unpacked, release, staged, slim, compression)
+        shutil.rmtree(unpacked)
+        rpmfile.build_rpms(staged, release, work)
+        shutil.rmtree(staged)
+        for path in work.glob("*.rpm"):
+            path.chmod(0o444)  # they are handed out as hard links
+
+    made = provide(where, "kernels", cache_key(release, slim, compression), fill)
+    output.mkdir(parents=True, exist_ok=True)
+    results = []
+    for path in sorted(made.glob("*.rpm"), key=lambda path: ("-devel-" in path.name, "-modules-" in path.name)):
+        hand_out(path, output / path.name)
+        results.append(output / path.name)
+    return results

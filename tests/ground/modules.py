@@ -1,0 +1,107 @@
+"""A kernel's own modules in a staged tree: a subset with whole dependency closures, and another compression."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from .command import GroundError, run
+
+SUFFIXES = {".xz": "xz", ".zst": "zstd", ".gz": "gzip"}
+PACK = {
+    "xz": ("xz", "--force", "--check=crc32", "--lzma2=dict=1MiB"),  # as scripts/Makefile.modinst does
+    "zstd": ("zstd", "--rm", "--force", "-q"),
+    "gzip": ("gzip", "-n", "-f"),
+}
+UNPACK = {"xz": ("xz", "-d"), "zstd": ("zstd", "-d", "--rm", "-q"), "gzip": ("gzip", "-d")}
+COMPRESSIONS = ("none", *PACK)
+
+# What third-party modules of the tests link against, what a virtual machine boots with, and what tests rebuild.
+# Only .ko names that a kernel has count: a driver may be built in here and a module there.
+SLIM = re.compile(
+    r"videodev|videobuf2-.*|v4l2-.*|cec|rc-core|mc|media|video|wmi|.*wmi-bmof|sparse-keymap|platform_profile"
+    r"|virtio(?!_snd|-gpu).*|vmw_vsock_virtio.*|net_failover|failover|9p.*|fuse|overlay|ext4|isofs|squashfs|loop|nbd"
+    r"|bcache|null_blk|zram|brd|ceph|libceph|rbd|cifs|openvswitch|vport-.*|dummy|tun|veth|bridge|macvlan|bonding"
+    r"|crc.*|xor|raid6_pq|raid[015].*|libcrc32c|zstd.*|lz4.*|lzo.*|842.*|dm-(?!vdo).*|md-mod"
+    r"|nf_.*|nfnetlink.*|nft_.*|x_tables|ip6?_tables|ip6?table_.*|xt_.*|ip_set.*|udp_tunnel|ip6_udp_tunnel"
+    r"|hid|hid-generic|usbhid|usbcore|usb-common|uhid|uinput|evdev|joydev|i2c-core|i2c-dev|i2c-algo-bit|acpi_call|battery"
+    r"|drm|drm_kms_helper|usbserial|cdc-acm|uio|vfio|ppdev|parport|sha.*_generic|md4|des_generic|ccm|gcm|ecb|cmac"
+)
+
+
+def module_name(path: str) -> str:
+    """Return the file's name without directories, .ko and compression suffix."""
+    return path.rsplit("/", 1)[-1].split(".ko")[0]
+
+
+def depmod(root: Path, release: str) -> None:
+    """Write modules.dep and its kin for ROOT/lib/modules/RELEASE with the host's depmod."""
+    run(["depmod", "-b", root, release])
+
+
+def read_dependencies(directory: Path) -> dict[str, tuple[str, ...]]:
+    """Return modules.dep: each module's path under the directory, and the paths of all it needs."""
+    lines = (directory / "modules.dep").read_text().splitlines()
+    return {path: tuple(needed.split()) for path, _, needed in (line.partition(":") for line in lines)}
+
+
+def keep_only(directory: Path, wanted: re.Pattern[str]) -> None:
+    """Delete the modules that neither match nor are needed by one that does, and trim modules.order likewise."""
+    dependencies = read_dependencies(directory)
+    kept = {path for path in dependencies if wanted.fullmatch(module_name(path))}
+    kept |= {needed for path in kept for needed in dependencies[path]}
+    for path in dependencies.keys() - kept:
+        (directory / path).unlink()
+    for folder in sorted((directory / "kernel").rglob("*"), reverse=True):
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+    names = {path.split(".ko")[0] + ".ko" for path in kept}
+    order = directory / "modules.order"
+    lines = [line for line in order.read_text().splitlines() if line in names]
+    order.write_text("".join(f"{line}\n" for line in lines))
+
+
+def check_compression(compression: str) -> None:
+    """Raise GroundError when the host's kmod cannot read such modules (Debian 12's knows no gzip)."""
+    feature = {"xz": "+XZ", "zstd": "+ZSTD", "gzip": "+ZLIB"}.get(compression)
+    if feature and feature not in run(["kmod", "--version"]).split():
+        raise GroundError(f"this machine's kmod cannot read {compression} modules (kmod --version has no {feature})")
+
+
+def _in_batches(command: Sequence[str], files: Sequence[Path]) -> None:
+    batches: Iterable[Sequence[Path]] = (files[at : at + 40] for at in range(0, len(files), 40))
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        list(pool.map(lambda batch: run([*command, *batch]), batches))
+
+
+def recompress(directory: Path, compression: str) -> None:
+    """Compress every module below the directory as `compression` says; those that are so already stay untouched."""
+    for suffix, tool in SUFFIXES.items():
+        if tool != compression:
+            _in_batches(UNPACK[tool], sorted(directory.rglob(f"*.ko{suffix}")))
+    if compression != "none":
+        _in_batches(PACK[compression], sorted(directory.rglob("*.ko")))
+
+
+def configured(text: str, compression: str) -> str:
+    """Return a .config, auto.conf or autoconf.h that says the modules are compressed so.
+
+    Since 6.12 CONFIG_MODULE_COMPRESS switches compression as a whole; before, the choice had a member NONE.
+    """
+    option = re.compile(r"^(?:# |#define )?CONFIG_MODULE_COMPRESS(?:_\w+)?\b.*\n", re.MULTILINE)
+    found = option.findall(text)
+    if not found:
+        return text
+    old_choice = any("COMPRESS_NONE" in line or "COMPRESS" + "=" not in line for line in found)
+    modern = bool(re.search(r"CONFIG_MODULE_COMPRESS(?!_)", "".join(found))) or not old_choice
+    on = [compression.upper()] if compression != "none" or not modern else []
+    names = [f"_{name}" for name in on]
+    if modern and compression != "none":
+        names = ["", *names, "_ALL"]
+    form = "#define CONFIG_MODULE_COMPRESS{} 1\n" if found[0].startswith("#define") else "CONFIG_MODULE_COMPRESS{}=y\n"
+    new = "".join(form.format(name) for name in names)
+    at = option.search(text)
+    assert at is not None
+    return text[: at.start()] + new + option.sub("", text[at.start() :])

@@ -1,0 +1,116 @@
+"""Lays a Debian kernel out as RHEL 9 does, in a staging directory that rpmbuild packs.
+
+/lib/modules/R holds the kernel beside its modules; /usr/src/kernels/R is one flat build tree that needs nothing else.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+from pathlib import Path
+
+from .command import GroundError
+from .modules import SLIM, configured, depmod, keep_only, recompress
+
+SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+# What depmod writes. A newer kmod than the one at build time writes more of them, so all are listed.
+DEPMOD_OUTPUT = tuple(
+    f"modules.{name}"
+    for name in (
+        "alias", "alias.bin", "builtin.alias.bin", "builtin.bin", "dep", "dep.bin", "devname", "softdep", "symbols",
+        "symbols.bin", "weakdep",
+    )
+)  # fmt: skip
+
+
+def _copy(source: Path, destination: Path) -> None:
+    shutil.copytree(source, destination, symlinks=True, dirs_exist_ok=True)
+
+
+def _the_one(directory: Path, pattern: str) -> Path:
+    found = [path for path in directory.glob(pattern) if path.is_dir()]
+    if len(found) != 1:
+        raise GroundError(f"{directory} has {len(found)} of {pattern}, not one")
+    return found[0]
+
+
+def stage_devel(unpacked: Path, release: str, stage: Path, slim: bool) -> Path:
+    """Flatten Debian's three header packages into STAGE/usr/src/kernels/RELEASE and return that directory."""
+    flavour = unpacked / "usr/src" / f"linux-headers-{release}"
+    common = _the_one(unpacked / "usr/src", "linux-headers-*-common*")
+    kbuild = _the_one(unpacked / "usr/lib", "linux-kbuild-*")
+    tree = stage / "usr/src/kernels" / release
+    tree.mkdir(parents=True)
+    for part in ("include", "arch/x86"):
+        _copy(common / part, tree / part)
+        _copy(flavour / part, tree / part)
+    for part in ("scripts", "tools"):
+        _copy(kbuild / part, tree / part)
+    # The flavour's own Makefile only includes the common one by its absolute path.
+    shutil.copy2(common / "Makefile", tree / "Makefile")
+    for name in (".config", ".kernelvariables", "Module.symvers"):
+        shutil.copy2(flavour / name, tree / name)
+    if (flavour / "vmlinux").exists():  # the kernel's BTF, as RHEL's kernel-devel has it
+        shutil.copy2(flavour / "vmlinux", tree / "vmlinux")
+    if slim:
+        _slim_devel(tree)
+    check_self_contained(tree)
+    return tree
+
+
+def _slim_devel(tree: Path) -> None:
+    """Drop what no x86 module of ours includes: fixdep's empty marker files and the device tree constants."""
+    for path in (tree / "include/config").iterdir():
+        if path.name not in ("auto.conf", "auto.conf.cmd", "kernel.release"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    shutil.rmtree(tree / "include/dt-bindings", ignore_errors=True)
+
+
+def check_self_contained(tree: Path) -> None:
+    """Raise GroundError when the tree has a link that leaves it, or a Makefile that names Debian's directories."""
+    for path in tree.rglob("*"):
+        if path.is_symlink() and tree not in path.resolve().parents:
+            raise GroundError(f"{path} is a link out of the build tree")
+    debian = re.compile(r"^\s*-?include\s+/", re.MULTILINE)
+    for path in (tree / "Makefile", tree / ".kernelvariables", *tree.glob("scripts/Makefile*")):
+        if debian.search(path.read_text(errors="replace")):
+            raise GroundError(f"{path} includes a file by its absolute path")
+    if not (tree / "scripts/sign-file").exists():
+        raise GroundError(f"{tree} has no scripts/sign-file")
+
+
+def stage_modules(unpacked: Path, release: str, stage: Path) -> Path:
+    """Put the kernel and its modules into STAGE/lib/modules/RELEASE and return that directory."""
+    directory = stage / "lib/modules" / release
+    directory.mkdir(parents=True)
+    old = unpacked / "lib/modules" / release
+    if not old.is_dir():
+        old = unpacked / "usr/lib/modules" / release  # Debian 13 on
+    (old / "kernel").rename(directory / "kernel")
+    for name in SHIPPED:
+        (old / name).rename(directory / name)
+    for name in ("vmlinuz", "System.map", "config"):
+        (unpacked / "boot" / f"{name}-{release}").rename(directory / name)
+    (directory / "build").symlink_to(f"/usr/src/kernels/{release}")
+    (directory / "source").symlink_to("build")
+    for name in ("updates", "weak-updates"):
+        (directory / name).mkdir()
+    return directory
+
+
+def stage(unpacked: Path, release: str, destination: Path, slim: bool, compression: str) -> None:
+    """Lay out one kernel below destination; compression is "keep" or one of modules.COMPRESSIONS."""
+    tree = stage_devel(unpacked, release, destination, slim)
+    directory = stage_modules(unpacked, release, destination)
+    symvers = (tree / "Module.symvers").read_bytes()
+    (directory / "symvers.gz").write_bytes(gzip.compress(symvers, mtime=0))
+    if slim:
+        depmod(destination, release)
+        keep_only(directory, SLIM)
+    if compression != "keep":
+        recompress(directory / "kernel", compression)
+        auto = (tree / "include/config/auto.conf", tree / "include/generated/autoconf.h")
+        for path in (directory / "config", tree / ".config", *auto):
+            path.write_text(configured(path.read_text(), compression))
+    depmod(destination, release)
