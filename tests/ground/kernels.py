@@ -46,9 +46,7 @@ def pick(series: str, count: int, cache: str = "") -> list[str]:
     return found[::-1][:count]
 
 
-def make(
-    release: str, output: Path, slim: bool = False, compression: str = "keep", cache: str = ""
-) -> list[Path]:
+def make(release: str, output: Path, slim: bool = False, compression: str = "keep", cache: str = "") -> list[Path]:
     """Put the RPMs of one kernel into the output directory and return their paths: core, modules-core, devel.
 
     slim keeps only the modules that tests and the demo need; compression is "keep" (as the distribution has them),

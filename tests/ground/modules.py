@@ -90,18 +90,16 @@ def configured(text: str, compression: str) -> str:
 
     Since 6.12 CONFIG_MODULE_COMPRESS switches compression as a whole; before, the choice had a member NONE.
     """
-    option = re.compile(r"^(?:# |#define )?CONFIG_MODULE_COMPRESS(?:_\w+)?\b.*\n", re.MULTILINE)
-    found = option.findall(text)
-    if not found:
+    option = re.compile(r"^(?:# |#define )?CONFIG_MODULE_COMPRESS(_\w+)?\b.*\n", re.MULTILINE)
+    first = option.search(text)
+    if first is None:
         return text
-    old_choice = any("COMPRESS_NONE" in line or "COMPRESS" + "=" not in line for line in found)
-    modern = bool(re.search(r"CONFIG_MODULE_COMPRESS(?!_)", "".join(found))) or not old_choice
-    on = [compression.upper()] if compression != "none" or not modern else []
-    names = [f"_{name}" for name in on]
-    if modern and compression != "none":
-        names = ["", *names, "_ALL"]
-    form = "#define CONFIG_MODULE_COMPRESS{} 1\n" if found[0].startswith("#define") else "CONFIG_MODULE_COMPRESS{}=y\n"
-    new = "".join(form.format(name) for name in names)
-    at = option.search(text)
-    assert at is not None
-    return text[: at.start()] + new + option.sub("", text[at.start() :])
+    switched = None in [found[1] for found in option.finditer(text)]
+    names = [f"_{compression.upper()}"]
+    if switched:
+        names = [] if compression == "none" else ["", *names, "_ALL"]
+    if first[0].startswith("#define"):
+        new = "".join(f"#define CONFIG_MODULE_COMPRESS{name} 1\n" for name in names)
+    else:
+        new = "".join(f"CONFIG_MODULE_COMPRESS{name}=y\n" for name in names) or "# CONFIG_MODULE_COMPRESS is not set\n"
+    return text[: first.start()] + new + option.sub("", text[first.start() :])

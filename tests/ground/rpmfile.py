@@ -125,7 +125,7 @@ def build_rpms(staged: Path, release: str, output: Path) -> None:
             )
         )  # fmt: skip
         run(["rpmbuild", "-bb", "--quiet", "--target", "x86_64", "--define", f"_topdir {top}",
-             "--define", f"_tmppath {top}", spec])  # fmt: skip
+             "--define", f"_tmppath {top}", "--define", f"_dbpath {top}/db", spec])  # fmt: skip
         for path in top.glob("RPMS/*/*.rpm"):
             if token != release:
                 rename_token(path, token, release)
