@@ -24,10 +24,6 @@ DEPMOD_OUTPUT = tuple(
 )  # fmt: skip
 
 
-def _copy(source: Path, destination: Path) -> None:
-    shutil.copytree(source, destination, symlinks=True, dirs_exist_ok=True)
-
-
 def _the_one(directory: Path, pattern: str) -> Path:
     found = [path for path in directory.glob(pattern) if path.is_dir()]
     if len(found) != 1:
@@ -41,18 +37,18 @@ def stage_devel(unpacked: Path, release: str, stage: Path, slim: bool) -> Path:
     common = _the_one(unpacked / "usr/src", "linux-headers-*-common*")
     kbuild = _the_one(unpacked / "usr/lib", "linux-kbuild-*")
     tree = stage / "usr/src/kernels" / release
-    tree.mkdir(parents=True)
+    (tree / "arch").mkdir(parents=True)
     for part in ("include", "arch/x86"):
-        _copy(common / part, tree / part)
-        _copy(flavour / part, tree / part)
+        (common / part).rename(tree / part)
+        shutil.copytree(flavour / part, tree / part, symlinks=True, dirs_exist_ok=True)
     for part in ("scripts", "tools"):
-        _copy(kbuild / part, tree / part)
+        (kbuild / part).rename(tree / part)
     # The flavour's own Makefile only includes the common one by its absolute path.
     shutil.copy2(common / "Makefile", tree / "Makefile")
     for name in (".config", ".kernelvariables", "Module.symvers"):
         shutil.copy2(flavour / name, tree / name)
-    if (flavour / "vmlinux").exists():  # the kernel's BTF, as RHEL's kernel-devel has it
-        shutil.copy2(flavour / "vmlinux", tree / "vmlinux")
+    # Debian's vmlinux (the kernel's BTF, for pahole) stays behind: RHEL's kernel-devel has none either, and where
+    # it lies every module build needs pahole.
     if slim:
         _slim_devel(tree)
     check_self_contained(tree)

@@ -8,7 +8,9 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,11 +43,11 @@ def release() -> str:
 
 
 @pytest.fixture(scope="module")
-def root(release: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    base = tmp_path_factory.mktemp("ground")
-    made = privateroot.make_root(base / "root")
-    privateroot.rpm(made, "-i", *kernels.make(release, base / "rpms", slim=True))
-    return made
+def root(release: str) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="ground.", dir=privateroot.find_scratch()) as name:
+        made = privateroot.make_root(Path(name) / "root")
+        privateroot.rpm(made, "-i", *kernels.make(release, Path(name) / "rpms", slim=True))
+        yield made
 
 
 def test_layout_is_that_of_rhel(root: Path, release: str) -> None:
