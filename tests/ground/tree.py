@@ -56,11 +56,26 @@ def stage_devel(unpacked: Path, release: str, stage: Path, slim: bool) -> Path:
 
 
 def _slim_devel(tree: Path) -> None:
-    """Drop what no x86 module of ours includes: fixdep's empty marker files and the device tree constants."""
+    """Drop thousands of small files that no x86 module reads.
+
+    They are fixdep's empty marker files, and the device tree constants that no other header includes.
+    """
     for path in (tree / "include/config").iterdir():
         if path.name not in ("auto.conf", "auto.conf.cmd", "kernel.release"):
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    shutil.rmtree(tree / "include/dt-bindings", ignore_errors=True)
+    include = tree / "include"
+    constants = {path for path in (include / "dt-bindings").rglob("*.h") if not path.is_symlink()}
+    reading = [path for path in tree.rglob("*.h") if path not in constants]
+    kept: set[Path] = set()
+    while reading:
+        text = reading.pop().read_text(errors="replace")
+        named = {include / name for name in re.findall(r"#\s*include\s*[<\"](dt-bindings/[^>\"]+)", text)}
+        found = {path.resolve() for path in named if path.exists()} - kept
+        kept |= found | {path for path in named if path.is_symlink()}
+        reading += sorted(found)
+    for path in (include / "dt-bindings").rglob("*.h"):
+        if path not in kept:
+            path.unlink()
 
 
 def check_self_contained(tree: Path) -> None:
