@@ -1,0 +1,44 @@
+# make demo   all set-up, then the main job on real kernels in a private root
+# make test   all set-up, then every test but those in virtual machines
+# make lint   ruff, mypy --strict, import direction
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.complete
+
+.PHONY: demo test unit lint vm bench setup clean
+
+setup: $(STAMP)
+	@tests/ground/setup
+
+$(STAMP): pyproject.toml
+	@tests/ground/setup
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' 2>&1 | grep -v -e WARNING -e notice || true
+	@$(BIN)/python -c 'import kmodd, pytest, hypothesis'
+	@touch $@
+
+demo: setup
+	@$(BIN)/python tests/demo.py
+
+test: setup
+	@$(BIN)/python -m pytest -q -m "not vm"
+
+unit: setup
+	@$(BIN)/python -m pytest -q tests/unit
+
+lint: setup
+	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m mypy
+	@$(BIN)/python -m pytest -q tests/test_style.py
+
+vm: setup
+	@$(BIN)/python -m pytest -q -s -m vm tests/vm
+
+bench: setup
+	@$(BIN)/python bench/idle.py
+	@$(BIN)/python bench/latency.py
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
