@@ -61,7 +61,7 @@ class Demo:
         self.top = top
         self.root = privateroot.make_root(top / "root")
         self.daemon: Optional[subprocess.Popen[str]] = None
-        self.kernels = kernels.pick("6.1", 2) + kernels.pick("6.12", 1)
+        self.kernels = [*reversed(kernels.pick("6.1", 2)), *kernels.pick("6.12", 1)]
 
     def start(self) -> None:
         """Start kmodd and print its log as it comes."""

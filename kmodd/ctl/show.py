@@ -101,14 +101,14 @@ def _print_status(seen: Look, chosen: dict[Target, Judgement]) -> None:
             verdict = paint(f"{found.verdict.value:<9}", found.verdict.value)
             text = "" if found.verdict is Verdict.READY and found.reason.startswith("built, inst") else found.reason
             _print_wrapped(f"  {label:<24} {verdict} ", 36, text)
-            if found.hint:
-                _print_wrapped(f"  {'':<24} {'':<9} ", 36, f"→ {found.hint}")
+            if found.hint:  # on one line of its own, to be copied
+                print(f"      → {found.hint}")
             record = seen.snapshot.records.get(target)
-            if found.verdict in (Verdict.FAILED,) and record and record.attempt and record.attempt.log:
-                if record.attempt.log not in found.hint:
-                    print(f"{'':<36} log: {record.attempt.log}")
+            where = record.attempt.log if record and record.attempt else ""
+            if found.verdict is Verdict.FAILED and where and where not in found.hint:
+                print(f"      → the whole log: {where}")
             for warning in record.built.warnings if record and record.built else ():
-                _print_wrapped(f"  {'':<24} {'':<9} ", 36, f"warning: {warning}")
+                print(f"      warning: {warning}")
     for broken in seen.snapshot.broken:
         print(f"{paint('broken', 'failed')} {broken.fault.message}")
         if broken.fault.hint:

@@ -269,11 +269,10 @@ class TargetWork:
             log=where,
             warnings=warnings,
         )
-        get_logger().error(
-            "module failed",
+        get_logger().warning(  # the verdict that follows from it is what is logged as an error
+            f"{stage} failed",
             module=target.module,
             kernel=target.kernel,
-            stage=stage,
             problem=problem.code,
             reason=problem.message,
             hint=problem.hint,
