@@ -32,6 +32,7 @@ class SignTable(Table):
     key: AbsolutePath = "/etc/kmodd/keys/signing.key"
     certificate: AbsolutePath = "/etc/kmodd/keys/signing.x509"
     algorithm: Literal["rsa", "ecdsa"] = "rsa"
+    trusted: bool = False  # every kernel trusts the key by other means than MOK, such as CONFIG_SYSTEM_TRUSTED_KEYS
 
 
 class Settings(Table):
