@@ -39,7 +39,7 @@ from .model import (
     fingerprint,
     worst,
 )
-from .modulefile import Kernels, Module, canonical
+from .modulefile import Kernels, canonical
 from .record import Attempt, TargetRecord
 
 #: Inputs by the words that a reason uses for them.
