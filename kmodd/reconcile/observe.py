@@ -136,7 +136,7 @@ class Observer:
         try:
             changed = self._override_change()
             return self.kernels.read(
-                symbols, objects, installed, self.packages, {release: changed for release in installed}
+                symbols, objects, installed, self.packages, dict.fromkeys(installed, changed)
             )
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from ..model import Fault
 from ..run import run
@@ -46,7 +46,7 @@ async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
         files["signature"].write_bytes(parts[1])
         pem = await run(["openssl", "x509", "-inform", "DER"], stdin=certificate)
         files["certificate"].write_bytes(pem.stdout)
-        argv = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", files["signature"]]
+        argv: list[Union[str, Path]] = ["openssl", "cms", "-verify", "-binary", "-inform", "DER", "-in", files["signature"]]
         argv += ["-content", files["content"], "-certfile", files["certificate"], "-nointern", "-noverify"]
         done = await run([*argv, "-out", "/dev/null"], check=False)
     if done.status == 0:
