@@ -97,7 +97,7 @@ def test_bad_value_is_refused_by_table_and_key(table: str, line: str, where: str
 def test_source_needs_a_path() -> None:
     with pytest.raises(ValueError, match="source: needs a path"):
         parse(ModuleFile, "[source]\n")
-    with pytest.raises(ValueError, match="source.path: must be an absolute path"):
+    with pytest.raises(ValueError, match=r"source\.path: must be an absolute path"):
         parse(ModuleFile, '[source]\npath = "m"\n')
 
 

@@ -295,12 +295,12 @@ CASES: list[Case] = [
         Verdict.BUILDING,
         "not installed",
     ),
-    ("another key", settled(signer=Signer("key2")), install("signed by another key"), Verdict.BUILDING, "another key"),
+    ("another key", settled(signer=Signer("key2")), install("signed by another key"), Verdict.READY, "another key"),
     (
         "signed, kernel without signatures",
         settled(kernels=(kernel(signature_hash=""),)),
         install("signed by another key"),
-        Verdict.BUILDING,
+        Verdict.READY,
         "another key",
     ),
     # installed objects
