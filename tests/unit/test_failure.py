@@ -31,12 +31,22 @@ ERROR: modpost: "ceph_create_client" [/build/source/rbd.ko] undefined!
 ERROR: modpost: "ceph_open_session" [/build/source/rbd.ko] undefined!
 make[2]: *** [scripts/Makefile.modpost:126: /build/source/Module.symvers] Error 1
 """
-GPL = "ERROR: modpost: GPL-incompatible module x.ko uses GPL-only symbol 'class_create'\nmake: *** [Makefile:1: all] Error 2\n"
+GPL = (
+    "ERROR: modpost: GPL-incompatible module x.ko uses GPL-only symbol 'class_create'\n"
+    "make: *** [Makefile:1: all] Error 2\n"
+)
 NO_RULE = """make[2]: *** No rule to make target '/build/source/gone.o', needed by '/build/source/x.o'.  Stop.
 make[1]: *** [Makefile:1938: /build/source] Error 2
 """
-NO_MAKEFILE = "scripts/Makefile.build:41: /build/source/Makefile: No such file or directory\nmake[2]: *** No rule to make target '/build/source/Makefile'.  Stop.\n"
-LINK = "  LD [M]  /build/source/x.o\nld: /build/source/y.o: file not recognized: file format not recognized\nmake[2]: *** [x] Error 1\n"
+NO_MAKEFILE = (
+    "scripts/Makefile.build:41: /build/source/Makefile: No such file or directory\n"
+    "make[2]: *** No rule to make target '/build/source/Makefile'.  Stop.\n"
+)
+LINK = (
+    "  LD [M]  /build/source/x.o\n"
+    "ld: /build/source/y.o: file not recognized: file format not recognized\n"
+    "make[2]: *** [x] Error 1\n"
+)
 TABLE = [
     ("gcc", GCC, "build-failed", "v4l2loopback.c:2811:28: error: initialization of 'void (*)(struct file *)'"),
     ("gcc, missing header", HEADER, "build-failed", "x.c:3:10: fatal error: linux/gone.h: No such file or directory"),

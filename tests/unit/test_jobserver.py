@@ -71,6 +71,12 @@ async def make(server: Jobserver, makefile: Path, goal: str, log: Path, count: i
         assert (child.returncode, said) == (0, b"")  # make warns of a jobserver that it cannot use
 
 
+async def started(log: Path, count: int) -> None:
+    """Wait until so many recipes run."""
+    while not log.exists() or log.read_text().count("+") < count:  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 def peak(log: Path) -> int:
     most = running = 0
     for line in log.read_text().splitlines():
@@ -105,8 +111,7 @@ def test_tokens_of_a_killed_make_come_back(makefile: Path, tmp_path: Path) -> No
         log = tmp_path / "log"
         async with server.job():
             child = await start(server, makefile, "stay", log)
-            while not log.exists() or log.read_text().count("+") < 2:
-                await asyncio.sleep(0.01)
+            await started(log, 2)
             os.killpg(child.pid, signal.SIGKILL)
             await child.communicate()
         await make(server, makefile, "meet", tmp_path / "other")
@@ -120,8 +125,7 @@ def test_make_that_is_killed_leaves_the_others_going(makefile: Path, tmp_path: P
         async with server.job():
             async with server.job():
                 child = await start(server, makefile, "stay", log)
-                while not log.exists():
-                    await asyncio.sleep(0.01)
+                await started(log, 1)
                 os.killpg(child.pid, signal.SIGKILL)
                 await child.communicate()
             await make(server, makefile, "all", tmp_path / "all", 3)

@@ -37,7 +37,10 @@ def add_kernel(root: Path, release: str) -> Path:
     put(directory / "modules.builtin")
     put(directory / "kernel/fs/ext4/ext4.ko.xz")
     put(directory / "kernel/drivers/net/veth-x.ko.xz")
-    put(directory / "config", 'CONFIG_A=y\nCONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="sha512"\n# CONFIG_B is not set\n')
+    put(
+        directory / "config",
+        'CONFIG_A=y\nCONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="sha512"\n# CONFIG_B is not set\n',
+    )
     (directory / "build").symlink_to(f"/usr/src/kernels/{release}")
     return directory
 
@@ -129,14 +132,26 @@ def claim(root: Path, release: str) -> None:
 
 TREES: list[tuple[str, Callable[[Path], object], str, str, str]] = [
     ("dangling link", drop_tree, "", "kernel-devel-missing", "is not installed"),
-    ("dangling link, package there", drop_tree, "kernel-devel-1", "build-tree-incomplete", "kernel-devel-1 is installed, but"),
+    (
+        "dangling link, package there",
+        drop_tree,
+        "kernel-devel-1",
+        "build-tree-incomplete",
+        "kernel-devel-1 is installed, but",
+    ),
     ("link to itself's file", lambda r: relink(r, "modules.order"), "", "kernel-devel-missing", "is not installed"),
     *(
         (f"no {n}", lambda r, n=n: (r / "usr/src/kernels" / R / n).unlink(), "", "build-tree-incomplete", f"has no {n}")
         for n in NEEDED
     ),
-    ("of another kernel", lambda r: claim(r, f"{R}+debug"), "", "build-tree-mismatch", f"belongs to {R}+debug, not to {R}"),
-]  # fmt: skip
+    (
+        "of another kernel",
+        lambda r: claim(r, f"{R}+debug"),
+        "",
+        "build-tree-mismatch",
+        f"belongs to {R}+debug, not to {R}",
+    ),
+]
 
 
 @pytest.mark.parametrize(("damage", "package", "code", "message"), [t[1:] for t in TREES], ids=[t[0] for t in TREES])
@@ -198,7 +213,14 @@ def test_kernel_that_knows_no_signatures(root: Path) -> None:
 
 @pytest.mark.parametrize(
     ("suffix", "config", "expected"),
-    [("", "XZ", ""), (".xz", "ZSTD", "xz"), (".zst", "XZ", "zst"), (".gz", "", "gz"), (None, "ZSTD", "zst"), (None, "", "")],
+    [
+        ("", "XZ", ""),
+        (".xz", "ZSTD", "xz"),
+        (".zst", "XZ", "zst"),
+        (".gz", "", "gz"),
+        (None, "ZSTD", "zst"),
+        (None, "", ""),
+    ],
 )
 def test_compression_is_that_of_the_files_else_of_the_configuration(
     root: Path, suffix: str, config: str, expected: str
@@ -229,7 +251,7 @@ def depmod(root: Path, *names: str, time: float = 4e9) -> None:
     put(directory / "modules.dep.bin")
 
 
-def stale(root: Path, *installed: str, changed: Mapping[str, float] = {}) -> str:  # noqa: B006
+def stale(root: Path, *installed: str, changed: Mapping[str, float] = {}) -> str:
     return read(root, installed={R: installed} if installed else {}, changed=changed)[R].depmod_stale
 
 

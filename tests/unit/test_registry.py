@@ -129,7 +129,11 @@ TEXTS = [
     (SMALL + SMALL, "module-file-invalid", "not valid TOML"),
     ("foo = 1\n" + SMALL, "module-file-invalid", "foo: unknown key"),
     *(
-        (f"{SMALL if table != 'source' else ''}{head}\nbogus = 1\n{needed}", "module-file-invalid", rf"{where}\.bogus: unknown key")
+        (
+            f"{SMALL if table != 'source' else ''}{head}\nbogus = 1\n{needed}",
+            "module-file-invalid",
+            rf"{where}\.bogus: unknown key",
+        )
         for table, head, where, needed in (
             ("module", "[module]", "module", ""),
             ("source", "[source]", "source", 'path = "/usr/src/m"\n'),
@@ -139,15 +143,23 @@ TEXTS = [
             ("load", "[load]", "load", ""),
         )
     ),
-    ('[source]\npath = "/m"\npatches = [{ file = "x", bogus = 1 }]\n', "module-file-invalid", r"source\.patches\.0\.bogus: unk"),
+    (
+        '[source]\npath = "/m"\npatches = [{ file = "x", bogus = 1 }]\n',
+        "module-file-invalid",
+        r"source\.patches\.0\.bogus: unk",
+    ),
     ("[source]\npath = 1\n", "module-file-invalid", r"source\.path: "),
     (SMALL + "[build]\nstrip = 1\n", "module-file-invalid", r"build\.strip: "),
     (SMALL + "[[build]]\n", "module-file-invalid", r"build: "),
     (SMALL + "[object]\n", "module-file-invalid", r"object: "),
-    (SMALL + "[module]\nversion = 2020-01-01T00:00:00\n[load]\nat_boot = 1979-05-27\n", "module-file-invalid", "load.at_boot"),
+    (
+        SMALL + "[module]\nversion = 2020-01-01T00:00:00\n[load]\nat_boot = 1979-05-27\n",
+        "module-file-invalid",
+        "load.at_boot",
+    ),
     (SMALL + "[build]\ntimeout = nan\n", "module-file-invalid", r"build\.timeout|not valid"),
     (SMALL + "[build]\ntimeout = inf\n", "module-file-invalid", r"build\.timeout|not valid"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("text", "code", "message"), TEXTS)
@@ -230,9 +242,36 @@ def test_changed_file_is_read_again_and_an_unchanged_one_is_not(root: Path) -> N
 
 
 words = st.sampled_from(
-    ["[source]", "[module]", "[[object]]", "[load]", "path", "name", "options", "=", '"/x"', '"', "'", "[", "]", "{", "}",
-     "1", "true", "\n", ",", ".", "1979-05-27", "nan", "\0", "é", "\ud7ff", '"""', "#"]
-)  # fmt: skip
+    [
+        "[source]",
+        "[module]",
+        "[[object]]",
+        "[load]",
+        "path",
+        "name",
+        "options",
+        "=",
+        '"/x"',
+        '"',
+        "'",
+        "[",
+        "]",
+        "{",
+        "}",
+        "1",
+        "true",
+        "\n",
+        ",",
+        ".",
+        "1979-05-27",
+        "nan",
+        "\0",
+        "é",
+        "\ud7ff",
+        '"""',
+        "#",
+    ]
+)
 
 
 @settings(max_examples=120, deadline=None)
