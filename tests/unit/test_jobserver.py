@@ -17,7 +17,7 @@ PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
 MAKEFILE = """
 all: $(foreach n,$(NUMBERS),job-$(n))
 job-%:
-\t@echo + >> $(LOG); sleep 0.03; echo - >> $(LOG)
+\t@echo + >> $(LOG); sleep 0.02; echo - >> $(LOG)
 meet: left right
 left:
 \t@touch $(LOG).left; while ! test -e $(LOG).right; do sleep 0.01; done
