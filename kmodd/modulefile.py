@@ -67,7 +67,7 @@ Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
-TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 
 
 class Table(BaseModel):

@@ -128,6 +128,7 @@ class _Planning:
         self.policy = policy
         self.now = now
         self.decided: dict[Target, _Decision] = {}
+        self.identified: dict[Target, Optional[dict[str, str]]] = {}
         self.owners = self._owners()
 
     # -- what is asked for -----------------------------------------------------------------------------------------
@@ -207,13 +208,13 @@ class _Planning:
             found = self._dependency(target, name)
             if isinstance(found, Target):
                 after.append(found)
-            elif found is not None:
-                unready = unready or found
+            elif found is not None and (unready is None or isinstance(found, _Failed)):
+                unready = found  # what can never be met outweighs what is only waited for
         if isinstance(unready, _Failed):
             return unready
         inputs = self.inputs(target)
         if inputs is None:
-            return self._without_inputs(target, kernel, record)
+            return self._without_inputs(target, kernel, record, unready)
         if record is None or record.built is None or record.built.inputs != inputs:
             reason = self._why_build(record, inputs)
             return self._retry(target, record, "build", inputs) or unready or self._build(target, reason, inputs, after)
@@ -242,9 +243,13 @@ class _Planning:
             return Wait(target, f"needs {name}, which is not built: {why}", "depends-not-ready")
         return None
 
-    def _without_inputs(self, target: Target, kernel: Kernel, record: Optional[TargetRecord]) -> _Decision:
+    def _without_inputs(
+        self, target: Target, kernel: Kernel, record: Optional[TargetRecord], unready: Optional[_Decision]
+    ) -> _Decision:
         """Decide where the source or the build tree is gone: what is installed stays, and is judged by verify."""
         fault = kernel.build_tree_fault or self.snapshot.input_faults.get(target)
+        if fault is None and isinstance(unready, Wait):
+            fault = Fault(unready.problem, unready.reason, unready.hint)
         if fault is None:
             fault = Fault("depends-not-ready", "the inputs of a module that it depends on are unknown")
         if record and record.built and record.installed:
@@ -300,6 +305,12 @@ class _Planning:
     # -- inputs and reasons ----------------------------------------------------------------------------------------
     def inputs(self, target: Target) -> Optional[dict[str, str]]:
         """Return what identifies a build of a target, its dependencies' identities included; None if unknown."""
+        if target not in self.identified:
+            self.identified[target] = None  # what depends on itself has none
+            self.identified[target] = self._identify(target)
+        return self.identified[target]
+
+    def _identify(self, target: Target) -> Optional[dict[str, str]]:
         own = self.snapshot.inputs.get(target)
         if own is None:
             return None

@@ -31,6 +31,8 @@ def parse(model: type[M], text: str) -> M:
     try:
         # By way of JSON, whose arrays a strict model takes for tuples.
         return model.model_validate_json(json.dumps(tomllib.loads(text), default=str))
+    except RecursionError as error:
+        raise ValueError("not valid TOML: nested too deeply") from error
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not valid TOML: {error}") from error
     except ValidationError as error:

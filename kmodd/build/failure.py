@@ -18,7 +18,7 @@ PASSING = (
         "give the build more memory or fewer jobs",
     ),
     (
-        re.compile(r"(\S+): (?:command not found|not found$)", re.MULTILINE),
+        re.compile(r"(\S+): (?:command not found|not found$)"),
         "tool-missing",
         "a program that the build needs is not installed",
         "install it",
@@ -32,21 +32,36 @@ PASSING = (
 )
 #: What counts as the first useful line, the earlier pattern the better.
 ERRORS = (
-    re.compile(r"^(?P<line>\S[^\n]*:\d+(?::\d+)?: (?:fatal )?error: .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>ERROR: modpost: .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>ld(?:\.\w+)?: .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>[^\n]*undefined reference to .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>make(?:\[\d+\])?: \*\*\* (?!\[).*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>/bin/(?:ba)?sh: .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>error: .*|Error: .*)$", re.MULTILINE),
-    re.compile(r"^(?P<line>make(?:\[\d+\])?: \*\*\* .*)$", re.MULTILINE),
+    re.compile(r"^(?P<line>\S[^\n]*:\d+(?::\d+)?: (?:fatal )?error: .*)$"),
+    re.compile(r"^(?P<line>ERROR: modpost: .*)$"),
+    re.compile(r"^(?P<line>ld(?:\.\w+)?: .*)$"),
+    re.compile(r"^(?P<line>[^\n]*undefined reference to .*)$"),
+    re.compile(r"^(?P<line>make(?:\[\d+\])?: \*\*\* (?!\[).*)$"),
+    re.compile(r"^(?P<line>/bin/(?:ba)?sh: .*)$"),
+    re.compile(r"^(?P<line>error: .*|Error: .*)$"),
+    re.compile(r"^(?P<line>make(?:\[\d+\])?: \*\*\* .*)$"),
 )
+
+
+#: Quoted source, and what a compiler says of it, may speak of anything.
+QUOTED = re.compile(r"\s*\d*\s*\||\S[^:]*:\d+(?::\d+)?: (?:error|warning|note): ")
+#: No other line is looked at closely.
+TELLING = re.compile(
+    r"rror|ERROR|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|Killed|not found|Resource|Too many", re.ASCII
+)
+LONGEST = 1000  # characters of a line that are looked at
+
+
+def _telling(text: str) -> list[str]:
+    """Return the lines that may say why a build failed; patterns on a whole log would take quadratic time."""
+    return [line[:LONGEST] for line in text.split("\n") if TELLING.search(line, 0, LONGEST)]
 
 
 def first_error(text: str) -> str:
     """Return the first line that says why a build failed, "" where none can be told."""
+    telling = _telling(text)
     for pattern in ERRORS:
-        found = pattern.search(text)
+        found = next(filter(None, map(pattern.match, telling)), None)
         if found:
             return found["line"].replace("/build/source/", "").strip()[:500]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[kmodd")]
@@ -57,11 +72,12 @@ def explain(log: Path, status: int, where: str) -> Problem:
     """Return the problem that a failed build is. where: the log's path as the administrator sees it."""
     with log.open("rb") as stream:
         text = stream.read(LARGEST).decode(errors="replace")
+    telling = [line for line in _telling(text) if not QUOTED.match(line)]
     for pattern, code, sentence, hint in PASSING:
-        found = pattern.search(text)
-        if found:
-            line = text[text.rfind("\n", 0, found.start()) + 1 :].partition("\n")[0].strip()[:300]
-            return Problem(code, f"{sentence}: {line}", f"{hint}; kmodd tries again by itself", transient=True)
+        for line in telling:
+            if pattern.search(line):
+                text = f"{sentence}: {line.strip()[:300]}"
+                return Problem(code, text, f"{hint}; kmodd tries again by itself", transient=True)
     if status in (-9, 137):
         return Problem("build-killed", "the build was killed", "kmodd tries again by itself", transient=True)
     line = first_error(text) or f"make ended with exit status {status}"

@@ -22,7 +22,7 @@ from worlds import (
     record,
     settled,
     world,
-)  # fmt: skip
+)
 
 from kmodd.model import (
     Action,

@@ -155,6 +155,31 @@ def test_dependant_of_a_cycle_fails_or_waits_but_is_not_built() -> None:
     assert verdict(snapshot, A).verdict is Verdict.FAILED
 
 
+def test_cycle_beside_a_dependency_that_is_waited_for_is_found() -> None:
+    modules = (
+        module("a", build={"depends": ("b",)}),
+        module("b", build={"depends": ("z", "a")}),
+        module("z", kernels={}),
+    )
+    failure = {Target("z", K): record("z", built=None, installed=None, attempt=failed())}
+    snapshot = world(*modules, records=failure)
+    assert do(snapshot) == []
+    assert {verdict(snapshot, Target(n, K)).problem for n in "ab"} == {"depends-cycle"}
+
+
+def test_cycle_through_a_module_that_lacks_another_ends() -> None:
+    snapshot = world(module("a", build={"depends": ("b",)}), module("b", build={"depends": ("unknown", "a")}))
+    assert [type(action) for action in do(snapshot)] in ([], [Wait])
+    assert verdict(snapshot, B).verdict is Verdict.FAILED
+
+
+def test_many_paths_to_one_dependency_are_planned_at_once() -> None:
+    names = [f"m{number:02}" for number in range(40)]
+    chain = [module(n, build={"depends": tuple(names[i + 1 : i + 3])}) for i, n in enumerate(names)]
+    builds = [a.target.module for a in do(world(*chain)) if isinstance(a, BuildModule)]
+    assert builds == names[::-1]
+
+
 def test_dependant_of_a_failed_module_waits_and_names_it() -> None:
     snapshot = pair(records={B: record("b", built=None, installed=None, attempt=failed())})
     reason = "needs b, which is not built: m.c:1: error: x"
@@ -165,7 +190,7 @@ def test_dependant_of_a_failed_module_waits_and_names_it() -> None:
 def test_dependency_without_a_source_makes_its_dependant_wait() -> None:
     fault = Fault("source-missing", "it does not exist")
     snapshot = replace(pair(), inputs={A: INPUTS}, input_faults={B: fault})
-    assert do(snapshot) == [Wait(A, "the inputs of a module that it depends on are unknown", "depends-not-ready", "")]
+    assert do(snapshot) == [Wait(A, "needs b, which is not built: it does not exist", "depends-not-ready", "")]
 
 
 def test_two_modules_with_one_object_collide_and_the_installed_one_stays() -> None:

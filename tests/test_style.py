@@ -1,0 +1,200 @@
+"""The rules that a reader may rely on: clean by ruff and mypy, imports one way, paths and processes in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[1]
+MODULES = sorted(path.relative_to(TOP).as_posix() for path in (TOP / "kmodd").rglob("*.py"))
+PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / "tests").rglob("*.py"))]
+
+#: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
+FLOORS: dict[str, tuple[str, ...]] = {
+    "core": (
+        "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile", "report", "",
+    ),
+    "doors": ("run", "log", "files"),
+    "edges": (
+        "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry", "rpmchild",
+        "rpmdb", "sign", "sources", "store", "verify", "watch",
+    ),
+    "reconcile": ("reconcile",),
+    "programs": ("daemon", "ctl"),
+}  # fmt: skip
+ORDER = list(FLOORS)
+#: Parts of one edge.
+TOGETHER = {("rpmdb", "rpmchild")}
+
+#: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
+PATHS = {
+    "kmodd/build/builder.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
+    "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
+    "kmodd/build/jobserver.py": {"/proc/self/fd/"},
+    "kmodd/build/sandbox.py": {
+        "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
+    },
+    "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
+    "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
+    "kmodd/install.py": {
+        "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",
+    },
+    "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
+    "kmodd/reconcile/observe.py": {"/lib/modules/"},
+    "kmodd/registry.py": {"/dev/null"},
+    "kmodd/sign.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/etc/hostname"},
+    "kmodd/verify.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
+}  # fmt: skip
+ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(?:/|$|:)")
+STARTERS = re.compile(
+    r"\bsubprocess\b|\bos\.(?:system|popen|exec\w+|spawn\w+|posix_spawn\w*|fork\w*)\b|create_subprocess"
+)
+LONGEST = 600  # lines of a file
+
+
+def tree(name: str) -> ast.Module:
+    return ast.parse((TOP / name).read_text())
+
+
+def run(*argv: str) -> None:
+    done = subprocess.run([sys.executable, "-m", *argv], cwd=TOP, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    run("ruff", "check", "--no-cache", ".")
+
+
+def test_mypy_finds_nothing() -> None:
+    run("mypy")
+
+
+# -- imports ---------------------------------------------------------------------------------------------------------
+def room(module: str) -> str:
+    """Return the room of a dotted module name: the first part below kmodd, "" for the package itself."""
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def dotted(name: str) -> str:
+    return name[: -len(".py")].replace("/", ".").replace(".__init__", "")
+
+
+def imported(name: str) -> Iterator[str]:
+    """Yield the modules of kmodd that a file imports, at whatever place in it."""
+    package = dotted(name).split(".")
+    if not name.endswith("__init__.py"):
+        package = package[:-1]
+    for node in ast.walk(tree(name)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.split(".")[0] == "kmodd")
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            module = ".".join([*base, *([node.module] if node.module else [])])
+            if module.split(".")[0] != "kmodd":
+                continue
+            for alias in node.names:
+                inner = f"{module}.{alias.name}"
+                path = TOP / inner.replace(".", "/")
+                yield inner if path.is_dir() or path.with_suffix(".py").exists() else module
+
+
+def floor(name: str) -> int:
+    return next((i for i, rooms in enumerate(FLOORS.values()) if name in rooms), -1)
+
+
+def test_every_module_has_its_room() -> None:
+    placed = [name for rooms in FLOORS.values() for name in rooms]
+    assert sorted(placed) == sorted({room(dotted(name)) for name in MODULES})
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_imports_go_down(name: str) -> None:
+    here = room(dotted(name))
+    for module in imported(name):
+        there = room(module)
+        if there == here or (here, there) in TOGETHER:
+            continue
+        assert floor(there) <= floor(here), f"{name} imports {module}, which is above it"
+        assert ORDER[floor(here)] not in ("edges", "programs") or floor(there) < floor(here), f"{name} imports {module}"
+
+
+def test_imports_are_seen() -> None:
+    assert "kmodd.reconcile.observe" in set(imported("kmodd/ctl/look.py"))
+    assert "kmodd.versions" in set(imported("kmodd/planner.py"))
+    assert "kmodd.build.sandbox" in set(imported("kmodd/build/builder.py"))
+
+
+@pytest.mark.parametrize("name", ["model", "modulefile", "record", "planner", "loading", "versions", "report"])
+def test_domain_does_no_input_or_output(name: str) -> None:
+    names = {
+        alias.name if isinstance(node, ast.Import) else str(node.module)
+        for node in ast.walk(tree(f"kmodd/{name}.py"))
+        if isinstance(node, (ast.Import, ast.ImportFrom))
+        for alias in node.names
+    }
+    assert not names & {"os", "pathlib", "asyncio", "time", "datetime", "random", "io", "shutil"}
+
+
+# -- paths and processes ---------------------------------------------------------------------------------------------
+def literals(name: str) -> Iterator[str]:
+    """Yield the strings of a file that are no docstrings."""
+    found = tree(name)
+    documentation = {
+        id(node.body[0].value)
+        for node in ast.walk(found)
+        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef))
+        and node.body
+        and isinstance(node.body[0], ast.Expr)
+    }
+    for node in ast.walk(found):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
+            yield node.value
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "kmodd/paths.py"])
+def test_absolute_paths_are_known_in_paths_alone(name: str) -> None:
+    found = {text for text in literals(name) if ABSOLUTE.match(text)}
+    assert found <= PATHS.get(name, set())
+
+
+def test_list_of_paths_holds_nothing_that_is_gone() -> None:
+    assert {name: texts - set(literals(name)) for name, texts in PATHS.items() if texts - set(literals(name))} == {}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "kmodd/run.py"])
+def test_processes_are_started_in_run_alone(name: str) -> None:
+    code = ast.unparse(tree(name))
+    assert not STARTERS.search(re.sub(r'"""(?s:.*?)"""', "", code))
+
+
+# -- files and codes -------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("name", PYTHON)
+def test_files_are_short_enough_to_be_read(name: str) -> None:
+    assert len((TOP / name).read_text().splitlines()) <= LONGEST
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_codes_of_problems_are_kebab_case(name: str) -> None:
+    for node in ast.walk(tree(name)):
+        if (
+            isinstance(node, ast.Call)
+            and isinstance(node.func, ast.Name)
+            and node.func.id in ("Problem", "Fault")
+            and node.args
+            and isinstance(node.args[0], ast.Constant)
+        ):
+            code = node.args[0].value
+            assert isinstance(code, str)
+            assert re.fullmatch(r"[a-z][a-z0-9]*(-[a-z0-9]+)*", code), f"{name}:{node.lineno}: {code}"
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_room_says_what_it_is_for(name: str) -> None:
+    assert ast.get_docstring(tree(name)) or not (TOP / name).read_text().strip() or name.endswith("__main__.py")

@@ -1,0 +1,88 @@
+"""One process may change a root; the lock goes with it, however it ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.errors import Problem
+from kmodd.lock import Lock
+from kmodd.model import Target
+from kmodd.paths import Sysroot
+
+HOLDER = """
+import sys
+from pathlib import Path
+from kmodd.lock import Lock
+from kmodd.model import Target
+from kmodd.paths import Sysroot
+lock = Lock(Sysroot(Path(sys.argv[1])))
+lock.acquire("other")
+lock.tell([Target("m", "6.1")], "building")
+print("held", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.fixture
+def other(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
+    """Yield a process that holds the lock."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "held\n"
+        yield child
+        child.kill()
+
+
+def test_second_one_is_told_who_is_at_work(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    lock = Lock(Sysroot(tmp_path))
+    with pytest.raises(Problem, match=rf"other \(pid {other.pid}\) is at work on") as caught:
+        lock.acquire("kmodd")
+    assert caught.value.code == "already-running"
+    assert lock.holder() == f"other (pid {other.pid})"
+    assert lock.running() == {Target("m", "6.1")}
+
+
+def test_kill_frees_the_lock_and_what_was_told_means_nothing(tmp_path: Path, other: subprocess.Popen[str]) -> None:
+    other.kill()
+    other.wait()
+    lock = Lock(Sysroot(tmp_path))
+    assert lock.holder() is None
+    assert lock.running() == frozenset()
+    lock.acquire("kmodd")
+    assert lock.holder() == f"kmodd (pid {os.getpid()})"
+    lock.release()
+    assert lock.holder() is None
+
+
+def test_release_may_be_repeated_and_frees_progress(tmp_path: Path) -> None:
+    lock = Lock(Sysroot(tmp_path))
+    lock.release()
+    lock.acquire("kmodd")
+    lock.tell([], "idle")
+    assert Sysroot(tmp_path).progress.exists()
+    lock.release()
+    lock.release()
+    assert not Sysroot(tmp_path).progress.exists()
+
+
+def test_damaged_progress_is_nothing(tmp_path: Path) -> None:
+    lock = Lock(Sysroot(tmp_path))
+    lock.acquire("kmodd")
+    for content in ("", "{", "[]", '{"running": 1}', '{"running": [[1]]}', "\0"):
+        Sysroot(tmp_path).progress.write_text(content)
+        assert lock.running() == frozenset()
+    lock.release()
+
+
+def test_lock_that_cannot_be_made_is_a_problem(tmp_path: Path) -> None:
+    (tmp_path / "run").write_text("")
+    with pytest.raises(Problem, match="opening /run/kmodd/lock"):
+        Lock(Sysroot(tmp_path)).acquire("kmodd")
