@@ -1,6 +1,6 @@
 """Run `kmoddctl sync` and die by SIGKILL just before the n-th step that changes something: killed.py N ROOT.
 
-Prints how many steps there were when it gets to the end. Steps are renames, deletions, new directories, syncs, and
+Prints how many steps there were when it gets to the end. Steps are renames, links, deletions, new directories, and
 programs started.
 """
 
@@ -37,7 +37,6 @@ def main() -> None:
         (Path, "unlink"),
         (Path, "mkdir"),
         (Path, "rmdir"),
-        (os, "fsync"),
         (os, "link"),
         (asyncio, "create_subprocess_exec"),
     ):
