@@ -199,8 +199,8 @@ class Daemon:
             del self.told_kernels[release]
 
 
-def main() -> None:
-    """Entry point of kmodd(8)."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="kmodd",
         description="Rebuild, sign and install out-of-tree kernel modules whenever a kernel appears.",
@@ -209,7 +209,12 @@ def main() -> None:
     parser.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: kmodd.toml's")
     parser.add_argument("--version", action="version", version=f"kmodd {__version__}")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Entry point of kmodd(8)."""
+    options = make_parser().parse_args()
     configure(options.log_level or "info")
     try:
         sysroot = Sysroot.at(options.root)
