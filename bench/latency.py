@@ -49,7 +49,8 @@ def main() -> None:
             )
             rows.append((took, build, time.monotonic() - began))
             bare = rows[-1][2]
-        print(f"{datetime.now():%H:%M:%S} ready {took:.2f} s after rpm; its build {build:.1f} s; bare make {bare:.2f} s")
+        what = f"ready {took:.2f} s after rpm; its build {build:.1f} s; bare make {bare:.2f} s"
+        print(f"{datetime.now():%H:%M:%S} {what}")
     over = sorted(took - build for took, build, _ in rows)[len(rows) // 2]
     print(f"median beyond the build: {over:.2f} s (key generation, signing, depmod, checks and settling included)")
 

@@ -172,6 +172,15 @@ class Keyring:
         except FileNotFoundError:
             return False
 
+    def heal(self) -> None:
+        """Delete what a killed generation staged, unless its key is in place and only generate can finish it.
+
+        Raises OSError.
+        """
+        if not self.is_token and self._staging.is_dir():
+            if not self._is_interrupted() or self._is_there(self.certificate):
+                shutil.rmtree(self._staging)
+
     async def generate(self, algorithm: str = "rsa") -> Signer:
         """Make the key and its certificate, or finish what a kill interrupted; algorithm is rsa or ecdsa.
 

@@ -23,7 +23,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "doors": ("run", "log", "files"),
     "edges": (
         "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry", "rpmchild",
-        "rpmdb", "sign", "sources", "store", "verify", "watch",
+        "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
@@ -49,7 +49,16 @@ PATHS = {
     "kmodd/reconcile/observe.py": {"/lib/modules/"},
     "kmodd/registry.py": {"/dev/null"},
     "kmodd/sign.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/etc/hostname"},
-    "kmodd/verify.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
+    "kmodd/trust.py": {
+        "/boot/grub2/grubenv",
+        "/boot/loader/entries",
+        "/etc/kernel/cmdline",
+        "/proc/cmdline",
+        "/sys/kernel/security/lockdown",
+        "/sys/module/module/parameters/sig_enforce",
+    },
+    "kmodd/verify/__init__.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
+    "kmodd/verify/signature.py": {"/dev/null"},
 }  # fmt: skip
 ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(?:/|$|:)")
 STARTERS = re.compile(

@@ -75,7 +75,8 @@ class CompilerFinder:
         mismatch = ""
         if built_with and rank == 2:
             mismatch = f"the kernel was built with {built_with}, the module with {version}"
-        variables = ("LLVM=1",) if clang else (f"CC={program}",)
+        found = program if program.startswith(TOOLSETS) else Path(program).name  # the sandbox has a PATH of its own
+        variables = ("LLVM=1",) if clang else (f"CC={found}",)
         return Compiler(program, version, variables, mismatch)
 
 

@@ -73,7 +73,13 @@ class Reconciler:
     def heal(self) -> None:
         """Undo what a kill left half done; call once, holding the lock. Raises Problem."""
         self.store.check_writable()
-        for step in (self.store.heal, self.observer.dropins.heal, self.work.installation.heal, self._heal_scratch):
+        for step in (
+            self.store.heal,
+            self.observer.dropins.heal,
+            self.work.installation.heal,
+            self._heal_scratch,
+            self.observer.keyring.heal,
+        ):
             try:
                 step()
             except OSError as error:

@@ -47,7 +47,8 @@ async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
         pem = await run(["openssl", "x509", "-inform", "DER"], stdin=certificate)
         files["certificate"].write_bytes(pem.stdout)
         argv: list[Union[str, Path]] = ["openssl", "cms", "-verify", "-binary", "-inform", "DER"]
-        argv += ["-in", files["signature"], "-content", files["content"], "-certfile", files["certificate"], "-nointern", "-noverify"]
+        argv += ["-in", files["signature"], "-content", files["content"]]
+        argv += ["-certfile", files["certificate"], "-nointern", "-noverify"]
         done = await run([*argv, "-out", "/dev/null"], check=False)
     if done.status == 0:
         return []

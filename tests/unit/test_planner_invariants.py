@@ -36,7 +36,7 @@ POLICY = Policy()
 NOW = 2000.0
 MOST_PASSES = len(NAMES) + 3
 
-few = settings(max_examples=70, deadline=None, suppress_health_check=list(HealthCheck))
+few = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
