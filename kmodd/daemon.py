@@ -134,6 +134,7 @@ class Daemon:
     def _transaction(self, pid: int) -> None:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)
         self.notifier.status(f"waiting for the rpm transaction of pid {pid}")
+        self.notifier.ready()  # else a scriptlet that starts or reloads kmodd would wait for its own transaction
 
     def _read_settings(self) -> None:
         """Take changed settings without losing running builds; a bad file leaves the old ones in force."""
