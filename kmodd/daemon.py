@@ -134,6 +134,7 @@ class Daemon:
     def _transaction(self, pid: int) -> None:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)
         self.notifier.status(f"waiting for the rpm transaction of pid {pid}")
+        self.notifier.ready()  # else a scriptlet that starts or reloads kmodd would wait for its own transaction
 
     def _read_settings(self) -> None:
         """Take changed settings without losing running builds; a bad file leaves the old ones in force."""
@@ -199,8 +200,8 @@ class Daemon:
             del self.told_kernels[release]
 
 
-def main() -> None:
-    """Entry point of kmodd(8)."""
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the command line."""
     parser = argparse.ArgumentParser(
         prog="kmodd",
         description="Rebuild, sign and install out-of-tree kernel modules whenever a kernel appears.",
@@ -209,7 +210,12 @@ def main() -> None:
     parser.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
     parser.add_argument("--log-level", choices=["debug", "info", "warning", "error"], help="default: kmodd.toml's")
     parser.add_argument("--version", action="version", version=f"kmodd {__version__}")
-    options = parser.parse_args()
+    return parser
+
+
+def main() -> None:
+    """Entry point of kmodd(8)."""
+    options = make_parser().parse_args()
     configure(options.log_level or "info")
     try:
         sysroot = Sysroot.at(options.root)

@@ -11,7 +11,7 @@ from typing import Optional
 class Problem(Exception):
     """A failure with a stable kebab-case code, a message, a hint and attributes.
 
-    code: stable; scripts and alerts may key on it (listed in kmodd/problems.py).
+    code: stable; scripts and alerts may key on it (listed in kmodd(8)).
     message: one sentence that says what happened to what.
     hint: what to do about it, or "" where nothing helps.
     transient: True where the same try may succeed later without any change of inputs.

@@ -62,10 +62,10 @@ def run_add(options: argparse.Namespace) -> int:
     inside = str(path if path.is_absolute() else path.resolve())
     if not seen.sysroot.is_host and path.is_absolute() and str(path).startswith(f"{seen.sysroot.root}/"):
         inside = seen.sysroot.inside(path)
-    if not seen.sysroot.resolve(inside).is_dir():
-        raise Problem("source-missing", f"{inside} is not a directory in {seen.sysroot.root}", "give a directory")
     if inside.endswith(".toml"):
         raise Problem("usage-path", "add takes a source directory", "module files go to /etc/kmodd/modules.d")
+    if not seen.sysroot.resolve(inside).is_dir():
+        raise Problem("source-missing", f"{inside} is not a directory in {seen.sysroot.root}", "give a directory")
     match = VERSIONED.fullmatch(Path(inside).name)
     name = options.name or (match["name"] if match else Path(inside).name)
     version = options.module_version or (match["version"] if match else "")

@@ -1,0 +1,129 @@
+"""The man pages and the example of the settings say what the code does: they are compared with it."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from kmodd import ctl, daemon, files, modulefile, tomlfile
+from kmodd.build import failure
+from kmodd.config import Settings
+
+TOP = Path(__file__).resolve().parents[2]
+PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
+CONSTRUCTORS = {"Problem": 0, "Fault": 0, "Wait": 2}  # where each takes the code
+
+
+def page(name: str) -> str:
+    return (TOP / "packaging/man" / name).read_text()
+
+
+def section(text: str, title: str) -> str:
+    """Return a .Sh section of a page."""
+    return text.partition(f"\n.Sh {title}\n")[2].partition("\n.Sh ")[0]
+
+
+def codes() -> set[str]:
+    """Return all problem codes that the code knows."""
+    found = {code for code, _, _ in files._SENTENCES.values()} | {code for _, code, _, _ in failure.PASSING}
+    found |= {"input-output"}  # of files.explain, for every other errno
+    for path in (TOP / "kmodd").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CONSTRUCTORS:
+                place = CONSTRUCTORS[node.func.id]
+                code = node.args[place] if len(node.args) > place else None
+                if isinstance(code, ast.Constant) and isinstance(code.value, str):
+                    found.add(code.value)
+    return found
+
+
+def options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """Yield the options and commands of a parser and of its commands."""
+    for action in parser._actions:
+        yield from (text for text in action.option_strings if text.startswith("--"))
+        if isinstance(action, argparse._SubParsersAction):
+            for name, command in action.choices.items():
+                yield name
+                yield from options(command)
+
+
+def keys(model: type[BaseModel]) -> set[str]:
+    return set(model.model_fields)
+
+
+def test_problem_table_is_that_of_the_code() -> None:
+    listed = re.findall(r"^\.It ([a-z-]+)$", section(page("kmodd.8"), "PROBLEMS"), re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert set(listed) == codes()
+
+
+@pytest.mark.parametrize(
+    ("name", "parser"), [("kmodd.8", daemon.make_parser()), ("kmoddctl.8", ctl.make_parser())], ids=["kmodd", "kmoddctl"]
+)
+def test_options_and_commands_are_those_of_the_parser(name: str, parser: argparse.ArgumentParser) -> None:
+    text = page(name)
+    wanted = set(options(parser))
+    listed = section(text, "OPTIONS")
+    for word in sorted(wanted):
+        if word.startswith("--"):
+            assert re.search(rf"^\.It .*Fl Fl {word[2:]}\b", listed, re.MULTILINE), word
+        else:
+            assert re.search(rf"^\.(It )?Cm {word}\b", text, re.MULTILINE), word
+    assert {f"--{word}" for word in re.findall(r"Fl Fl ([a-z-]+)", text)} <= wanted
+
+
+TABLES = {
+    ("kmodd.toml.5", f"[{name}]"): keys(field.annotation)  # type: ignore[arg-type]
+    for name, field in Settings.model_fields.items()
+} | {
+    ("kmodd.modules.d.5", "[module]"): keys(modulefile.ModuleTable),
+    ("kmodd.modules.d.5", "[source]"): keys(modulefile.Source) | keys(modulefile.Patch),
+    ("kmodd.modules.d.5", "[build]"): keys(modulefile.Build),
+    ("kmodd.modules.d.5", "[[object]]"): keys(modulefile.Object),
+    ("kmodd.modules.d.5", "[kernels]"): keys(modulefile.Kernels),
+    ("kmodd.modules.d.5", "[load]"): keys(modulefile.Load),
+}
+
+
+@pytest.mark.parametrize(("place", "wanted"), TABLES.items(), ids=[title for _, title in TABLES])
+def test_keys_are_those_of_the_models(place: tuple[str, str], wanted: set[str]) -> None:
+    assert set(re.findall(r"^\.It (\w+)$", section(page(place[0]), place[1]), re.MULTILINE)) == wanted
+
+
+def test_every_table_has_its_section() -> None:
+    titles = {title for name, title in TABLES if name == "kmodd.modules.d.5"}
+    assert {title.strip("[]") for title in titles} == keys(modulefile.ModuleFile)
+
+
+def test_exit_codes_are_listed() -> None:
+    listed = set(re.findall(r"^\.It (\d+)$", section(page("kmoddctl.8"), "EXIT STATUS"), re.MULTILINE))
+    assert listed == {str(c) for c in (ctl.DONE, ctl.FAILED, ctl.USAGE, ctl.UNREACHABLE, ctl.NOT_READY, 130)}
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_pages_render_without_warnings(path: Path) -> None:
+    if shutil.which("groff") is None:
+        pytest.skip("groff is not installed")
+    done = subprocess.run(["groff", "-ww", "-b", "-mdoc", "-Tutf8", path], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_example_of_the_settings_shows_the_defaults() -> None:
+    text = (TOP / "etc/kmodd.toml").read_text()
+    plain = re.sub(r"^#(?=\[|\w+ = )", "", text, flags=re.MULTILINE)
+    assert tomlfile.parse(Settings, plain) == Settings() == tomlfile.parse(Settings, text)
+    shown = set(re.findall(r"^#(\w+)(?: =|:)", text, re.MULTILINE)) | set(re.findall(r"^# (\w+): ", text, re.MULTILINE))
+    assert shown == {key for table in Settings().model_dump().values() for key in table}
+
+
+def test_architecture_lists_every_module() -> None:
+    rows = re.findall(r"^\| `([\w/.]+\.py)` \|", (TOP / "ARCHITECTURE.md").read_text(), re.MULTILINE)
+    assert sorted(rows) == sorted(p.relative_to(TOP / "kmodd").as_posix() for p in (TOP / "kmodd").rglob("*.py"))
