@@ -48,7 +48,8 @@ def main() -> None:
                 ["make", "-C", str(tree), f"M={root}/usr/src/trivial0-1.0", "modules"], check=True, capture_output=True
             )
             rows.append((took, build, time.monotonic() - began))
-            print(f"{datetime.now():%H:%M:%S} ready {took:.2f} s after rpm; its build {build:.1f} s; bare make {rows[-1][2]:.2f} s")
+            bare = rows[-1][2]
+        print(f"{datetime.now():%H:%M:%S} ready {took:.2f} s after rpm; its build {build:.1f} s; bare make {bare:.2f} s")
     over = sorted(took - build for took, build, _ in rows)[len(rows) // 2]
     print(f"median beyond the build: {over:.2f} s (key generation, signing, depmod, checks and settling included)")
 

@@ -1,4 +1,4 @@
-"""The daemon's own settings: /etc/kmodd/kmodd.toml (kmodd.toml(5)). Everything has a default; the file may be absent."""
+"""The daemon's own settings: kmodd.toml(5). Everything has a default; the file may be absent."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from . import tomlfile
 from .errors import Problem
 from .modulefile import AbsolutePath, Name, Table, TimeSpan
 from .paths import Sysroot
+
 
 class DaemonTable(Table):
     quiet: TimeSpan = 0.25  # no event for so long, and the rpm transaction over: then look
@@ -32,6 +33,7 @@ class SignTable(Table):
     key: AbsolutePath = "/etc/kmodd/keys/signing.key"
     certificate: AbsolutePath = "/etc/kmodd/keys/signing.x509"
     algorithm: Literal["rsa", "ecdsa"] = "rsa"
+    trusted: bool = False  # every kernel trusts the key by other means than MOK, such as CONFIG_SYSTEM_TRUSTED_KEYS
 
 
 class Settings(Table):

@@ -133,6 +133,6 @@ def digest_file(path: Path) -> str:
 
 
 def stat_signature(path: Path) -> tuple[int, int, int, int]:
-    """Return what tells cheaply whether a file is still the same: inode, size, mtime and ctime in ns. Raises OSError."""
+    """Return what tells cheaply whether a file is the same: inode, size, mtime and ctime in ns. Raises OSError."""
     found = path.stat()
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

@@ -90,6 +90,8 @@ class Patch(Table):
 
 
 def _patch(value: Any) -> Any:
+    if isinstance(value, dict):  # a validator before it makes pydantic forget that arrays came from JSON
+        return {key: tuple(item) if isinstance(item, list) else item for key, item in value.items()}
     return {"file": value} if isinstance(value, str) else value
 
 

@@ -39,7 +39,7 @@ from .model import (
     fingerprint,
     worst,
 )
-from .modulefile import Kernels, Module, canonical
+from .modulefile import Kernels, canonical
 from .record import Attempt, TargetRecord
 
 #: Inputs by the words that a reason uses for them.
@@ -51,6 +51,8 @@ INPUT_WORDS = {
     "compiler": "the compiler changed",
 }
 
+OTHER_KEY = "signed by another key"
+SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
 FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first installation makes one
 
 
@@ -168,7 +170,10 @@ class _Planning:
         if isinstance(decision, BuildModule):
             return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}")
         if isinstance(decision, InstallModule):
-            return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}")
+            usable = record and record.installed and target not in self.snapshot.damaged
+            if not usable or decision.reason not in SOFT or self.snapshot.faults.get(target):
+                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}")
+            decision = _Settled(f"installed, and will be again: {decision.reason}")
         attempt = self.snapshot.kernel_attempts.get(target.kernel)
         if attempt is not None and attempt.outcome == "failed":
             return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint)
@@ -331,7 +336,7 @@ class _Planning:
             return self.snapshot.damaged[target]
         identity = self.snapshot.signer.identity if kernel.signature_hash else ""
         if (identity or not kernel.signature_hash) and any(o.signer != identity for o in installed.objects):
-            return "signed by another key"
+            return OTHER_KEY
         if any(o.compressed != kernel.compression for o in installed.objects):
             return f"the kernel's own modules are {kernel.compression or 'not'} compressed"
         return ""

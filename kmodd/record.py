@@ -1,4 +1,4 @@
-"""What is remembered of a target: attempts and provenance, the schema of `/var/lib/kmodd/targets/<release>/<module>.json`.
+"""What is remembered of a target: attempts and provenance, the schema of `targets/<release>/<module>.json`.
 
 Facts that the disk can tell are not here. Must not: read or write files. The store does.
 """

@@ -78,7 +78,11 @@ class Builder:
             words.append(f"KCFLAGS={' '.join(flags)}")
         if symvers:
             words.append(f"KBUILD_EXTRA_SYMBOLS={' '.join(symvers)}")
-        filled = {"{kernel}": kernel.release, "{build_tree}": str(kernel.build_tree), "{jobs}": str(self.jobserver.jobs)}
+        filled = {
+            "{kernel}": kernel.release,
+            "{build_tree}": str(kernel.build_tree),
+            "{jobs}": str(self.jobserver.jobs),
+        }
         for argument in build.arguments:
             for mark, value in filled.items():
                 argument = argument.replace(mark, value)
@@ -191,7 +195,8 @@ class Builder:
             words += ["-i", f"{sandbox.WORK}/symvers/{path.name}"]
             if await self._sandboxed(scratch, words, log, kernel, 300, jobs=False) != 0:
                 text = f"{path.name} does not apply to the source"
-                hint = f"limit it with kernels = [...], or bring it up to date; the whole log: {self.sysroot.inside(log)}"
+                where = self.sysroot.inside(log)
+                hint = f"limit it with kernels = [...], or bring it up to date; the whole log: {where}"
                 raise Problem("patch-failed", text, hint, transient=False)
 
     def _find_symvers(self, directory: Path) -> Optional[Path]:
@@ -212,7 +217,8 @@ class Builder:
                 path = next((c for c in candidates if is_plain(c, top)), None)
                 if path is None:
                     text = f"the build yielded no {item.path}/{item.name}.ko".replace("./", "")
-                    raise Problem("object-missing", text, f"correct [[object]]; the whole log: {where}", transient=False)
+                    hint = f"correct [[object]]; the whole log: {where}"
+                    raise Problem("object-missing", text, hint, transient=False)
                 found.append(path)
             return found
         objects: dict[str, Path] = {}

@@ -1,4 +1,4 @@
-"""What a failed build's log says: the first error of the compiler, linker or make, and whether it may pass by itself."""
+"""What a failed build's log says: the first error of compiler, linker or make, and whether it may pass by itself."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ COMMANDS = {
 
 def make_parser() -> Parser:
     """Return the parser of the whole command line."""
-    common = argparse.ArgumentParser(add_help=False)
+    common = Parser(add_help=False)
     common.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
     common.add_argument("--json", action="store_true", help="print JSON")
     parser = Parser(

@@ -78,7 +78,8 @@ def run_add(options: argparse.Namespace) -> int:
     text = "\n".join(lines) + "\n"
     where = f"/etc/kmodd/modules.d/{name}.toml"
     if options.dry_run:
-        print(json.dumps({"schema": 1, "file": where, "content": text}) if options.json else f"# {where}\n{text}", end="")
+        document = {"schema": 1, "file": where, "content": text}
+        print(json.dumps(document) if options.json else f"# {where}\n{text}", end="")
         return DONE
     add(seen.sysroot, text, name)
     _said(options, f"registered {name} by {where}", seen)

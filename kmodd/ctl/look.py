@@ -40,7 +40,7 @@ def look(options: argparse.Namespace) -> Look:
     lock = Lock(sysroot)
 
     async def see() -> Snapshot:
-        return await Observer(sysroot, settings).observe(lock.running())
+        return await Observer(sysroot, settings, brief=True).observe(lock.running())
 
     snapshot = asyncio.run(see())
     policy, now = policy_of(settings), time.time()

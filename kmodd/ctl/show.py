@@ -22,7 +22,6 @@ from ..model import (
     RunDepmod,
     Target,
     Verdict,
-    Wait,
     WriteDropin,
 )
 from ..planner import judge_kernel
@@ -183,7 +182,8 @@ def run_explain(options: argparse.Namespace) -> int:
         print(f"\n{target.kernel}: {paint(judgement.verdict.value, judgement.verdict.value)}, {judgement.reason}")
         if judgement.hint:
             print(f"  do:         {judgement.hint}")
-        print(f"  build tree: {kernel.build_tree or 'none'}" + (f" ({kernel.devel_package})" if kernel.devel_package else ""))
+        package = f" ({kernel.devel_package})" if kernel.devel_package else ""
+        print(f"  build tree: {kernel.build_tree or 'none'}{package}")
         if record and record.built:
             names = ", ".join(f"{item.name}.ko" for item in record.built.objects)
             print(f"  built:      {names} with {record.built.compiler}, {_when(record.built.ended)}")
@@ -191,8 +191,8 @@ def run_explain(options: argparse.Namespace) -> int:
             print(f"  installed:  {item.path}" + (f", signed by {item.signer[:16]}" if item.signer else ", unsigned"))
         attempt = record.attempt if record else None
         if attempt:
-            print(f"  attempt:    {attempt.stage} {attempt.outcome} {_when(attempt.ended)}, took "
-                  f"{attempt.ended - attempt.began:.1f} s" + (f": {attempt.message}" if attempt.message else ""))  # fmt: skip
+            took = f"{attempt.ended - attempt.began:.1f} s" + (f": {attempt.message}" if attempt.message else "")
+            print(f"  attempt:    {attempt.stage} {attempt.outcome} {_when(attempt.ended)}, took {took}")
             if attempt.log:
                 print(f"  log:        {attempt.log}")
         for action in seen.actions:

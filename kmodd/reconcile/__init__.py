@@ -67,6 +67,7 @@ class Reconciler:
         self.policy = policy_of(settings)
         self.work.jobserver.jobs = settings.jobs
         self.observer.keyring = Keyring(self.sysroot, settings.sign.key, settings.sign.certificate)
+        self.observer.trust.vouched = settings.sign.trusted
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:

@@ -13,23 +13,25 @@ from ..dropins import DropinFiles
 from ..errors import Problem
 from ..kernels import KernelReader
 from ..log import get_logger
-from ..model import Fault, Kernel, Snapshot, Target
+from ..model import Fault, Kernel, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
 from ..paths import Sysroot
 from ..planner import find_exclusion
 from ..record import TargetRecord
 from ..registry import Registry, RegistryReader
-from ..rpmdb import RpmQueries, open_queries
+from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
 from ..sources import DigestCache, SourceReader
 from ..store import Store
+from ..trust import TrustReader
 from ..verify import Verifier
 
 
 class Observer:
     """Everything that reads a root, and what it remembers between two looks."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings) -> None:
+    def __init__(self, sysroot: Sysroot, settings: Settings, brief: bool = False) -> None:
+        """brief: for one look only, where rpm(8) answers sooner than its binding is imported."""
         self.sysroot = sysroot
         self.registry = RegistryReader(sysroot)
         self.kernels = KernelReader(sysroot)
@@ -40,7 +42,8 @@ class Observer:
         self.dropins = DropinFiles(sysroot)
         self.verifier = Verifier(sysroot)
         self.keyring = Keyring(sysroot, settings.sign.key, settings.sign.certificate)
-        self.rpm: Optional[RpmQueries] = None
+        self.trust = TrustReader(sysroot, settings.sign.trusted)
+        self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
         self.packages: dict[str, str] = {}
         self.rpm_fault: Optional[Problem] = None
 
@@ -67,11 +70,9 @@ class Observer:
                     input_faults[Target(name, release)] = fault
         self.sources.remember()
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
-        faults = {}
-        for target, record in records.items():
-            there = kernels.get(target.kernel)
-            if there and there.present and record.installed and target not in damaged and not there.depmod_stale:
-                faults[target] = await self.verifier.faults(target, there, record.installed)
+        signer = self.keyring.signer()
+        faults = await self._faults(registry, kernels, records, damaged, signer)
+        self.verifier.remember()
         return Snapshot(
             kernels=kernels,
             modules=registry.modules,
@@ -83,10 +84,42 @@ class Observer:
             store_damaged=store_damaged,
             kernel_attempts={k: r.attempt for k, r in self.store.kernel_records().items() if r.attempt},
             dropins=dropins,
-            signer=self.keyring.signer(),
+            signer=signer,
             faults=faults,
             running=running,
         )
+
+    async def _faults(
+        self,
+        registry: Registry,
+        kernels: Mapping[str, Kernel],
+        records: Mapping[Target, TargetRecord],
+        damaged: Mapping[Target, str],
+        signer: Signer,
+    ) -> dict[Target, tuple[Fault, ...]]:
+        """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
+        found: dict[Target, tuple[Fault, ...]] = {}
+        published = self.keyring.published
+        try:
+            certificate = published.read_bytes() if signer.identity else b""
+        except OSError:
+            certificate = b""
+        for target, record in records.items():
+            kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
+            if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
+                continue
+            others = (self.store.symvers(t) for t, r in records.items() if t.kernel == target.kernel and r.installed)
+            faults = await self.verifier.faults(
+                target,
+                kernel,
+                record.installed,
+                at_boot=[canonical(name) for name in module.file.load.at_boot] if module else [],
+                symvers=[path for path in others if path is not None],
+                certificate=certificate,
+            )
+            signed = all(item.signer for item in record.installed.objects)
+            found[target] = (*faults, *await self.trust.faults(kernel, signer, published, signed))
+        return found
 
     def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
         symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}
@@ -103,7 +136,7 @@ class Observer:
         try:
             changed = self._override_change()
             return self.kernels.read(
-                symbols, objects, installed, self.packages, {release: changed for release in installed}
+                symbols, objects, installed, self.packages, dict.fromkeys(installed, changed)
             )
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)

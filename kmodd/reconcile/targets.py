@@ -179,9 +179,9 @@ class TargetWork:
             record = self.store.record(target)
             last = record.attempt
             if last is not None and last.outcome == "failed":
-                done = last.model_copy(update={"outcome": "succeeded", "stage": "install", "problem": "", "message": "",
-                                               "hint": "", "failures": 0, "began": began, "ended": time.time()})  # fmt: skip
-                self.store.write(record.model_copy(update={"attempt": done}))
+                done = {"outcome": "succeeded", "stage": "install", "began": began, "ended": time.time()}
+                done |= {"problem": "", "message": "", "hint": "", "failures": 0}
+                self.store.write(record.model_copy(update={"attempt": last.model_copy(update=done)}))
         except Exception as error:
             where = (snapshot.records[target].attempt or Attempt(began=0, ended=0, stage="build", outcome="failed")).log
             self.fail(target, "install", inputs, as_problem(error, f"installing {target}"), began, where, ())

@@ -1,0 +1,57 @@
+"""Whether an object's appended signature is a signature over its content by our certificate.
+
+Format: include/linux/module_signature.h: content, PKCS #7, struct module_signature (12 bytes), magic. Checked by
+`openssl cms -verify`. Must not: see the private key.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Optional, Union
+
+from ..model import Fault
+from ..run import run
+
+MAGIC = b"~Module signature appended~\n"
+TRAILER = 12
+PKCS7 = 2  # enum pkey_id_type
+
+
+def split(data: bytes) -> Optional[tuple[bytes, bytes]]:
+    """Return an object's content and its PKCS #7 signature, None where it is not signed. Raises ValueError."""
+    if not data.endswith(MAGIC):
+        return None
+    end = len(data) - len(MAGIC)
+    trailer = data[end - TRAILER : end]
+    length = int.from_bytes(trailer[8:12], "big")
+    if len(trailer) != TRAILER or trailer[2] != PKCS7 or not 0 < length <= end - TRAILER:
+        raise ValueError("the appended signature is damaged")
+    start = end - TRAILER - length
+    return data[:start], data[start : start + length]
+
+
+async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
+    """Return what is wrong with the signature of an uncompressed object. certificate: ours, DER."""
+    hint = "kmodd signs it again when it is installed anew: remove the file and run kmoddctl sync"
+    try:
+        parts = split(data)
+    except ValueError as error:
+        return [Fault("signature-invalid", f"{name}: {error}", hint)]
+    if parts is None:
+        return [Fault("signature-missing", f"{name} is not signed", hint)]
+    with tempfile.TemporaryDirectory(prefix="kmodd-verify.") as directory:
+        files = {key: Path(directory, key) for key in ("content", "signature", "certificate")}
+        files["content"].write_bytes(parts[0])
+        files["signature"].write_bytes(parts[1])
+        pem = await run(["openssl", "x509", "-inform", "DER"], stdin=certificate)
+        files["certificate"].write_bytes(pem.stdout)
+        argv: list[Union[str, Path]] = ["openssl", "cms", "-verify", "-binary", "-inform", "DER"]
+        argv += ["-in", files["signature"], "-content", files["content"], "-certfile", files["certificate"], "-nointern", "-noverify"]
+        done = await run([*argv, "-out", "/dev/null"], check=False)
+    if done.status == 0:
+        return []
+    said = done.stderr.decode(errors="replace")
+    if "signer certificate not found" in said:
+        return [Fault("signature-foreign", f"{name} is signed by another key than kmodd's", hint)]
+    return [Fault("signature-invalid", f"the signature of {name} does not fit its content", hint)]

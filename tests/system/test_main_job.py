@@ -1,0 +1,198 @@
+"""The main job: kernels come and go by real rpm, and nobody else lifts a finger."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+from world import GOOD, World
+
+pytestmark = pytest.mark.system
+
+
+def show_depends(world: World, name: str, kernel: str = "") -> list[str]:
+    argv = ["modprobe", "--show-depends", "-d", world.root, "-S", kernel or world.kernel]
+    argv += ["-C", world.root / "etc/modprobe.d", name]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True)
+    return done.stdout.replace(str(world.root), "").replace("/usr/lib/", "/lib/").split("\n")[:-1]
+
+
+def modinfo(world: World, field: str, path: str) -> str:
+    argv = ["modinfo", "-F", field, world.root / path.lstrip("/")]
+    return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_kernel_that_rpm_installs_gets_its_modules(bare: World) -> None:
+    bare.add("alpha", more='[load]\nat_boot = ["alpha"]\noptions = { alpha = "value=7" }\n')
+    bare.start()
+    bare.install(bare.kernel)
+    bare.wait_for("alpha", "ready")
+    (item,) = bare.target("alpha")["objects"]
+    assert item["path"] == f"/lib/modules/{bare.kernel}/extra/alpha/alpha.ko"
+    assert modinfo(bare, "signer", item["path"]).startswith("kmodd ")
+    assert "\nalpha\n" in (bare.root / "etc/modules-load.d/kmodd-alpha.conf").read_text()
+    assert show_depends(bare, "alpha") == [f"insmod {item['path']} value=7 "]
+    assert any(re.fullmatch(r"STATUS=.*1 ready", line) for line in bare.heard())
+    assert bare.status()["kernels"][0]["kernel_devel"].startswith("kernel-devel-")
+    assert (bare.root / "etc/kmodd/keys/signing.key").stat().st_mode & 0o777 == 0o600
+    assert bare.plan() == "nothing to do"
+
+
+def test_headers_after_the_kernel_and_before_it(bare: World) -> None:
+    core, modules_core, devel = bare.releases.files[bare.kernel]
+    bare.add("alpha")
+    bare.start()
+    bare.rpm("-i", core, modules_core)
+    bare.wait_for("alpha", "waiting")
+    target = bare.target("alpha")
+    assert target["problem"] == "kernel-devel-missing"
+    expected = f"dnf --installroot={bare.root} install 'kernel-devel-uname-r = {bare.kernel}'"
+    assert target["hint"] == expected
+    bare.rpm("-i", devel)
+    bare.wait_for("alpha", "ready")
+    old = bare.releases.old
+    core, modules_core, devel = bare.releases.files[old]
+    bare.rpm("-i", devel)
+    bare.rpm("-i", core, modules_core)
+    bare.wait_for("alpha", "ready", old)
+
+
+def test_objects_are_compressed_as_the_kernels_own_are(bare: World) -> None:
+    bare.add("alpha")
+    bare.start()
+    bare.install(bare.releases.other)
+    bare.wait_for("alpha", "ready", bare.releases.other)
+    own = next((bare.root / "lib/modules" / bare.releases.other / "kernel").rglob("*.ko*"))
+    assert own.suffix == ".xz"
+    assert bare.extra(bare.releases.other) == ["alpha/alpha.ko.xz"]
+
+
+def test_what_a_removed_kernel_leaves_goes_too(world: World) -> None:
+    world.add("alpha")
+    world.install(world.releases.old)
+    world.start()
+    world.wait_for("alpha", "ready", world.releases.old)
+    world.wait_for("alpha", "ready")
+    from ground import privateroot
+
+    privateroot.erase(world.root, world.releases.old)
+    gone = world.root / "lib/modules" / world.releases.old
+    world.wait(lambda: not gone.exists(), f"{gone} to go")
+    world.wait_for("alpha", "ready")
+    assert not list((world.root / "var/lib/kmodd/targets").glob(f"{world.releases.old}*"))
+
+
+def test_unregistering_removes_everything(world: World) -> None:
+    world.add("alpha", more='[load]\nat_boot = ["alpha"]\n')
+    world.add("beta")
+    world.start()
+    world.wait_for("alpha", "ready")
+    world.wait_for("beta", "ready")
+    assert world.ctl("remove", "alpha").returncode == 0
+    world.wait(lambda: world.extra() == ["beta/beta.ko"], "alpha to go")
+    world.wait(lambda: not (world.root / "etc/modules-load.d/kmodd-alpha.conf").exists(), "its drop-in to go")
+    assert "extra/alpha" not in (world.root / "lib/modules" / world.kernel / "modules.dep").read_text()
+
+
+def test_an_in_tree_module_is_overridden_and_comes_back(world: World) -> None:
+    in_tree = next((world.root / "lib/modules" / world.kernel / "kernel").rglob("dummy.ko"))
+    before = in_tree.read_bytes()
+    world.add("mine", {"dummy.c": GOOD.format(name="dummy"), "Makefile": "obj-m := dummy.o\n"})
+    world.sync()
+    assert world.verdict("mine") == "ready"
+    assert show_depends(world, "dummy")[-1].startswith(f"insmod /lib/modules/{world.kernel}/extra/mine/dummy.ko")
+    assert in_tree.read_bytes() == before
+    world.registry("mine").unlink()
+    world.sync()
+    assert show_depends(world, "dummy")[-1].strip().endswith(str(in_tree).partition("modules/")[2])
+    assert not (world.root / "etc/depmod.d/kmodd-mine.conf").exists()
+
+
+def test_a_changed_source_is_built_again_and_only_then(world: World) -> None:
+    world.add("alpha")
+    world.sync()
+    first = world.target("alpha")
+    world.sync()
+    assert world.target("alpha") == first
+    source = world.source("alpha") / "alpha.c"
+    os.utime(source)
+    assert world.plan() == "nothing to do"
+    source.write_text(source.read_text().replace("value = 1", "value = 2"))
+    assert "its source changed" in world.plan()
+    world.sync()
+    assert world.target("alpha")["objects"] != first["objects"]
+
+
+def test_symbols_of_a_module_are_handed_to_those_that_depend_on_it(world: World) -> None:
+    provider = GOOD.format(name="zeta") + "int zeta_answer(void) { return 42; }\nEXPORT_SYMBOL_GPL(zeta_answer);\n"
+    user = GOOD.format(name="alpha").replace("return 0", "return zeta_answer() != 42")
+    world.add("zeta", {"zeta.c": "int zeta_answer(void);\n" + provider})
+    world.add("alpha", {"alpha.c": "int zeta_answer(void);\n" + user}, '[build]\ndepends = ["zeta"]\n')
+    world.sync()
+    assert [world.verdict("zeta"), world.verdict("alpha")] == ["ready", "ready"]
+    assert [Path(line.split()[1]).name for line in show_depends(world, "alpha")] == ["zeta.ko", "alpha.ko"]
+    source = world.source("zeta") / "zeta.c"
+    source.write_text(source.read_text().replace("42", "43"))
+    assert "zeta, which it depends on, changed" in world.plan()
+
+
+def test_a_stopped_build_goes_on_at_the_next_start(world: World) -> None:
+    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 4)\n"})
+    world.start()
+    world.wait(lambda: any("building alpha" in line for line in world.heard()), "the build to start")
+    assert world.kill(signal.SIGTERM) == 0
+    assert "STOPPING=1" in world.heard()
+    assert world.extra() == []
+    world.told.clear()
+    world.start()
+    world.wait_for("alpha", "ready")
+
+
+def test_reload_takes_changed_settings(world: World) -> None:
+    world.add("alpha")
+    world.start()
+    world.wait_for("alpha", "ready")
+    world.settings("[daemon]\nquiet = 'nonsense'\n")
+    assert world.child is not None
+    world.child.send_signal(signal.SIGHUP)
+    world.wait(lambda: "settings kept" in world.log.read_text(), "the bad settings to be refused")
+    assert "daemon.quiet" in world.log.read_text()
+    world.settings("[build]\njobs = 1\n")
+    world.told.clear()
+    world.child.send_signal(signal.SIGHUP)
+    world.wait(lambda: "READY=1" in world.heard(), "READY=1 after the reload")
+    assert "RELOADING=1" in world.told
+
+
+def test_two_on_one_root_exclude_each_other(world: World) -> None:
+    world.add("alpha")
+    world.start()
+    world.wait_for("alpha", "ready")
+    assert world.child is not None
+    done = world.ctl("sync")
+    assert done.returncode != 0
+    assert f"kmodd (pid {world.child.pid}) is at work on" in done.stderr
+
+
+def test_the_rpm_lock_is_waited_for(world: World) -> None:
+    """A transaction that goes on long after the files are there: nothing starts before its end."""
+    world.add("alpha")
+    holder = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+    lock = subprocess.Popen(
+        ["python3", "-c", holder, world.root / "var/lib/rpm/.rpm.lock"],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert lock.stdout is not None and lock.stdout.readline().strip() == "1"
+    import threading
+
+    threading.Timer(2.0, lambda: lock.communicate("\n")).start()
+    world.start()
+    assert lock.wait(30) == 0
+    world.wait_for("alpha", "ready")
+    text = world.log.read_text()
+    assert text.index("waiting for the rpm transaction") < text.index("build started")
+    assert f"pid={lock.pid}" in text

@@ -1,0 +1,97 @@
+"""What the tests of the watch share: a root with the usual directories, a watcher on it, and a guard against leaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+from collections.abc import Awaitable, Iterator
+from pathlib import Path
+from typing import Any, Callable
+
+import pytest
+
+from kmodd.paths import Sysroot
+from kmodd.watch import Bell, Watcher
+
+PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
+KERNEL = "lib/modules/6.1.0-1.el9.x86_64"
+LOCK = "var/lib/rpm/.rpm.lock"
+USUAL = (
+    "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
+    "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d",
+)  # fmt: skip
+
+
+def open_files() -> dict[str, str]:
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            found[entry.name] = str(entry.readlink())
+    return {name: target for name, target in found.items() if not target.startswith("/proc/")}
+
+
+@pytest.fixture(autouse=True)
+def no_leak() -> Iterator[None]:
+    """Fail a test that leaves a file descriptor or a child open."""
+    before = open_files()
+    yield
+    gc.collect()
+    assert open_files() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def go(main: Callable[[], Awaitable[None]]) -> None:
+    """Run a test's coroutine, and fail if it leaves tasks or timers."""
+
+    async def guarded() -> None:
+        await asyncio.wait_for(main(), 3 * PLENTY)
+        await asyncio.sleep(0)
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+        loop: Any = asyncio.get_running_loop()
+        assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
+
+    asyncio.run(guarded())
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    for path in USUAL:
+        (tmp_path / path).mkdir(parents=True)
+    return tmp_path
+
+
+@contextlib.contextmanager
+def watching(root: Path) -> Iterator[tuple[Watcher, Bell]]:
+    bell = Bell()
+    watcher = Watcher(Sysroot.at(str(root)), bell)
+    watcher.start()
+    try:
+        yield watcher, bell
+    finally:
+        watcher.stop()
+
+
+async def rings(bell: Bell) -> str:
+    """Return the reasons, once it has rung and has been silent for a while."""
+    assert await bell.rung(PLENTY), "did not ring"
+    reasons: list[str] = []
+    while await bell.rung(0.15):
+        reasons += bell.take()
+    return "; ".join(reasons)
+
+
+async def silent(bell: Bell) -> None:
+    assert not await bell.rung(0.3), bell.take()
+
+
+def write(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("x")
+
+
+def replace(path: Path) -> None:
+    write(path.with_name(".new"))
+    path.with_name(".new").replace(path)

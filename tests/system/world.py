@@ -1,0 +1,180 @@
+"""One private root, and what an administrator and systemd do to it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Optional
+
+from ground import privateroot
+
+LIMIT = 90.0  # seconds that anything may take on a busy machine
+GOOD = """\
+#include <linux/module.h>
+static int {name}_value = 1;
+module_param_named(value, {name}_value, int, 0444);
+static int __init {name}_init(void) {{ return 0; }}
+static void __exit {name}_exit(void) {{ }}
+module_init({name}_init);
+module_exit({name}_exit);
+MODULE_LICENSE("GPL");
+"""
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The releases of the kernels that tests install, and their RPMs (core, modules-core, devel)."""
+
+    old: str
+    new: str
+    other: str
+    files: dict[str, list[Path]]
+
+
+class World:
+    """A private root with, at times, a daemon on it."""
+
+    def __init__(self, root: Path, releases: Kernels) -> None:
+        self.root = root
+        self.releases = releases
+        self.kernel = releases.new
+        self.log = root.parent / "kmodd.log"
+        self.mounts: list[Path] = []
+        self.child: Optional[subprocess.Popen[bytes]] = None
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.told: list[str] = []
+        (root / "etc/kmodd/modules.d").mkdir(parents=True, exist_ok=True)
+        self.settings('[retry]\nfirst = "1s"\nlongest = "2s"\n')
+
+    # -- the administrator's hands ---------------------------------------------------------------------------------
+    def settings(self, text: str) -> None:
+        (self.root / "etc/kmodd/kmodd.toml").write_text(text)
+
+    def source(self, name: str) -> Path:
+        return self.root / "usr/src" / f"{name}-1.0"
+
+    def registry(self, name: str) -> Path:
+        return self.root / "etc/kmodd/modules.d" / f"{name}.toml"
+
+    def add(self, name: str, files: Optional[dict[str, str]] = None, more: str = "") -> None:
+        """Register a module; files default to a good one-file module."""
+        source = self.source(name)
+        source.mkdir(parents=True)
+        for file, text in (files or {f"{name}.c": GOOD.format(name=name)}).items():
+            (source / file).write_text(text)
+        if "Makefile" not in (files or {}):
+            (source / "Makefile").write_text(f"obj-m := {name}.o\n")
+        self.registry(name).write_text(f'[source]\npath = "/usr/src/{name}-1.0"\n{more}')
+
+    def rpm(self, *words: Any) -> None:
+        privateroot.rpm(self.root, *words)
+
+    def install(self, release: str) -> None:
+        self.rpm("-i", *self.releases.files[release])
+
+    def mount(self, directory: Path, *options: str) -> None:
+        """Mount something over a directory of the root until the test ends."""
+        directory.mkdir(parents=True, exist_ok=True)
+        subprocess.run(["mount", *options, directory], check=True)
+        self.mounts.append(directory)
+
+    def unmount(self, directory: Path) -> None:
+        subprocess.run(["umount", "-l", directory], check=True)
+        self.mounts.remove(directory)
+
+    # -- kmoddctl --------------------------------------------------------------------------------------------------
+    def ctl(self, *words: str, env: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
+        argv = [sys.executable, "-m", "kmodd.ctl", *words, "--root", str(self.root)]
+        return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=300)
+
+    def sync(self, env: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
+        done = self.ctl("sync", "--verbose", env=env)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    def status(self) -> dict[str, Any]:
+        done = self.ctl("status", "--json")
+        assert done.stdout, done.stderr
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
+    def target(self, module: str, kernel: str = "") -> dict[str, Any]:
+        """Return a target of the status; {} where there is none."""
+        for target in self.status()["targets"]:
+            if (target["module"], target["kernel"]) == (module, kernel or self.kernel):
+                return dict(target)
+        return {}
+
+    def verdict(self, module: str, kernel: str = "") -> str:
+        return str(self.target(module, kernel).get("verdict", ""))
+
+    def plan(self) -> str:
+        return self.ctl("plan").stdout.strip()
+
+    def extra(self, kernel: str = "") -> list[str]:
+        """Return the files under a kernel's extra/."""
+        top = self.root / "lib/modules" / (kernel or self.kernel) / "extra"
+        return sorted(str(p.relative_to(top)) for p in top.rglob("*") if p.is_file())
+
+    def build_log(self, module: str) -> str:
+        return self.ctl("logs", module).stdout
+
+    # -- the daemon ------------------------------------------------------------------------------------------------
+    def start(self, env: Optional[dict[str, str]] = None) -> None:
+        """Start kmodd as systemd would and wait until it is ready."""
+        path = self.root.parent / f"notify.{len(self.told)}.{time.monotonic_ns()}"
+        self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self.notify.bind(str(path))
+        self.notify.setblocking(False)
+        with self.log.open("ab") as stream:
+            self.child = subprocess.Popen(
+                [sys.executable, "-m", "kmodd.daemon", "--root", str(self.root), "--log-level", "debug"],
+                stderr=stream,
+                env={**os.environ, "NOTIFY_SOCKET": str(path), **(env or {})},
+            )
+        self.wait(lambda: "READY=1" in self.heard(), "READY=1")
+
+    def heard(self) -> list[str]:
+        """Return all that the service manager was told so far."""
+        while True:
+            try:
+                self.told += self.notify.recv(65536).decode().splitlines()
+            except BlockingIOError:
+                return self.told
+
+    def is_alive(self) -> bool:
+        return self.child is not None and self.child.poll() is None
+
+    def kill(self, number: int) -> int:
+        assert self.child is not None
+        self.child.send_signal(number)
+        return self.child.wait(60)
+
+    def stop(self) -> None:
+        """Stop the daemon if one runs; it must end well."""
+        if self.is_alive():
+            status = self.kill(signal.SIGTERM)
+            assert status == 0, f"kmodd ended with {status}:\n{self.log.read_text()[-4000:]}"
+        if self.log.exists():
+            assert "Traceback" not in self.log.read_text() and "unforeseen" not in self.log.read_text()
+        self.notify.close()
+
+    def wait(self, reached: Callable[[], bool], what: str) -> None:
+        """Wait for something; fails with the daemon's log."""
+        end = time.monotonic() + LIMIT
+        while not reached():
+            if time.monotonic() > end or (self.child is not None and not self.is_alive()):
+                log = self.log.read_text()[-6000:] if self.log.exists() else ""
+                raise AssertionError(f"waited in vain for {what}\n{log}\n{self.ctl('status').stdout}")
+            time.sleep(0.1)
+
+    def wait_for(self, module: str, verdict: str, kernel: str = "") -> None:
+        self.wait(lambda: self.verdict(module, kernel) == verdict, f"{module} {verdict} on {kernel or self.kernel}")

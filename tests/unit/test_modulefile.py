@@ -1,0 +1,135 @@
+"""What a module file may say, value by value."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from kmodd.modulefile import NAME, Module, ModuleFile, canonical, seconds
+from kmodd.tomlfile import parse
+
+SOURCE = '[source]\npath = "/usr/src/m"\n'
+
+
+def file(text: str) -> ModuleFile:
+    return parse(ModuleFile, SOURCE + text)
+
+
+@pytest.mark.parametrize(
+    ("span", "value"),
+    [("90s", 90), ("30min", 1800), ("1h", 3600), ("1.5 h", 5400), ("500ms", 0.5), ("2m", 120), ("7", 7)],
+)
+def test_time_spans(span: str, value: float) -> None:
+    assert seconds(span) == value
+    assert file(f'[build]\ntimeout = "{span}"\n').build.timeout == value
+
+
+def test_time_span_may_be_a_number() -> None:
+    assert file("[build]\ntimeout = 5\n").build.timeout == 5
+
+
+GOOD: list[tuple[str, str, Any]] = [
+    ("", "module.required", True),
+    ("", "module.enabled", True),
+    ("", "build.directory", "."),
+    ("", "build.timeout", 1800),
+    ("", "build.strip", True),
+    ("", "load.reload", "never"),
+    ('[build]\nconfig = { CONFIG_A = "m", CONFIG_B = 3 }\n', "build.config", {"CONFIG_A": "m", "CONFIG_B": 3}),
+    ('[module]\nname = "a+b.c-d"\n', "module.name", "a+b.c-d"),
+    ('[build]\ndirectory = "drivers/x"\n', "build.directory", "drivers/x"),
+]
+
+
+@pytest.mark.parametrize(("text", "key", "value"), GOOD)
+def test_values_and_defaults(text: str, key: str, value: Any) -> None:
+    found: Any = file(text)
+    for part in key.split("."):
+        found = getattr(found, part)
+    assert found == value
+
+
+BAD = [
+    ("module", 'name = "../x"', "module.name"),
+    ("module", 'name = ""', "module.name"),
+    ("module", 'name = ".x"', "module.name"),
+    ("module", 'name = "a b"', "module.name"),
+    ("module", f'name = "{"x" * 101}"', "module.name"),
+    ("module", 'version = "1\\n2"', "module.version"),
+    ("module", 'required = "yes"', "module.required"),
+    ("module", "enabled = 1", "module.enabled"),
+    ("build", 'directory = "/etc"', "build.directory"),
+    ("build", 'directory = "a/../.."', "build.directory"),
+    ("build", 'config = { FOO = "m" }', "build.config.FOO"),
+    ("build", 'config = { CONFIG_A = "m\\n" }', "build.config.CONFIG_A"),
+    ("build", 'config = { "CONFIG_A\\n" = "m" }', "build.config.CONFIG_A"),
+    ("build", 'timeout = "soon"', "build.timeout"),
+    ("build", "timeout = 0", "build.timeout"),
+    ("build", "timeout = -1", "build.timeout"),
+    ("build", 'arguments = "x"', "build.arguments"),
+    ("build", 'arguments = ["a\\nb"]', "build.arguments.0"),
+    ("build", 'depends = ["a b"]', "build.depends.0"),
+    ("kernels", 'match = ["a b"]', "kernels.match.0"),
+    ("kernels", 'config = ["FOO"]', "kernels.config.0"),
+    ("kernels", 'config = ["CONFIG_A\\n"]', "kernels.config.0"),
+    ("kernels", 'minimum = ""', "kernels.minimum"),
+    ("kernels", "maximum = 6.9", "kernels.maximum"),
+    ("load", 'options = { "m x" = "a=1" }', "load.options.m x"),
+    ("load", 'options = { m = "a=1\\ninstall m /bin/evil" }', "load.options.m"),
+    ("load", 'options = { m = "a=1\\\\" }', "load.options.m"),
+    ("load", 'softdeps = { m = "pre: a\\n" }', "load.softdeps.m"),
+    ("load", 'blacklist = ["m\\n"]', "load.blacklist.0"),
+    ("load", 'aliases = { "a b" = "m" }', "load.aliases.a b"),
+    ("load", 'reload = "always"', "load.reload"),
+]
+
+
+@pytest.mark.parametrize(("table", "line", "where"), BAD, ids=[f"{b[0]}: {b[1]}" for b in BAD])
+def test_bad_value_is_refused_by_table_and_key(table: str, line: str, where: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(where)):
+        file(f"[{table}]\n{line}\n")
+
+
+def test_source_needs_a_path() -> None:
+    with pytest.raises(ValueError, match="source: needs a path"):
+        parse(ModuleFile, "[source]\n")
+    with pytest.raises(ValueError, match=r"source\.path: must be an absolute path"):
+        parse(ModuleFile, '[source]\npath = "m"\n')
+
+
+def test_patches_are_names_or_tables() -> None:
+    text = SOURCE + 'patches = ["a.patch", { file = "b.patch", kernels = ["6.*"], strip = 0 }]\n'
+    first, second = parse(ModuleFile, text).source.patches
+    assert (first.file, first.kernels, first.strip) == ("a.patch", (), 1)
+    assert (second.file, second.kernels, second.strip) == ("b.patch", ("6.*",), 0)
+
+
+def test_everything_wrong_is_told_at_once() -> None:
+    with pytest.raises(ValueError, match=r"module\.requird: unknown key; build\.strip: .*") as caught:
+        file('[module]\nrequird = true\n[build]\nstrip = "no"\n')
+    assert str(caught.value).count(";") == 1
+
+
+def test_modules_never_change() -> None:
+    found = Module(name="m", file=file(""), path="/etc/kmodd/modules.d/m.toml")
+    assert (found.required, found.enabled) == (True, True)
+    with pytest.raises(ValueError, match="frozen"):
+        found.name = "x"  # type: ignore[misc]
+
+
+def test_canonical_names_have_underscores() -> None:
+    assert canonical("snd-usb_audio") == "snd_usb_audio"
+
+
+@settings(max_examples=50)
+@given(st.text("ab.-_+/ \n\0é1", max_size=8))
+def test_names_are_safe_as_a_part_of_a_path(text: str) -> None:
+    if NAME.fullmatch(text):
+        assert "/" not in text
+        assert text not in (".", "..")
+        assert text.isprintable()
+        assert not text.startswith((".", "-"))
