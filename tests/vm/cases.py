@@ -139,7 +139,7 @@ def configure(line: str) -> Spoil:
 def prefer_in_tree(server: Server, module: str) -> None:
     directory = server.root / "etc/depmod.d"
     directory.mkdir(exist_ok=True)
-    (directory / "00-local.conf").write_text(f"override {module} * kernel/drivers/net\n")
+    (directory / "zz-local.conf").write_text(f"override {module} * kernel/drivers/net\n")
 
 
 # -- the table ---------------------------------------------------------------------------------------------------------
@@ -151,6 +151,9 @@ CRC7 = "#include <linux/crc7.h>"
 KEY_REJECTED = "Key was rejected by service"
 AT_BOOT = 'at_boot = ["{0}"]\n'
 
+# A kernel that does not enforce compares no signature of a key that it does not know: it loads anything of the right
+# format, and so "signed, then changed" loads there. That kmodd calls it blocked all the same is no disagreement, since
+# what loads is not what kmodd made.
 CASES = (
     Case("as kmodd made it", GOOD, OURS, verdict="ready"),
     Case("compressed by xz", GOOD, OURS, release=1, verdict="ready"),
@@ -218,10 +221,10 @@ CASES = (
     Case("  that provider", Source("changed_provider", exports=True), OTHER),
     Case("unsigned", Source("unsigned_one"), OTHER, remove_signature),
     Case("signed by another key", Source("foreign_key"), OTHER, sign_by_other),
-    Case("signed, then changed", Source("changed"), REFUSED, change_content, KEY_REJECTED, "blocked"),
-    Case("edited on disk", Source("edited"), REFUSED, edit, KEY_REJECTED),
-    Case("cut off", Source("cut"), REFUSED, truncate, "Invalid module format"),
-    Case("cut off, xz", Source("cut_packed", everywhere=True), REFUSED, truncate_compressed, release=1),
+    Case("signed, then changed", Source("changed"), OTHER, change_content, "Number 0", "blocked"),
+    Case("edited on disk", Source("edited"), OTHER, edit, "Number 0"),
+    Case("cut off", Source("cut"), REFUSED, truncate, "Exec format error"),
+    Case("cut off, xz", Source("cut_packed", everywhere=True), REFUSED, truncate_compressed, "could not insert", release=1),
     Case(
         "blacklisted, wanted at boot",
         Source("blacklisted", load=AT_BOOT.format("blacklisted")),

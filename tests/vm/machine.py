@@ -32,8 +32,8 @@ class Outcome:
 
     @property
     def said(self) -> str:
-        """Return the last thing that kernel and modprobe said, to print: without time stamps."""
-        lines = (self.messages + "\n" + self.stderr).strip().splitlines() or [""]
+        """Return the last thing that the kernel said, or else modprobe, to print: without time stamps."""
+        lines = (self.messages or self.stderr).strip().splitlines() or ["modprobe passed over it"]
         return re.sub(r"^\[[ .\d]+\] ", "", lines[-1])
 
 

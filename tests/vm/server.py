@@ -33,6 +33,7 @@ static void __exit {name}_exit(void) {{ }}
 module_init({name}_init);
 module_exit({name}_exit);
 MODULE_LICENSE("GPL");
+MODULE_VERSION("1");
 MODULE_DESCRIPTION("{about}");
 """
 EXPORT = "int {name}_value(int n);\nint {name}_value(int n) {{ return n + 1; }}\nEXPORT_SYMBOL_GPL({name}_value);"

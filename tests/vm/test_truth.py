@@ -137,7 +137,7 @@ def test_verdict_and_kernel_agree(found: Found, case: Case) -> None:
 @pytest.mark.parametrize("case", [case for case in CASES if case.kernel == OURS], ids=by_name)
 def test_what_loads_has_its_parameters_and_taints_only_as_out_of_tree_and_unverified(found: Found, case: Case) -> None:
     outcome = found.rows[case].outcome
-    assert outcome.exit == 0 and outcome.stderr == ""
+    assert outcome.exit == 0 and outcome.stderr == "" and outcome.srcversion
     assert dict(case.parameters).items() <= outcome.parameters.items()
     assert outcome.taint == "OE"
 
