@@ -36,6 +36,8 @@ MODULE_LICENSE("GPL");
 MODULE_VERSION("1");
 MODULE_DESCRIPTION("{about}");
 """
+SIGNATURE = b"~Module signature appended~\n"  # scripts/sign-file puts it at the end
+UNPACK = {".xz": "xz", ".zst": "zstd"}
 EXPORT = "int {name}_value(int n);\nint {name}_value(int n) {{ return n + 1; }}\nEXPORT_SYMBOL_GPL({name}_value);"
 
 
@@ -75,7 +77,6 @@ class Server:
         self.root = privateroot.make_root(top / "root")
         older = kernels.pick("6.1", 2)
         self.releases = (older[0], older[1], kernels.pick("6.12", 1)[0])
-        self.pristine: dict[tuple[str, str], tuple[str, str]] = {}  # (module, kernel) -> sha256, srcversion
         for release, compression in zip(self.releases, ("none", "xz", "zstd")):
             made = kernels.make(release, top / "rpms" / compression, slim=True, compression=compression)
             privateroot.rpm(self.root, "-i", *made)
@@ -95,16 +96,11 @@ class Server:
         return subprocess.run(argv, capture_output=True, text=True, cwd=PROJECT, stdin=subprocess.DEVNULL)
 
     def sync(self) -> None:
-        """Let kmodd build, sign and install everything, and remember what it made."""
+        """Let kmodd build, sign and install everything."""
         done = self.kmoddctl("sync")
         verdicts = self.verdicts()
         wrong = {key: found for key, found in verdicts.items() if found[0] not in ("ready", "excluded")}
         assert done.returncode == 0 and not wrong, f"sync: {wrong}\n{done.stdout}{done.stderr}"
-        for (module, release), (verdict, _) in verdicts.items():
-            if verdict == "ready":
-                (item,) = self.record(module, release)["installed"]["objects"]
-                path = self.object(module, release)
-                self.pristine[module, release] = (item["sha256"], modinfo(path, "srcversion"))
 
     def verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
         """Return (module, kernel) -> verdict and reason, as `kmoddctl status` tells them now."""
@@ -126,6 +122,19 @@ class Server:
         (item,) = self.record(module, release)["installed"]["objects"]
         return self.root / str(item["path"]).lstrip("/")
 
+    def is_signed_by_us(self, content: bytes) -> bool:
+        """Tell whether an object's signature is kmodd's over this very content, by openssl (include/linux/module_signature.h)."""
+        if not content.endswith(SIGNATURE):
+            return False
+        end = len(content) - len(SIGNATURE) - 12
+        length = int.from_bytes(content[end + 8 : end + 12], "big")
+        body, signature = self.top / "body", self.top / "signature"
+        body.write_bytes(content[: end - length])
+        signature.write_bytes(content[end - length : end])
+        argv = ["openssl", "cms", "-verify", "-noverify", "-nointern", "-binary", "-inform", "DER"]
+        argv += ["-certfile", str(self.root / "etc/kmodd/keys/signing.x509"), "-in", str(signature)]
+        return subprocess.run([*argv, "-content", str(body), "-out", "/dev/null"], capture_output=True).returncode == 0
+
     # -- spoiling it -----------------------------------------------------------------------------------------------
     def replace(self, module: str, content: bytes, release: Optional[str] = None) -> None:
         """Put content in an installed object's place as if kmodd had installed it: its record knows the new digest."""
@@ -134,6 +143,12 @@ class Server:
         record = self.record(module, release)
         record["installed"]["objects"][0]["sha256"] = hashlib.sha256(content).hexdigest()
         self._record_path(module, release).write_text(json.dumps(record))
+
+    def keep_symvers(self, module: str) -> None:
+        """Put the Module.symvers of what was built last beside the record, as a build by kmodd does."""
+        kept = self.root / "var/lib/kmodd/targets" / self.releases[0] / f"{module}.objects/Module.symvers"
+        assert kept.exists()
+        kept.write_bytes((self.top / "build" / module / "Module.symvers").read_bytes())
 
     def unsigned(self, module: str, release: Optional[str] = None) -> bytes:
         """Return a target's object as it was built, before it was signed."""
@@ -195,6 +210,13 @@ def write_source(directory: Path, name: str, text: str) -> None:
     directory.mkdir(parents=True)
     (directory / f"{name}.c").write_text(text)
     (directory / "Makefile").write_text(f"obj-m := {name}.o\n")
+
+
+def read_object(path: Path) -> bytes:
+    """Return an object without its compression."""
+    if path.suffix in UNPACK:
+        return subprocess.run([UNPACK[path.suffix], "-dc", path], check=True, capture_output=True).stdout
+    return path.read_bytes()
 
 
 def modinfo(path: Path, field: str) -> str:

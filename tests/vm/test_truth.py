@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 from cases import CASES, OTHER, OURS, REFUSED, Case
 from ground import privateroot
 from machine import Outcome, Report, boot
-from server import Server
+from server import Server, modinfo, read_object
 
 pytestmark = pytest.mark.vm
 
@@ -70,10 +70,9 @@ def found() -> Iterator[Found]:
         reports = boot_all(server)
         rows = {}
         for case in CASES:
-            release = server.releases[case.release]
-            verdict, reason = verdicts[case.enforced][case.module, release]
+            verdict, reason = verdicts[case.enforced][case.module, server.releases[case.release]]
             report = reports[case.release, case.enforced]
-            took = what_kernel_did(report, case.module, server.pristine[case.module, release])
+            took = what_kernel_did(server, report, case.module)
             rows[case] = Row(case, verdict, reason, took, report.outcomes[case.module])
         print_table(list(rows.values()))
         steps = (began, prepared, synced, spoilt, looked, time.monotonic())
@@ -97,13 +96,18 @@ def boot_all(server: Server) -> dict[tuple[int, bool], Report]:
         return dict(zip(wanted, pool.map(one, wanted)))
 
 
-def what_kernel_did(report: Report, module: str, pristine: tuple[str, str]) -> str:
-    """Return whether the kernel took the very file that kmodd made, took something else, or refused."""
-    if not report.outcomes[module].live:
+def what_kernel_did(server: Server, report: Report, module: str) -> str:
+    """Return whether the kernel took the recorded file, rightly signed by kmodd's key, took something else, or refused."""
+    outcome = report.outcomes[module]
+    if not outcome.live:
         return REFUSED
     path, digest = report.inserted.get(module, ("", ""))
-    same = (digest, report.outcomes[module].srcversion) == pristine
-    return OURS if same and path.startswith(f"/lib/modules/{report.release}/extra/{module}/") else OTHER
+    (item,) = server.record(module, report.release)["installed"]["objects"]
+    if (path, digest) != (item["path"], item["sha256"]):
+        return OTHER
+    installed = server.object(module, report.release)
+    ours = outcome.srcversion == modinfo(installed, "srcversion") and server.is_signed_by_us(read_object(installed))
+    return OURS if ours else OTHER
 
 
 def print_table(rows: list[Row]) -> None:
