@@ -1,4 +1,7 @@
-"""An initial RAM file system as the kernel unpacks it: cpio "newc" (Documentation/driver-api/early-userspace/buffer-format.rst)."""
+"""An initial RAM file system as the kernel unpacks it: cpio "newc".
+
+Source: Documentation/driver-api/early-userspace/buffer-format.rst.
+"""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ class Server:
         return self.root / str(item["path"]).lstrip("/")
 
     def is_signed_by_us(self, content: bytes) -> bool:
-        """Tell whether an object's signature is kmodd's over this very content, by openssl (include/linux/module_signature.h)."""
+        """Tell whether an object's signature is kmodd's over this very content (include/linux/module_signature.h)."""
         if not content.endswith(SIGNATURE):
             return False
         end = len(content) - len(SIGNATURE) - 12
@@ -196,7 +196,7 @@ class Server:
             subprocess.run([*argv, release], check=True, capture_output=True)
 
     def boot_entry(self, release: str, options: str) -> None:
-        """Write the kernel's entry of the boot loader (the Boot Loader Specification, as grubby and kernel-install do)."""
+        """Write the kernel's boot loader entry (Boot Loader Specification, as grubby and kernel-install do)."""
         entries = self.root / "boot/loader/entries"
         entries.mkdir(parents=True, exist_ok=True)
         (entries / f"{'0' * 32}-{release}.conf").write_text(

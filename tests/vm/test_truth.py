@@ -97,7 +97,7 @@ def boot_all(server: Server) -> dict[tuple[int, bool], Report]:
 
 
 def what_kernel_did(server: Server, report: Report, module: str) -> str:
-    """Return whether the kernel took the recorded file, rightly signed by kmodd's key, took something else, or refused."""
+    """Return whether the kernel took the recorded file, signed by kmodd's key, took something else, or refused."""
     outcome = report.outcomes[module]
     if not outcome.live:
         return REFUSED
