@@ -203,18 +203,22 @@ class KernelReader:
         if not (directory / "modules.dep.bin").exists() and installed:
             return "modules.dep.bin is missing"
         known = self._cached("dep", directory.name, path, None)
-        if not isinstance(known, frozenset):
+        if not isinstance(known, dict):
             with path.open(errors="replace") as stream:
-                known = frozenset(line.partition(":")[0] for line in stream if line.startswith("extra/"))
+                known = {_stem(line.partition(":")[0]): line.partition(":")[0] for line in stream}
             self._cache["dep", directory.name] = ((path, stat_signature(path), None), known)
-        for name in sorted(known):
-            if not os.path.lexists(directory / name):
+        for name in sorted(known.values()):
+            if name.startswith("extra/") and not os.path.lexists(directory / name):
                 return f"modules.dep lists {name}, which is gone"
         for name in sorted(installed):
-            if name not in known:
-                return f"modules.dep does not list {name}"
             try:
                 changed = max(changed, (directory / name).stat().st_ctime)
             except OSError:
-                continue
+                continue  # depmod cannot list what is gone; that is its own module's fault alone
+            if _stem(name) not in known:  # where another file of that name is listed, verify says so
+                return f"modules.dep does not list {name}"
         return "files changed since it last ran" if installed and changed > written else ""
+
+
+def _stem(path: str) -> str:
+    return canonical(path.rpartition("/")[2].partition(".ko")[0])
