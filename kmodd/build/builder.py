@@ -44,22 +44,26 @@ class Builder:
     def __init__(self, sysroot: Sysroot, jobserver: Jobserver, user: str = sandbox.BUILD_USER) -> None:
         self.sysroot = sysroot
         self.jobserver = jobserver
-        self.owner = sandbox.build_owner(user)
+        self.user = user
+        self.owners: dict[Path, tuple[int, int]] = {}  # of the scratch directories in use
 
     def make_scratch(self, name: str) -> Path:
-        """Make an empty scratch directory of the build user. Raises Problem."""
+        """Make an empty scratch directory of a user that no other build has now. Raises Problem."""
         scratch = self.sysroot.scratch / name
+        owner = sandbox.free_owner(self.user, self.owners.values())
         with explained(f"making {self.sysroot.inside(scratch)}"):
             shutil.rmtree(scratch, ignore_errors=True)
             self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
                 path.mkdir(mode=0o755)  # others cannot come here, the parent is root's alone
                 if os.geteuid() == 0:
-                    os.chown(path, *self.owner)
+                    os.chown(path, *owner)
+        self.owners[scratch] = owner
         return scratch
 
     def drop_scratch(self, scratch: Path) -> None:
         """Delete a scratch directory."""
+        self.owners.pop(scratch, None)
         shutil.rmtree(scratch, ignore_errors=True)
 
     def make_words(self, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[str]) -> list[str]:
@@ -111,7 +115,7 @@ class Builder:
             directory=f"{sandbox.WORK}/source",
             read_only=() if covered else ((tree, str(kernel.build_tree)),),
             env=env,
-            owner=self.owner,
+            owner=self.owners[scratch],
         )
         limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 4096, resource.RLIMIT_FSIZE: 4 << 30}
         done = await run(

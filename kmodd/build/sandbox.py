@@ -15,6 +15,7 @@ from pathlib import Path
 from ..paths import Sysroot
 
 BUILD_USER = "kmodd-build"
+FIRST_SPARE = 1_879_048_192 + 0x6B6D  # see free_owner
 WORK = "/build"  # where the scratch directory is seen inside
 ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime")
 
@@ -31,6 +32,19 @@ def build_owner(user: str = BUILD_USER) -> tuple[int, int]:
         if entry.pw_uid != 0:
             return entry.pw_uid, entry.pw_gid
     return 65534, 65534
+
+
+def free_owner(user: str, taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
+    """Return the uid and gid of a further build beside those that run.
+
+    The first is the build user; others get a uid that nobody has, so that no build can signal another's processes or
+    use up its share of them (RLIMIT_NPROC counts by uid). The range is unused by systemd's UIDS-GIDS document.
+    """
+    owner = build_owner(user)
+    used = set(taken)
+    if os.geteuid() != 0 or owner not in used:
+        return owner
+    return next((uid, owner[1]) for uid in range(FIRST_SPARE, FIRST_SPARE + 4096) if (uid, owner[1]) not in used)
 
 
 def _cover(directory: str, mounts: Mapping[str, Path]) -> list[str]:

@@ -57,7 +57,7 @@ class TargetWork:
                 try:
                     compiler = await self.observer.compiler(kernel)
                     await asyncio.to_thread(
-                        self.observer.sources.copy, module, scratch / "source", self.builder.owner
+                        self.observer.sources.copy, module, scratch / "source", self.builder.owners[scratch]
                     )
                     patches = [
                         (file, patch.strip) for file, patch in self.observer.sources.patches(module, kernel.release)
