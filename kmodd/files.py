@@ -13,6 +13,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from .errors import Problem
 
@@ -58,8 +59,9 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY}")
 
 
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write a file so that it is never seen half written; makes its directory. Raises OSError."""
+@contextlib.contextmanager
+def _fresh(path: Path, mode: int) -> Iterator[BinaryIO]:
+    """Give the temporary file of a path, made with its final mode and synced at the end; gone again on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     with contextlib.suppress(FileNotFoundError):
@@ -68,35 +70,33 @@ def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
         with os.fdopen(descriptor, "wb") as stream:
             os.fchmod(descriptor, mode)
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(descriptor)
-        temporary.rename(path)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
+        raise
+
+
+def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a file so that it is never seen half written; makes its directory. Raises OSError."""
+    with _fresh(path, mode) as stream:
+        stream.write(data)
+    try:
+        temporary_name(path).rename(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary_name(path).unlink()
         raise
     sync_directory(path.parent)
 
 
 def stage_copy(source: Path, path: Path, mode: int = 0o644) -> Path:
     """Copy a file beside its final place under its temporary name, synced; returns that name. Raises OSError."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_name(path)
-    with contextlib.suppress(FileNotFoundError):
-        temporary.unlink()
-    try:
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
-        with os.fdopen(descriptor, "wb") as sink, source.open("rb") as stream:
-            os.fchmod(descriptor, mode)
-            shutil.copyfileobj(stream, sink, 1 << 20)
-            sink.flush()
-            os.fsync(descriptor)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    return temporary
+    with source.open("rb") as stream, _fresh(path, mode) as sink:
+        shutil.copyfileobj(stream, sink, 1 << 20)
+    return temporary_name(path)
 
 
 def remove_file(path: Path) -> bool:

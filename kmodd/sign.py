@@ -177,9 +177,10 @@ class Keyring:
 
         Raises OSError.
         """
-        if not self.is_token and self._staging.is_dir():
-            if not self._is_interrupted() or self._is_there(self.certificate):
-                shutil.rmtree(self._staging)
+        if self.is_token or not self._staging.is_dir():
+            return
+        if not self._is_interrupted() or self._is_there(self.certificate):
+            shutil.rmtree(self._staging)
 
     async def generate(self, algorithm: str = "rsa") -> Signer:
         """Make the key and its certificate, or finish what a kill interrupted; algorithm is rsa or ecdsa.
