@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional
@@ -47,6 +48,12 @@ def read_config(path: Path, symbols: Collection[str]) -> dict[str, str]:
             if equals and name in symbols:
                 found[name] = value.strip().strip('"')
     return found
+
+
+def install_command(sysroot: Sysroot, release: str) -> str:
+    """Return the line that installs a release's build tree, by what kernel-devel provides."""
+    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
+    return shlex.join(["dnf", *root, "install", f"kernel-devel-uname-r = {release}"])
 
 
 class KernelReader:
@@ -110,9 +117,7 @@ class KernelReader:
         inside = self.sysroot.inside(link) if os.path.lexists(link) else f"/usr/src/kernels/{release}"
         tree = self.sysroot.resolve(inside)
         where = self.sysroot.inside(tree)
-        command = f"dnf install 'kernel-devel-uname-r = {release}'"
-        if not self.sysroot.is_host:
-            command = command.replace("install", f"--installroot={self.sysroot.root} install", 1)
+        command = install_command(self.sysroot, release)
         if not tree.is_dir():
             if package:
                 text = f"{package} is installed, but {where} does not exist"

@@ -163,10 +163,6 @@ class Sysroot:
     def efivars(self) -> Path:
         return self.resolve("/sys/firmware/efi/efivars")
 
-    @property
-    def loaded_modules(self) -> Path:
-        return self.resolve("/sys/module")
-
 
 #: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

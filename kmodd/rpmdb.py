@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import shlex
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -126,9 +125,3 @@ class CommandQueries(_CachedQueries):
 async def open_queries(sysroot: Sysroot) -> RpmQueries:
     """Return the way of asking that works here; find out once and keep it."""
     return BindingQueries(sysroot) if await BindingQueries.is_usable() else CommandQueries(sysroot)
-
-
-def install_command(sysroot: Sysroot, release: str) -> str:
-    """Return the line that installs a release's build tree: dnf(8) takes what a Requires line would say."""
-    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
-    return shlex.join(["dnf", *root, "install", f"{CAPABILITY} = {release}"])

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Optional
 
@@ -17,6 +18,7 @@ from ..model import Action
 from ..modulefile import NAME, Module
 from ..reconcile import Reconciler
 from ..registry import add, remove
+from ..watch import Bell, settle
 from . import DONE
 from .look import Look, check_module, look
 from .show import as_json, run_status, sentence
@@ -47,6 +49,13 @@ def run_sync(options: argparse.Namespace) -> int:
 
 
 async def _sync(seen: Look) -> tuple[Action, ...]:
+    bell = Bell()
+    bell.ring("kmoddctl sync")
+
+    def tell(pid: int) -> None:
+        print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
+
+    await settle(seen.sysroot, bell, quiet=0.01, on_transaction=tell)
     reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None)
     reconciler.heal()
     try:

@@ -16,8 +16,9 @@ import pytest
 
 from kmodd import rpmdb
 from kmodd.errors import Problem
+from kmodd.kernels import install_command
 from kmodd.paths import Sysroot
-from kmodd.rpmdb import BindingQueries, CommandQueries, install_command, open_queries
+from kmodd.rpmdb import BindingQueries, CommandQueries, open_queries
 from kmodd.run import run
 
 pytestmark = [

@@ -66,7 +66,9 @@ def test_problem_table_is_that_of_the_code() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "parser"), [("kmodd.8", daemon.make_parser()), ("kmoddctl.8", ctl.make_parser())]
+    ("name", "parser"),
+    [("kmodd.8", daemon.make_parser()), ("kmoddctl.8", ctl.make_parser())],
+    ids=["kmodd", "kmoddctl"],
 )
 def test_options_and_commands_are_those_of_the_parser(name: str, parser: argparse.ArgumentParser) -> None:
     text = page(name)

@@ -38,7 +38,6 @@ GOOD: list[tuple[str, str, Any]] = [
     ("", "build.directory", "."),
     ("", "build.timeout", 1800),
     ("", "build.strip", True),
-    ("", "load.reload", "never"),
     ('[build]\nconfig = { CONFIG_A = "m", CONFIG_B = 3 }\n', "build.config", {"CONFIG_A": "m", "CONFIG_B": 3}),
     ('[module]\nname = "a+b.c-d"\n', "module.name", "a+b.c-d"),
     ('[build]\ndirectory = "drivers/x"\n', "build.directory", "drivers/x"),
@@ -84,7 +83,6 @@ BAD = [
     ("load", 'softdeps = { m = "pre: a\\n" }', "load.softdeps.m"),
     ("load", 'blacklist = ["m\\n"]', "load.blacklist.0"),
     ("load", 'aliases = { "a b" = "m" }', "load.aliases.a b"),
-    ("load", 'reload = "always"', "load.reload"),
 ]
 
 

@@ -186,6 +186,8 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from kmodd import sign
 from kmodd.paths import Sysroot
+
+pytestmark = pytest.mark.system
 step, name = int(sys.argv[2]), None
 def at(number, function):
     def call(*a, **k):
