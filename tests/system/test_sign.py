@@ -14,32 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from world import Kernels
 
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
 from kmodd.sign import MAGIC, Keyring, decode_certificate, is_signed
 
-KBUILD = "linux-kbuild-6.1"
+pytestmark = pytest.mark.system
+
 CONTENT = b"\x7fELF" + os.urandom(3000)
 
 
 @pytest.fixture(scope="session")
-def sign_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def sign_file(releases: Kernels, template: Path) -> Path:
     """Return a real kernel's sign-file."""
-    path = f"usr/lib/{KBUILD}/scripts/sign-file"
-    if Path("/", path).exists():
-        return Path("/", path)
-    kernels = sorted(Path("/usr/src/kernels").glob("*/scripts/sign-file"))
-    if kernels:
-        return kernels[-1]
-    where = tmp_path_factory.mktemp("kbuild")
-    if shutil.which("apt-get") is None:
-        pytest.skip("no kernel-devel here, and no apt-get to download a sign-file")
-    done = subprocess.run(["apt-get", "download", KBUILD], cwd=where, capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"{KBUILD} cannot be downloaded: {done.stderr.strip()}")
-    subprocess.run(["dpkg", "-x", next(where.glob("*.deb")), where / "root"], check=True)
-    return where / "root" / path
+    return template / "usr/src/kernels" / releases.new / "scripts/sign-file"
 
 
 @pytest.fixture
@@ -186,8 +175,6 @@ import asyncio, os, signal, sys
 from pathlib import Path
 from kmodd import sign
 from kmodd.paths import Sysroot
-
-pytestmark = pytest.mark.system
 step, name = int(sys.argv[2]), None
 def at(number, function):
     def call(*a, **k):
