@@ -35,7 +35,8 @@ RETRY = 60.0  # seconds until a look that failed as a whole is repeated
 class Daemon:
     """The daemon of one root."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings) -> None:
+    def __init__(self, sysroot: Sysroot, settings: Settings, log_level: Optional[str] = None) -> None:
+        self.log_level = log_level  # given on the command line, it counts before the settings'
         self.sysroot = sysroot
         self.settings = settings
         self.notifier = Notifier()
@@ -55,7 +56,6 @@ class Daemon:
         self.lock.acquire("kmodd")
         try:
             self.reconciler.heal()
-            self.reconciler.observer.keyring.publish()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
             loop.add_signal_handler(signal.SIGHUP, self._hup)
@@ -146,7 +146,7 @@ class Daemon:
         if settings != self.settings:
             self.settings = settings
             self.reconciler.take(settings)
-            configure(settings.daemon.log_level)
+            configure(self.log_level or settings.daemon.log_level)
         get_logger().info("configuration read")
 
     # -- reporting -------------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def main() -> None:
         configure(options.log_level or settings.daemon.log_level)
 
         async def serve() -> None:
-            await Daemon(sysroot, settings).serve()
+            await Daemon(sysroot, settings, options.log_level).serve()
 
         asyncio.run(serve())
     except Problem as problem:

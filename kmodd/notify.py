@@ -2,21 +2,49 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import socket
 from typing import Optional
 
 import sdnotify
 
+LATER = 0.5  # seconds until a full socket is tried again
+
 
 class Notifier:
-    """Speaks to the service manager."""
+    """Speaks to the service manager, and never waits for it: what it has no room for is said later.
+
+    Needs a running event loop only for that.
+    """
 
     def __init__(self) -> None:
-        self._notifier = sdnotify.SystemdNotifier()
+        self._socket: Optional[socket.socket] = getattr(sdnotify.SystemdNotifier(), "socket", None)
+        if self._socket is not None:
+            self._socket.setblocking(False)
         self._status = ""
+        self._pending: list[str] = []
 
     def _say(self, text: str) -> None:
-        self._notifier.notify(text)
+        if self._socket is None:
+            return
+        stale = {"STATUS": "STATUS=", "WATCHDOG": "WATCHDOG="}.get(text.partition("=")[0], text)
+        self._pending = [other for other in self._pending if not other.startswith(stale)] + [text]
+        self._flush()
+
+    def _flush(self) -> None:
+        while self._pending and self._socket is not None:
+            try:
+                self._socket.sendall(self._pending[0].encode())
+            except BlockingIOError:
+                with contextlib.suppress(RuntimeError):  # without a loop there is no later
+                    asyncio.get_running_loop().call_later(LATER, self._flush)
+                return
+            except OSError:
+                self._pending.clear()  # nobody is there any more
+                return
+            del self._pending[0]
 
     def ready(self) -> None:
         self._say("READY=1")

@@ -79,6 +79,7 @@ class Reconciler:
             self.work.installation.heal,
             self._heal_scratch,
             self.observer.keyring.heal,
+            self.observer.keyring.publish,
         ):
             try:
                 step()

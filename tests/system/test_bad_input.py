@@ -101,18 +101,20 @@ def test_a_hostile_makefile_finds_nothing_to_harm(world: World) -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     listener.settimeout(0.1)
     port = listener.getsockname()[1]
+    socket.create_connection(("127.0.0.1", port)).close()
+    listener.accept()[0].close()  # it can be reached from here
     tries = {
         "uid": "test $$(id -u) = 0",
-        "key": f"cat {secret} /etc/kmodd/keys/signing.key",
+        "key": f"cat {secret} || cat /etc/kmodd/keys/signing.key",
         "shadow": "cat /etc/shadow",
         "usr": "touch /usr/x",
         "etc": "touch /etc/x",
         "modules": f"touch /lib/modules/{world.kernel}/x",
         "tree": f"touch /usr/src/kernels/{world.kernel}/x",
-        "source": f"touch /usr/src/bad-1.0/x {world.source('bad')}/x",
+        "source": f"touch /usr/src/bad-1.0/x || touch {world.source('bad')}/x",
         "network": f"bash -c 'exec 3<>/dev/tcp/127.0.0.1/{port}'",
         "mount": "mount -t tmpfs none /tmp",
-        "state": f"ls {world.root}/var/lib/kmodd /var/lib/kmodd",
+        "state": f"ls {world.root}/var/lib/kmodd || ls /var/lib/kmodd",
         "device": "dd if=/dev/vda of=/dev/null count=1",
     }
     line = "; ".join(f"if {what} >/dev/null 2>&1; then echo {name}=DONE; else echo {name}=no; fi"
@@ -139,7 +141,7 @@ def test_megabytes_of_output_do_not_fill_the_log(world: World) -> None:
     world.sync()
     log = world.root / world.target("bad")["last_attempt"]["log"].lstrip("/")
     assert log.stat().st_size < 18_000_000
-    assert "more output was dropped" in log.read_bytes()[-300:].decode(errors="replace") or log.stat().st_size < 1e6
+    assert "more output was dropped" in log.read_bytes()[-300:].decode(errors="replace")
 
 
 def test_bad_module_files_and_sources(world: World) -> None:

@@ -196,3 +196,11 @@ def test_the_rpm_lock_is_waited_for(world: World) -> None:
     text = world.log.read_text()
     assert text.index("waiting for the rpm transaction") < text.index("build started")
     assert f"pid={lock.pid}" in text
+
+
+def test_the_watchdog_hears_of_a_daemon_at_work(world: World) -> None:
+    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 3)\n"})
+    world.start({"WATCHDOG_USEC": "1000000"})
+    world.wait(lambda: world.heard().count("WATCHDOG=1") >= 4, "signs of life while it builds")
+    assert world.verdict("alpha") == "building"
+    world.wait_for("alpha", "ready")

@@ -171,6 +171,8 @@ class World:
         """Wait for something; fails with the daemon's log."""
         end = time.monotonic() + LIMIT
         while not reached():
+            if self.is_alive():
+                self.heard()
             if time.monotonic() > end or (self.child is not None and not self.is_alive()):
                 log = self.log.read_text()[-6000:] if self.log.exists() else ""
                 raise AssertionError(f"waited in vain for {what}\n{log}\n{self.ctl('status').stdout}")
