@@ -161,11 +161,13 @@ def test_reload_takes_changed_settings(world: World) -> None:
     world.child.send_signal(signal.SIGHUP)
     world.wait(lambda: "settings kept" in world.log.read_text(), "the bad settings to be refused")
     assert "daemon.quiet" in world.log.read_text()
+    world.wait(lambda: world.heard().count("READY=1") >= 2, "READY=1 after the refused settings")
     world.settings("[build]\njobs = 1\n")
     world.told.clear()
     world.child.send_signal(signal.SIGHUP)
     world.wait(lambda: "READY=1" in world.heard(), "READY=1 after the reload")
     assert "RELOADING=1" in world.told
+    assert "configuration read" in world.log.read_text()
 
 
 def test_two_on_one_root_exclude_each_other(world: World) -> None:
