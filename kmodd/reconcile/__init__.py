@@ -284,11 +284,8 @@ class Reconciler:
         return True
 
     def _failed(self, event: str, problem: Problem, **fields: str) -> None:
+        """Report a failure that has no record of its own, and look again after the first pause."""
         get_logger().error(event, problem=problem.code, reason=problem.message, hint=problem.hint, **fields)
-        self._block_quietly()
-
-    def _block_quietly(self) -> None:
-        """Look again after the first pause, since these failures have no record of their own."""
         asyncio.get_running_loop().call_later(self.policy.retry_first, self.knock, "retry")
 
 

@@ -81,9 +81,9 @@ class Verifier:
         at_boot: canonical names that are loaded at boot. symvers: the Module.symvers of all that we install for this
         kernel. certificate: ours, DER; empty where it cannot be read, then signatures are not looked at.
         """
-        own = find = symbols.find_symvers(self.sysroot, kernel)
+        own = symbols.find_symvers(self.sysroot, kernel)
         others = sorted(symvers)
-        key = self._key(kernel, installed, [*others, *([find] if find else [])], at_boot, certificate)
+        key = self._key(kernel, installed, [*others, *([own] if own else [])], at_boot, certificate)
         name = f"{target.kernel}/{target.module}"
         known = self._known.get(name)
         if not known or known[0] != key:

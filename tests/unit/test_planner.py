@@ -11,26 +11,30 @@ from worlds import (
     INPUTS,
     K2,
     MISSING,
+    NOW,
+    POLICY,
+    T2,
     K,
     T,
     broken,
+    build,
     built,
+    do,
     failed,
     installed,
     kernel,
     module,
     record,
     settled,
+    verdict,
     world,
 )
 
 from kmodd.model import (
     Action,
-    BuildModule,
     Fault,
     InstallModule,
     Judgement,
-    Policy,
     RemoveModule,
     RunDepmod,
     Signer,
@@ -39,27 +43,7 @@ from kmodd.model import (
     Verdict,
     Wait,
 )
-from kmodd.planner import install_inputs, judge, plan
-
-NOW = 1000.0
-POLICY = Policy(retry_first=60, retry_longest=3600)
-T2 = Target("m", K2)
-
-
-def do(snapshot: Snapshot, now: float = NOW) -> list[Action]:
-    return list(plan(snapshot, POLICY, now))
-
-
-def verdict(snapshot: Snapshot, target: Target = T, now: float = NOW) -> Judgement:
-    return judge(snapshot, POLICY, now)[target]
-
-
-def build(target: Target = T, reason: str = "never built for this kernel", **more: Any) -> list[Action]:
-    return [
-        BuildModule(target, reason, {**INPUTS, **more.pop("inputs", {})}, **more),
-        InstallModule(target, "once it is built"),
-        RunDepmod(target.kernel, "objects are installed"),
-    ]
+from kmodd.planner import install_inputs, judge
 
 
 def install(reason: str) -> list[Action]:

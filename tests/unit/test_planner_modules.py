@@ -11,29 +11,31 @@ from worlds import (
     INPUTS,
     K2,
     MISSING,
+    NOW,
+    POLICY,
     SIGNER,
     K,
-    T,
     broken,
+    build,
     built,
+    do,
     failed,
     installed,
     kernel,
     module,
     record,
     settled,
+    verdict,
     world,
 )  # fmt: skip
 
 from kmodd.loading import dropins
 from kmodd.model import (
-    Action,
     BuildModule,
     Dropin,
     Fault,
     InstallModule,
     Judgement,
-    Policy,
     RemoveDropin,
     RunDepmod,
     Signer,
@@ -45,28 +47,7 @@ from kmodd.model import (
     fingerprint,
     worst,
 )
-from kmodd.planner import judge, judge_kernel, plan
-
-NOW = 1000.0
-POLICY = Policy(retry_first=60, retry_longest=3600)
-T2 = Target("m", K2)
-
-
-def do(snapshot: Snapshot, now: float = NOW) -> list[Action]:
-    return list(plan(snapshot, POLICY, now))
-
-
-def verdict(snapshot: Snapshot, target: Target = T, now: float = NOW) -> Judgement:
-    return judge(snapshot, POLICY, now)[target]
-
-
-def build(target: Target = T, reason: str = "never built for this kernel", **more: Any) -> list[Action]:
-    return [
-        BuildModule(target, reason, {**INPUTS, **more.pop("inputs", {})}, **more),
-        InstallModule(target, "once it is built"),
-        RunDepmod(target.kernel, "objects are installed"),
-    ]
-
+from kmodd.planner import judge, judge_kernel
 
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 NO_DEVEL = kernel(build_tree=None, build_tree_fault=MISSING)

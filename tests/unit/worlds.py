@@ -6,13 +6,30 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
-from kmodd.model import BrokenFile, Fault, Kernel, Signer, Snapshot, Target
+from kmodd.model import (
+    Action,
+    BrokenFile,
+    BuildModule,
+    Fault,
+    InstallModule,
+    Judgement,
+    Kernel,
+    Policy,
+    RunDepmod,
+    Signer,
+    Snapshot,
+    Target,
+)
 from kmodd.modulefile import Module, ModuleFile
+from kmodd.planner import judge, plan
 from kmodd.record import Attempt, Built, BuiltObject, Installed, InstalledObject, TargetRecord
 
 K = "6.1.0-1.el9.x86_64"
 K2 = "6.1.0-2.el9.x86_64"
 T = Target("m", K)
+NOW = 1000.0
+POLICY = Policy(retry_first=60, retry_longest=3600)
+T2 = Target("m", K2)
 SIGNER = Signer(identity="key1")
 INPUTS = {"source": "s", "patches": "", "module": "m", "build_tree": "b", "compiler": "gcc 12"}
 MISSING = Fault("kernel-devel-missing", f"kernel-devel for {K} is not installed", "dnf install kernel-devel")
@@ -75,3 +92,19 @@ def settled(*modules: Module, kernels: tuple[Kernel, ...] = (), **more: Any) -> 
 
 def broken(name: str = "m", path: str = "") -> BrokenFile:
     return BrokenFile(path or f"/etc/kmodd/modules.d/{name}.toml", name, BROKEN)
+
+
+def do(snapshot: Snapshot, now: float = NOW) -> list[Action]:
+    return list(plan(snapshot, POLICY, now))
+
+
+def verdict(snapshot: Snapshot, target: Target = T, now: float = NOW) -> Judgement:
+    return judge(snapshot, POLICY, now)[target]
+
+
+def build(target: Target = T, reason: str = "never built for this kernel", **more: Any) -> list[Action]:
+    return [
+        BuildModule(target, reason, {**INPUTS, **more.pop("inputs", {})}, **more),
+        InstallModule(target, "once it is built"),
+        RunDepmod(target.kernel, "objects are installed"),
+    ]
