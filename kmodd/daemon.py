@@ -12,23 +12,22 @@ import gc
 import signal
 import sys
 import time
-from collections.abc import Mapping
 from typing import Optional
 
 from . import __version__
+from .alert.verdicts import log_changes
 from .config import Settings, read_settings
 from .errors import Problem
 from .lock import Lock
 from .log import configure, get_logger
-from .model import Judgement, Snapshot, Target, Verdict
+from .model import Judgement, Verdict
 from .notify import Notifier
 from .paths import Sysroot
-from .planner import judge, judge_kernel
+from .planner import judge
 from .reconcile import Reconciler, next_wake
-from .report import summary
+from .report import Observer, Report, make_report, summary
 from .watch import Bell, Watcher, settle
 
-LEVELS = {Verdict.FAILED: "error", Verdict.BLOCKED: "error", Verdict.WAITING: "warning"}
 RETRY = 60.0  # seconds until a look that failed as a whole is repeated
 
 
@@ -47,8 +46,8 @@ class Daemon:
         self.stopping = asyncio.Event()
         self.reload = False
         self.timer: Optional[asyncio.TimerHandle] = None
-        self.told: dict[Target, Judgement] = {}
-        self.told_kernels: dict[str, Judgement] = {}
+        self.observers: list[Observer] = [log_changes]
+        self.told: Optional[Report] = None
 
     async def serve(self) -> None:
         """Run until SIGTERM. Raises Problem already-running or state-unwritable at the start."""
@@ -160,7 +159,10 @@ class Daemon:
         judgements = judge(snapshot, self.reconciler.policy, time.time())
         for target in self.reconciler.builds:
             judgements[target] = Judgement(Verdict.BUILDING, "is being built")
-        self._log_changes(snapshot, judgements)
+        report = make_report(snapshot, judgements, time.time(), self.told)
+        for observe in self.observers:
+            observe(self.told, report)
+        self.told = report
         running = sorted(self.reconciler.builds)
         doing = ""
         if running:
@@ -168,36 +170,6 @@ class Daemon:
             doing = f"building {running[0]}{more}; "
         self.notifier.status(doing + summary(judgements))
         self._tell("building" if running else "idle")
-
-    def _log_changes(self, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> None:
-        log = get_logger()
-        for target, judgement in sorted(judgements.items()):
-            before = self.told.get(target)
-            if judgement.verdict is Verdict.BUILDING or before == judgement:
-                continue
-            if judgement.verdict is Verdict.EXCLUDED and before is None:
-                continue
-            emit = getattr(log, LEVELS.get(judgement.verdict, "info"))
-            emit(
-                f"target {judgement.verdict.value}",
-                module=target.module,
-                kernel=target.kernel,
-                problem=judgement.problem,
-                reason=judgement.reason,
-                hint=judgement.hint,
-            )
-        self.told = {t: j for t, j in judgements.items() if j.verdict is not Verdict.BUILDING}
-        for release, kernel in sorted(snapshot.kernels.items()):
-            if not kernel.present:
-                continue
-            judgement = judge_kernel(release, snapshot, judgements)
-            if judgement.verdict is not Verdict.BUILDING and self.told_kernels.get(release) != judgement:
-                emit = getattr(log, LEVELS.get(judgement.verdict, "info"))
-                emit(f"kernel {judgement.verdict.value}", kernel=release, reason=judgement.reason)
-                self.told_kernels[release] = judgement
-        for release in set(self.told_kernels) - {r for r, k in snapshot.kernels.items() if k.present}:
-            log.info("kernel gone", kernel=release)
-            del self.told_kernels[release]
 
 
 def make_parser() -> argparse.ArgumentParser:

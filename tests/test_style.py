@@ -22,8 +22,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "doors": ("run", "log", "files"),
     "edges": (
-        "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry", "rpmchild",
-        "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
+        "alert", "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry",
+        "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
