@@ -112,7 +112,8 @@ class Daemon:
                 self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
             )
             get_logger().debug("looked again", reasons=" ".join(reasons))
-            if self.reload:
+            reload, self.reload = self.reload, False  # one that is asked for from here on is answered by the next look
+            if reload:
                 self._read_settings()
             self.watcher.rearm()
             try:
@@ -124,11 +125,11 @@ class Daemon:
                 get_logger().error("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
                 self.notifier.status(f"{problem.message}; trying again in {RETRY:.0f} s")
                 self._wake_at(time.time() + RETRY)
-            if first or self.reload:
+            if first or reload:
                 self.notifier.ready()
                 gc.collect()
                 gc.freeze()
-                first = self.reload = False
+                first = False
 
     def _transaction(self, pid: int) -> None:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)

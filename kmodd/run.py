@@ -111,14 +111,18 @@ async def run(
         raise Problem(
             "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
         ) from error
+    work = asyncio.ensure_future(_pump(child, output, output_limit) if output else child.communicate(stdin))
     try:
-        work = _pump(child, output, output_limit) if output else child.communicate(stdin)
-        stdout, stderr = await asyncio.wait_for(work, timeout)
-    except asyncio.TimeoutError:
-        await _kill(child)
-        raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed") from None
+        # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
+        await asyncio.wait([work], timeout=timeout)
+        if not work.done():
+            raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed")
+        stdout, stderr = work.result()
     except BaseException:
         await _kill(child)
+        work.cancel()
+        with contextlib.suppress(BaseException):
+            await work
         raise
     done = Finished(child.returncode if child.returncode is not None else -1, stdout or b"", stderr or b"")
     if check and done.status != 0:

@@ -67,7 +67,10 @@ def world(ground: Path, template: Path, releases: Kernels) -> Iterator[World]:
 def _world(root: Path, releases: Kernels) -> Iterator[World]:
     made = World(root, releases)
     yield made
-    made.stop()
+    try:
+        made.stop()
+    finally:
+        made.reap()
     for mount in reversed(made.mounts):
         subprocess.run(["umount", "-l", mount], check=True)
     left = [p for p in _processes() if str(root) in p[1]]

@@ -6,6 +6,7 @@ import os
 import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -168,6 +169,18 @@ def test_reload_takes_changed_settings(world: World) -> None:
     world.wait(lambda: "READY=1" in world.heard(), "READY=1 after the reload")
     assert "RELOADING=1" in world.told
     assert "configuration read" in world.log.read_text()
+
+
+def test_no_reload_is_lost_in_the_midst_of_a_look(world: World) -> None:
+    world.add("alpha")
+    world.start()
+    world.wait_for("alpha", "ready")
+    assert world.child is not None
+    for round in range(8):
+        world.settings(f"[daemon]\nquiet = 'nonsense {round}'\n")  # this alone makes it look
+        time.sleep(0.15 + 0.05 * round)
+        world.child.send_signal(signal.SIGHUP)
+        world.wait(lambda: world.log.read_text().count("settings kept") == round + 1, "the reload to be answered")
 
 
 def test_two_on_one_root_exclude_each_other(world: World) -> None:

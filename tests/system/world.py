@@ -167,6 +167,11 @@ class World:
             assert "Traceback" not in self.log.read_text() and "unforeseen" not in self.log.read_text()
         self.notify.close()
 
+    def reap(self) -> None:
+        """Leave no daemon behind, in whatever way the test failed."""
+        if self.is_alive():
+            self.kill(signal.SIGKILL)
+
     def wait(self, reached: Callable[[], bool], what: str) -> None:
         """Wait for something; fails with the daemon's log."""
         end = time.monotonic() + LIMIT
