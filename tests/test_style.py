@@ -34,9 +34,9 @@ TOGETHER = {("rpmdb", "rpmchild")}
 
 #: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
 PATHS = {
-    "kmodd/build/builder.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
     "kmodd/build/jobserver.py": {"/proc/self/fd/"},
+    "kmodd/build/room.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
     "kmodd/build/sandbox.py": {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },

@@ -6,7 +6,6 @@ Must not: copy sources, sign, install, retry, or remember anything.
 from __future__ import annotations
 
 import os
-import resource
 import shutil
 import stat
 import time
@@ -20,10 +19,11 @@ from ..files import explained
 from ..model import Kernel
 from ..modulefile import Build, Module, canonical
 from ..paths import Sysroot
-from ..run import run
 from . import failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
+from .patches import apply
+from .room import SOURCE, Room
 
 LARGEST_OBJECT = 1 << 30  # bytes
 ELF_RELOCATABLE = b"\x01\x00"
@@ -69,7 +69,7 @@ class Builder:
     def make_words(self, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[str]) -> list[str]:
         """Return make's argv as Documentation/kbuild/modules.rst gives it."""
         build: Build = module.file.build
-        directory = os.path.normpath(f"{sandbox.WORK}/source/{build.directory}")
+        directory = os.path.normpath(f"{SOURCE}/{build.directory}")
         words = ["make", "-C", str(kernel.build_tree), f"M={directory}", *compiler.variables]
         flags = []
         for symbol, value in build.config.items():
@@ -93,42 +93,6 @@ class Builder:
             words.append(argument)
         return [*words, "modules"]
 
-    async def _sandboxed(
-        self, scratch: Path, program: Sequence[str], log: Path, kernel: Kernel, timeout: float, jobs: bool
-    ) -> int:
-        tree = self.sysroot.resolve(str(kernel.build_tree))
-        covered = str(kernel.build_tree).startswith(("/usr/src/", "/usr/lib/modules/"))
-        env = {
-            "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "HOME": "/tmp",
-            "LC_ALL": "C.UTF-8",
-            "KBUILD_BUILD_USER": "kmodd",
-            "KBUILD_BUILD_HOST": "kmodd",
-            "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
-        }
-        if jobs:
-            env["MAKEFLAGS"] = self.jobserver.flags
-        argv = sandbox.command(
-            self.sysroot,
-            scratch,
-            program,
-            directory=f"{sandbox.WORK}/source",
-            read_only=() if covered else ((tree, str(kernel.build_tree)),),
-            env=env,
-            owner=self.owners[scratch],
-        )
-        limits = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 4096, resource.RLIMIT_FSIZE: 4 << 30}
-        done = await run(
-            argv,
-            check=False,
-            timeout=timeout,
-            output=log,
-            limits=limits,
-            nice=10,
-            pass_fds=self.jobserver.descriptors if jobs else (),
-        )
-        return done.status
-
     async def build(
         self,
         scratch: Path,
@@ -146,7 +110,8 @@ class Builder:
         Problem patch-failed, build-failed, build-timeout, no-objects, object-missing, object-invalid and the
         transient ones of `failure`.
         """
-        await self._patch(scratch, patches, log, kernel)
+        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
+        await apply(room, patches)
         inside = []
         for number, path in enumerate(symvers):
             copy = scratch / "symvers" / str(number)
@@ -155,28 +120,26 @@ class Builder:
             inside.append(f"{sandbox.WORK}/symvers/{number}")
         where = self.sysroot.inside(log)
         words = self.make_words(module, kernel, compiler, inside)
-        with log.open("a") as stream:
-            stream.write(f"[kmodd: {module.name} for {kernel.release}, compiler {compiler.version}]\n")
-            if compiler.mismatch:
-                stream.write(f"[kmodd: {compiler.mismatch}]\n")
-            stream.write(f"[kmodd: {' '.join(words)}]\n")
+        room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
+        if compiler.mismatch:
+            room.say(compiler.mismatch)
+        room.say(" ".join(words))
         timeout = module.file.build.timeout
         before = time.monotonic()
         try:
-            status = await self._sandboxed(scratch, words, log, kernel, timeout, jobs=True)
+            status = await room.run(words, timeout=timeout, jobs=True)
         except Problem as problem:
             if problem.code != "tool-timeout":
                 raise
             text = f"the build did not end within {timeout:g} s (build.timeout) and was killed"
             raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
-        with log.open("a") as stream:
-            stream.write(f"[kmodd: make ended with exit status {status} after {time.monotonic() - before:.1f} s]\n")
+        room.say(f"make ended with exit status {status} after {time.monotonic() - before:.1f} s")
         if status != 0:
             raise failure.explain(log, status, where)
         objects = self._collect(module, scratch / "source", where)
         if module.file.build.strip:
             names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects]
-            if await self._sandboxed(scratch, ["strip", "--strip-debug", *names], log, kernel, 300, jobs=False) != 0:
+            if await room.run(["strip", "--strip-debug", *names]) != 0:
                 text = "strip could not remove the debug symbols"
                 raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
         for path in objects:
@@ -186,22 +149,6 @@ class Builder:
             self._find_symvers(scratch / "source" / module.file.build.directory),
             (compiler.mismatch,) if compiler.mismatch else (),
         )
-
-    async def _patch(self, scratch: Path, patches: Sequence[tuple[Path, int]], log: Path, kernel: Kernel) -> None:
-        """Apply patches to the copy, without fuzz."""
-        for path, strip in patches:
-            copy = scratch / "symvers" / path.name
-            shutil.copyfile(path, copy)
-            copy.chmod(0o644)
-            with log.open("a") as stream:
-                stream.write(f"[kmodd: patch {path.name}]\n")
-            words = ["patch", f"-p{strip}", "-F0", "-N", "-f", "--no-backup-if-mismatch", "-r", "-"]
-            words += ["-i", f"{sandbox.WORK}/symvers/{path.name}"]
-            if await self._sandboxed(scratch, words, log, kernel, 300, jobs=False) != 0:
-                text = f"{path.name} does not apply to the source"
-                where = self.sysroot.inside(log)
-                hint = f"limit it with kernels = [...], or bring it up to date; the whole log: {where}"
-                raise Problem("patch-failed", text, hint, transient=False)
 
     def _find_symvers(self, directory: Path) -> Optional[Path]:
         path = directory / "Module.symvers"

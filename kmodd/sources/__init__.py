@@ -1,8 +1,6 @@
 """A module's source: its identity, and a private copy of it to build in.
 
-The source itself is never written to. Left out of both are version control directories and what Kbuild made there
-earlier (every output X of Kbuild has a `.X.cmd` beside it), since an object of another kernel would be linked in.
-Must not: run anything.
+The source itself is never written to. Must not: run anything.
 """
 
 from __future__ import annotations
@@ -11,48 +9,18 @@ import contextlib
 import fnmatch
 import hashlib
 import json
-import os
-import shutil
 import stat
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from .errors import Problem
-from .files import digest_file, explain, replace_file, stat_signature
-from .modulefile import Module, Patch
-from .paths import Sysroot
+from ..errors import Problem
+from ..files import digest_file, explain, replace_file, stat_signature
+from ..modulefile import Module, Patch
+from ..paths import Sysroot
+from . import tree
 
-SKIPPED = frozenset({".git", ".svn", ".hg", ".tmp_versions"})
-MOST_FILES = 200_000
 RACY = 2.0  # seconds; a file that changed this recently may change again within its time stamp's grain
-
-
-def _entries(top: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (path relative to top, entry) of everything that counts, sorted, directories before their content."""
-    pending = [""]
-    count = 0
-    while pending:
-        directory = pending.pop()
-        with os.scandir(top / directory) as scan:
-            entries = sorted(scan, key=lambda e: e.name)
-        names = {entry.name for entry in entries}
-        below = []
-        for entry in entries:
-            name = entry.name
-            made = f".{name}.cmd" in names
-            record = name.startswith(".") and name.endswith(".cmd")
-            if name in SKIPPED or made or record:
-                continue
-            count += 1
-            if count > MOST_FILES:
-                raise Problem("source-too-large", f"{top} holds more than {MOST_FILES} files", "name its subdirectory")
-            path = f"{directory}/{name}" if directory else name
-            yield path, entry
-            if entry.is_dir(follow_symlinks=False):
-                below.append(path)
-        pending.extend(reversed(below))
 
 
 class SourceReader:
@@ -92,37 +60,15 @@ class SourceReader:
             raise Problem("source-unreadable", text, "make it readable for kmodd") from error
 
     def _identity(self, top: Path) -> str:
-        quick, newest = hashlib.sha256(), 0.0
-        entries = []
-        for path, entry in _entries(top):
-            found = entry.stat(follow_symlinks=False)
-            newest = max(newest, found.st_ctime, found.st_mtime)
-            quick.update(
-                f"{path}\0{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0".encode(
-                    errors="surrogateescape"
-                )
-            )
-            entries.append((path, found.st_mode))
-        state = quick.hexdigest()
+        found = tree.Tree(top)
         known = self._known.get(str(top))
-        if known and known[0] == state:
+        if known and known[0] == found.state:
             return known[1]
-        full = hashlib.sha256()
-        for path, mode in entries:
-            name = path.encode(errors="surrogateescape")
-            if stat.S_ISLNK(mode):
-                full.update(b"l" + name + b"\0" + os.readlink(os.fsencode(top / path)) + b"\0")
-            elif stat.S_ISREG(mode):
-                kind = b"x" if mode & 0o111 else b"f"
-                full.update(kind + name + b"\0" + digest_file(top / path).encode() + b"\0")
-            elif stat.S_ISDIR(mode):
-                full.update(b"d" + name + b"\0")
-            else:
-                raise Problem("source-special-file", f"{top / path} is neither a file, directory nor link", "remove it")
-        if time.time() - newest > RACY:
-            self._known[str(top)] = (state, full.hexdigest())
+        digest = found.digest()
+        if time.time() - found.newest > RACY:
+            self._known[str(top)] = (found.state, digest)
             self._dirty = True
-        return full.hexdigest()
+        return digest
 
     def remember(self) -> None:
         """Keep the identities for the next process, where the cache can be written."""
@@ -162,24 +108,7 @@ class SourceReader:
         """Copy a source to a directory that does not exist yet, for (uid, gid). Raises Problem."""
         top = self.find(module)
         try:
-            destination.mkdir(parents=True, mode=0o755)
-            if owner:
-                os.chown(destination, *owner)
-            for path, entry in _entries(top):
-                target = destination / path
-                if entry.is_symlink():
-                    target.symlink_to(os.readlink(entry.path))
-                elif entry.is_dir(follow_symlinks=False):
-                    target.mkdir(mode=0o700)
-                elif entry.is_file(follow_symlinks=False):
-                    found = entry.stat(follow_symlinks=False)
-                    shutil.copyfile(entry.path, target, follow_symlinks=False)
-                    target.chmod(0o700 if found.st_mode & 0o111 else 0o600)
-                    os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
-                else:
-                    raise Problem("source-special-file", f"{entry.path} is neither a file, directory nor link")
-                if owner:
-                    os.chown(target, *owner, follow_symlinks=False)
+            tree.copy(top, destination, owner)
         except OSError as error:
             raise explain(error, f"copying the source of {module.name}") from error
 

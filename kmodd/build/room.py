@@ -1,0 +1,82 @@
+"""One build's room: its scratch directory, the sandbox around it, and the log that all programs in it write to.
+
+Must not: know what the programs are for.
+"""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model import Kernel
+from ..paths import Sysroot
+from ..run import run
+from . import sandbox
+from .jobserver import Jobserver
+
+SOURCE = f"{sandbox.WORK}/source"  # the copy of the source, as seen inside
+ENVIRONMENT = {
+    "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+    "HOME": "/tmp",
+    "LC_ALL": "C.UTF-8",
+    "KBUILD_BUILD_USER": "kmodd",
+    "KBUILD_BUILD_HOST": "kmodd",
+    "KBUILD_BUILD_TIMESTAMP": "1970-01-01",
+}
+LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 4096, resource.RLIMIT_FSIZE: 4 << 30}
+
+
+@dataclass(frozen=True)
+class Room:
+    """scratch: its host directory. owner: uid and gid of what runs in it. log: a host path that is appended to."""
+
+    sysroot: Sysroot
+    scratch: Path
+    owner: tuple[int, int]
+    kernel: Kernel
+    log: Path
+    jobserver: Jobserver
+
+    async def run(
+        self,
+        program: Sequence[str],
+        *,
+        timeout: float = 300,
+        directory: str = SOURCE,
+        env: Mapping[str, str] = {},
+        jobs: bool = False,
+    ) -> int:
+        """Run a program inside, its output appended to the log; returns its status as Popen.returncode.
+
+        timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. Raises Problem
+        tool-missing, tool-failed (bwrap could not be started) and tool-timeout.
+        """
+        build_tree = str(self.kernel.build_tree)
+        covered = build_tree.startswith(("/usr/src/", "/usr/lib/modules/"))
+        more = {"MAKEFLAGS": self.jobserver.flags} if jobs else {}
+        argv = sandbox.command(
+            self.sysroot,
+            self.scratch,
+            program,
+            directory=directory,
+            read_only=() if covered else ((self.sysroot.resolve(build_tree), build_tree),),
+            env={**ENVIRONMENT, **more, **env},
+            owner=self.owner,
+        )
+        done = await run(
+            argv,
+            check=False,
+            timeout=timeout,
+            output=self.log,
+            limits=LIMITS,
+            nice=10,
+            pass_fds=self.jobserver.descriptors if jobs else (),
+        )
+        return done.status
+
+    def say(self, text: str) -> None:
+        """Append a line of kmodd's own to the log."""
+        with self.log.open("a") as stream:
+            stream.write(f"[kmodd: {text}]\n")
