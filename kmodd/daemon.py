@@ -141,7 +141,7 @@ class Daemon:
         try:
             settings = read_settings(self.sysroot)
         except Problem as problem:
-            get_logger().error("settings kept", problem=problem.code, reason=problem.message, hint=problem.hint)
+            get_logger().error("settings refused", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
         if settings != self.settings:
             self.settings = settings
@@ -200,8 +200,9 @@ def main() -> None:
 
         asyncio.run(serve())
     except Problem as problem:
+        event = "settings refused" if problem.code == "settings-invalid" else "kmodd cannot run"
         get_logger().critical(
-            "kmodd cannot run", problem=problem.code, reason=problem.message, hint=problem.hint
+            event, problem=problem.code, reason=problem.message, hint=problem.hint
         )
         sys.exit(1)
 

@@ -1,21 +1,28 @@
 """The only place that configures structlog: events with fields, in the past tense.
 
-On a terminal or in a file they are readable lines; where stderr is the journal, lines carry its priority prefix
-(sd-daemon(3)) so that `journalctl -p` works. Must not: decide what is worth logging.
+On a terminal or in a file they are readable lines. Where stderr is the journal, they are entries with native fields:
+MESSAGE is that line, KMODD_MODULE and others are its facts, MESSAGE_ID is that of the event. Where the journal takes no
+entries, lines carry its priority prefix (sd-daemon(3)). Must not: decide what is worth logging.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import sys
-from collections.abc import MutableMapping
+from collections.abc import Mapping, MutableMapping
 from typing import Any, Optional, TextIO
 
 import structlog
 
+from .journal import Journal, send_line
+from .messages import MESSAGE_IDS
+from .paths import JOURNAL_SOCKET
+
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m"}
+EMPTY = ("", None, ())
 
 
 def is_journal(stream: TextIO) -> bool:
@@ -32,23 +39,40 @@ def _value(value: object) -> str:
     return f'"{text}"' if not text or any(c in text for c in ' ="') else text
 
 
-def _line(_logger: object, level: str, event: MutableMapping[str, Any]) -> str:
-    words = [str(event.pop("event"))]
-    event.pop("level", None)
-    words += [f"{key}={_value(value)}" for key, value in event.items() if value not in ("", None, ())]
-    return " ".join(words).replace("\n", "\\n")
+def _line(event: Mapping[str, Any]) -> str:
+    facts = (f"{key}={_value(value)}" for key, value in event.items() if key != "event" and value not in EMPTY)
+    return " ".join((str(event["event"]), *facts)).replace("\n", "\\n")
 
 
-def configure(level: str = "info", stream: Optional[TextIO] = None) -> None:
+def _fields(severity: str, event: Mapping[str, Any]) -> dict[str, str]:
+    """Return the fields of a journal entry, systemd.journal-fields(7)."""
+    fields = {"MESSAGE": _line(event), "PRIORITY": str(PRIORITIES.get(severity, 6)), "SYSLOG_IDENTIFIER": "kmodd"}
+    identity = MESSAGE_IDS.get(event["event"], "")
+    if identity:
+        fields["MESSAGE_ID"] = identity
+    for key, value in event.items():
+        # where a catalog's text is to be filled in, "" has to be said: it prints the name of a field that is missing
+        if key != "event" and (value not in EMPTY or (identity and value == "")):
+            fields[f"KMODD_{key.upper()}"] = str(value)
+    return fields
+
+
+#: One for the whole process: what waits for room must outlive a change of the level.
+_open_journal = functools.lru_cache(maxsize=1)(Journal)
+
+
+def configure(level: str = "info", stream: Optional[TextIO] = None, journal_socket: str = JOURNAL_SOCKET) -> None:
     """Set the lowest level that is written and where to (default: stderr)."""
     out = stream or sys.stderr
     journal, colour = is_journal(out), out.isatty() and "NO_COLOR" not in os.environ
 
     def render(logger: object, name: str, event: MutableMapping[str, Any]) -> str:
         severity = "info" if name in ("msg", "notset") else name
-        line = _line(logger, severity, event)
+        line = _line(event)
         if journal:
-            return f"<{PRIORITIES.get(severity, 6)}>{line}"
+            if not _open_journal(journal_socket).send(_fields(severity, event)):
+                send_line(out.fileno(), f"<{PRIORITIES.get(severity, 6)}>{line}")
+            raise structlog.DropEvent
         stamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)(logger, name, {})["timestamp"]
         paint = COLOURS.get(severity, "") if colour else ""
         return f"{stamp} {paint}{severity:<7}{chr(27) + '[0m' if paint else ''} {line}"

@@ -167,5 +167,8 @@ class Sysroot:
 #: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: Where the journal takes native entries.
+JOURNAL_SOCKET = "/run/systemd/journal/socket"
+
 #: gcc toolsets of the EL family (Software Collections).
 TOOLSETS = "/opt/rh"

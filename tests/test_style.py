@@ -18,9 +18,10 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile", "report", "",
+        "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile", "report",
+        "messages", "",
     ),
-    "doors": ("run", "log", "files"),
+    "doors": ("run", "journal", "log", "files"),
     "edges": (
         "alert", "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry",
         "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",

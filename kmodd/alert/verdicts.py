@@ -1,4 +1,6 @@
-"""Logs what became of targets and kernels. Must not: log a build, which says so itself."""
+"""Logs what became of kernels and targets, each by an event that has a MESSAGE_ID. Must not: log a build, which does so
+itself.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,21 @@ import logging
 from typing import Optional
 
 from ..log import get_logger
-from ..model import Verdict
-from ..report import Report
+from ..model import Judgement, Target, Verdict
+from ..report import Change, Report
 
 LEVELS = {Verdict.FAILED: logging.ERROR, Verdict.BLOCKED: logging.ERROR, Verdict.WAITING: logging.WARNING}
+#: Problems that have an event of their own.
+EVENTS = {
+    "kernel-devel-missing": "target waiting for kernel-devel",
+    "signature-untrusted": "key not enrolled",
+}
 
 
 def log_changes(previous: Optional[Report], now: Report) -> None:
-    """Log every verdict that settled otherwise than before."""
+    """Log every kernel that came or went, and every verdict that settled otherwise than before."""
+    for release in sorted(set(now.kernels) - set(previous.kernels if previous else _remembered(now))):
+        get_logger().info("kernel appeared", kernel=release)
     for change in now.changes(previous):
         after = change.after
         if after is None:
@@ -22,10 +31,28 @@ def log_changes(previous: Optional[Report], now: Report) -> None:
         elif change.before is not None or after.verdict is not Verdict.EXCLUDED:
             get_logger().log(
                 LEVELS.get(after.verdict, logging.INFO),
-                f"{'target' if change.module else 'kernel'} {after.verdict.value}",
-                module=change.module,
+                _event(change, after),
+                **({"module": change.module} if change.module else {}),
                 kernel=change.kernel,
+                verdict=after.verdict.value,
                 problem=after.problem,
                 reason=after.reason,
                 hint=after.hint,
+                log=_log(change, now) if after.verdict is Verdict.FAILED else "",
             )
+
+
+def _remembered(now: Report) -> set[str]:
+    """Return the kernels that kmodd worked on before it was started."""
+    return {target.kernel for target in now.snapshot.records}
+
+
+def _event(change: Change, after: Judgement) -> str:
+    if not change.module:
+        return "kernel ready" if after.verdict is Verdict.READY else "kernel not ready"
+    return EVENTS.get(after.problem, f"target {after.verdict.value}")
+
+
+def _log(change: Change, now: Report) -> str:
+    record = now.snapshot.records.get(Target(change.module, change.kernel))
+    return record.attempt.log if record and record.attempt else ""

@@ -60,6 +60,7 @@ class Reconciler:
         self.finished: dict[str, float] = {}  # kernel -> when the first held build ended
         self.snapshot: Optional[Snapshot] = None
         self.blocked: Optional[Problem] = None
+        self.damaged: dict[Target, str] = {}  # as told
 
     def take(self, settings: Settings) -> None:
         """Go on with other settings; running builds keep theirs."""
@@ -150,6 +151,7 @@ class Reconciler:
         self._reap()
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
+        self._tell_damage(snapshot)
         actions = plan(snapshot, self.policy, time.time())
         if self.blocked is not None:
             return actions, ()
@@ -183,6 +185,20 @@ class Reconciler:
             if isinstance(action, RunDepmod) and await self._depmod(action, touched, snapshot, pending):
                 applied.append(action)
         return actions, tuple(applied)
+
+    def _tell_damage(self, snapshot: Snapshot) -> None:
+        """Log what somebody else did to installed objects, before it is mended."""
+        found = {
+            target: what
+            for target, what in snapshot.damaged.items()
+            if target.kernel in snapshot.kernels and snapshot.kernels[target.kernel].present
+        }
+        for target, what in sorted(found.items()):
+            if self.damaged.get(target) != what:
+                get_logger().warning(
+                    "installed object changed", module=target.module, kernel=target.kernel, reason=what
+                )
+        self.damaged = found
 
     # -- actions ---------------------------------------------------------------------------------------------------
     def _start(self, action: BuildModule, pending: dict[Target, BuildModule], snapshot: Snapshot) -> None:

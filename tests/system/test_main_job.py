@@ -160,7 +160,7 @@ def test_reload_takes_changed_settings(world: World) -> None:
     world.settings("[daemon]\nquiet = 'nonsense'\n")
     assert world.child is not None
     world.child.send_signal(signal.SIGHUP)
-    world.wait(lambda: "settings kept" in world.log.read_text(), "the bad settings to be refused")
+    world.wait(lambda: "settings refused" in world.log.read_text(), "the bad settings to be refused")
     assert "daemon.quiet" in world.log.read_text()
     world.wait(lambda: world.heard().count("READY=1") >= 2, "READY=1 after the refused settings")
     world.settings("[build]\njobs = 1\n")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -128,15 +128,19 @@ class World:
         return self.ctl("logs", module).stdout
 
     # -- the daemon ------------------------------------------------------------------------------------------------
-    def start(self, env: Optional[dict[str, str]] = None) -> None:
-        """Start kmodd as systemd would and wait until it is ready."""
+    def command(self) -> list[str]:
+        """Return the words that run the daemon."""
+        return [sys.executable, "-m", "kmodd.daemon", "--root", str(self.root), "--log-level", "debug"]
+
+    def start(self, env: Optional[dict[str, str]] = None, before: Sequence[str] = ()) -> None:
+        """Start kmodd as systemd would and wait until it is ready. before: words that run the command."""
         path = self.root.parent / f"notify.{len(self.told)}.{time.monotonic_ns()}"
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(path))
         self.notify.setblocking(False)
         with self.log.open("ab") as stream:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "kmodd.daemon", "--root", str(self.root), "--log-level", "debug"],
+                [*before, *self.command()],
                 stderr=stream,
                 env={**os.environ, "NOTIFY_SOCKET": str(path), **(env or {})},
             )

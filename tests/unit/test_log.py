@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
+from test_journal import Receiver
 
 from kmodd.log import configure, get_logger
+from kmodd.messages import MESSAGE_IDS
 
 
 @pytest.fixture(autouse=True)
@@ -17,13 +21,13 @@ def _restore() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-def written(level: str, journal: bool, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Return the lines that some events become on a pipe, which is the journal's or not."""
-    reader, writer = os.pipe()
+def written(level: str, journal: bool, monkeypatch: pytest.MonkeyPatch, to: str = "/nowhere") -> list[str]:
+    """Return the lines that some events become on a stream, which is the journal's or not."""
+    reader, writer = (end.detach() for end in socket.socketpair())
     found = os.fstat(writer)
     monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}" if journal else "1:1")
     with os.fdopen(writer, "w") as stream:
-        configure(level, stream)
+        configure(level, stream, to)
         get_logger().debug("looked again")
         get_logger().info("module installed", module="a b", empty="", reason="it's new")
         get_logger().error("target failed", reason="two\nlines")
@@ -31,7 +35,28 @@ def written(level: str, journal: bool, monkeypatch: pytest.MonkeyPatch) -> list[
         return stream.read().splitlines()
 
 
-def test_lines_for_the_journal_carry_their_priority(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_journal_gets_facts_as_fields(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    receiver = Receiver(tmp_path / "socket")
+    assert written("info", True, monkeypatch, receiver.path) == []
+    assert receiver.entries() == [
+        {
+            "MESSAGE": 'module installed module="a b" reason="it\'s new"',
+            "PRIORITY": "6",
+            "SYSLOG_IDENTIFIER": "kmodd",
+            "KMODD_MODULE": "a b",
+            "KMODD_REASON": "it's new",
+        },
+        {
+            "MESSAGE": "target failed reason=two\\nlines",
+            "PRIORITY": "3",
+            "SYSLOG_IDENTIFIER": "kmodd",
+            "MESSAGE_ID": MESSAGE_IDS["target failed"],
+            "KMODD_REASON": "two\nlines",
+        },
+    ]
+
+
+def test_lines_for_a_journal_that_takes_no_entries_carry_their_priority(monkeypatch: pytest.MonkeyPatch) -> None:
     assert written("info", True, monkeypatch) == [
         '<6>module installed module="a b" reason="it\'s new"',
         "<3>target failed reason=two\\nlines",
@@ -45,3 +70,24 @@ def test_other_lines_carry_time_and_level(monkeypatch: pytest.MonkeyPatch) -> No
         'info    module installed module="a b" reason="it\'s new"',
         "error   target failed reason=two\\nlines",
     ]
+
+
+def test_stream_to_a_journal_that_went_away_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = socket.socketpair()
+    found = os.fstat(writer.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    reader.close()
+    with os.fdopen(writer.detach(), "w") as stream:
+        configure("info", stream, "/nowhere")
+        get_logger().error("target failed")
+
+
+def test_full_stream_to_the_journal_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = socket.socketpair()
+    found = os.fstat(writer.fileno())
+    monkeypatch.setenv("JOURNAL_STREAM", f"{found.st_dev}:{found.st_ino}")
+    with reader, os.fdopen(writer.detach(), "w") as stream:
+        configure("info", stream, "/nowhere")
+        for _ in range(1000):
+            get_logger().error("target failed", reason="x" * 10_000)
+        assert reader.recv(1 << 16).startswith(b"<3>target failed")
