@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from kmodd import ctl, daemon, files, modulefile, tomlfile
+from kmodd import ctl, daemon, files, messages, modulefile, tomlfile
 from kmodd.build import failure
 from kmodd.config import Settings
+from kmodd.model import Verdict
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
@@ -102,6 +103,25 @@ def test_keys_are_those_of_the_models(place: tuple[str, str], wanted: set[str]) 
 def test_every_table_has_its_section() -> None:
     titles = {title for name, title in TABLES if name == "kmodd.modules.d.5"}
     assert {title.strip("[]") for title in titles} == keys(modulefile.ModuleFile)
+
+
+def test_messages_are_those_of_the_code() -> None:
+    listed = re.findall(r"^\.It ([0-9a-f]{32})\n\.Sy (.+) :$", section(page("kmodd.8"), "MESSAGES"), re.MULTILINE)
+    assert [(event, identity) for identity, event in listed] == list(messages.MESSAGE_IDS.items())
+    catalog = re.findall(r"^-- ([0-9a-f]{32})$", (TOP / "systemd/kmodd.catalog").read_text(), re.MULTILINE)
+    assert catalog == list(messages.MESSAGE_IDS.values())
+    assert len(set(catalog)) == len(catalog)
+
+
+def test_every_message_is_logged_somewhere() -> None:
+    constants = {
+        node.value
+        for path in (TOP / "kmodd").rglob("*.py")
+        if path.name != "messages.py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    } | {f"target {verdict.value}" for verdict in Verdict}
+    assert set(messages.MESSAGE_IDS) <= constants
 
 
 def test_exit_codes_are_listed() -> None:
