@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated, Literal, Optional
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from . import tomlfile
 from .errors import Problem
 from .modulefile import AbsolutePath, Name, Table, TimeSpan
 from .paths import Sysroot
+
+
+def _key(value: str) -> str:
+    if not value.startswith(("/", "pkcs11:")) or any(c.isspace() or not c.isprintable() for c in value):
+        raise ValueError("must be an absolute path or a pkcs11: URI (RFC 7512)")
+    return value
+
+
+def _variable(value: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
+        raise ValueError("must be the name of an environment variable")
+    return value
 
 
 class DaemonTable(Table):
@@ -30,8 +43,11 @@ class RetryTable(Table):
 
 
 class SignTable(Table):
-    key: AbsolutePath = "/etc/kmodd/keys/signing.key"
+    key: Annotated[str, AfterValidator(_key)] = "/etc/kmodd/keys/signing.key"
     certificate: AbsolutePath = "/etc/kmodd/keys/signing.x509"
+    passphrase_file: Optional[AbsolutePath] = None  # the key's passphrase or the token's PIN, in its first line
+    pkcs11_module: Optional[AbsolutePath] = None  # the token's library; default: what p11-kit is configured for
+    environment: dict[Annotated[str, AfterValidator(_variable)], str] = {}  # for sign-file, as some tokens want it
     algorithm: Literal["rsa", "ecdsa"] = "rsa"
     trusted: bool = False  # every kernel trusts the key by other means than MOK, such as CONFIG_SYSTEM_TRUSTED_KEYS
 

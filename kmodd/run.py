@@ -25,7 +25,7 @@ PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PACKAGES = {
     "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "bwrap": "bubblewrap", "setpriv": "util-linux",
     "make": "make", "gcc": "gcc", "xz": "xz", "zstd": "zstd", "gzip": "gzip", "openssl": "openssl", "rpm": "rpm",
-    "patch": "patch", "strip": "binutils",
+    "patch": "patch", "strip": "binutils", "mokutil": "mokutil",
 }  # fmt: skip
 
 _libc = ctypes.CDLL(None, use_errno=True)

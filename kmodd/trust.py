@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Optional
 
 from .errors import Problem
 from .files import stat_signature
@@ -20,6 +19,12 @@ from .run import find_program, run
 ENFORCING = re.compile(r"(?:^|\s)module\.sig_enforce(?:=(?:1|y|Y|on))?(?=\s|$)")
 LOCKDOWN = re.compile(r"(?:^|\s)lockdown=(integrity|confidentiality)(?=\s|$)")
 FORCED = ("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY", "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY")
+#: What mokutil --test-key says; its exit status differs between versions.
+ENROLMENTS = {
+    "is already enrolled": "enrolled",
+    "is already in the enrollment request": "pending",
+    "is not enrolled": "absent",
+}
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -29,7 +34,7 @@ class TrustReader:
     def __init__(self, sysroot: Sysroot, vouched: bool) -> None:
         self.sysroot = sysroot
         self.vouched = vouched
-        self._enrolled: tuple[object, Optional[bool]] = (None, None)
+        self._enrolments: dict[Path, tuple[object, str]] = {}
 
     # -- enforcement -----------------------------------------------------------------------------------------------
     def command_line(self, kernel: Kernel) -> str:
@@ -92,21 +97,29 @@ class TrustReader:
     # -- trust -----------------------------------------------------------------------------------------------------
     async def is_trusted(self, certificate: Path) -> bool:
         """Tell whether the kernels of this machine trust a certificate (DER): vouched for, or enrolled as a MOK."""
-        if self.vouched:
-            return True
+        return self.vouched or await self.enrolment(certificate) == "enrolled"
+
+    async def enrolment(self, certificate: Path) -> str:
+        """Return whether this machine's firmware has a certificate (DER) as a MOK.
+
+        enrolled, pending (asked for, to be confirmed at the console of the next boot), absent, or unknown: of another
+        root than the running one, without EFI variables, without mokutil(1).
+        """
         if not self.sysroot.is_host or find_program("mokutil") is None:
-            return False
+            return "unknown"
         try:
             key: object = (stat_signature(certificate), stat_signature(self.sysroot.efivars))
         except OSError:
-            return False
-        if self._enrolled[0] != key:
+            return "unknown"
+        known = self._enrolments.get(certificate)
+        if known is None or known[0] != key:
             try:
                 done = await run(["mokutil", "--test-key", certificate], check=False, timeout=20)
-                self._enrolled = (key, "already enrolled" in done.text)
+                state = next((state for words, state in ENROLMENTS.items() if words in done.text), "unknown")
             except Problem:
-                self._enrolled = (key, False)
-        return bool(self._enrolled[1])
+                state = "unknown"
+            known = self._enrolments[certificate] = (key, state)
+        return known[1]
 
     async def faults(self, kernel: Kernel, signer: Signer, certificate: Path, signed: bool) -> tuple[Fault, ...]:
         """Return what keeps a kernel from taking modules as we sign them."""
@@ -120,5 +133,5 @@ class TrustReader:
             return ()
         text = f"this kernel takes only modules signed by a key that it trusts ({why}), and kmodd's is not enrolled"
         where = self.sysroot.inside(certificate)
-        hint = f"mokutil --import {where}, then reboot and choose Enroll MOK at the console"
+        hint = f"kmoddctl key enroll asks the firmware to trust {where}"
         return (Fault("signature-untrusted", text, hint),)

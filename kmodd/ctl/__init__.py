@@ -26,7 +26,7 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if "invalid choice" in message and "'" in message:
             word = message.split("'")[1]
-            close = difflib.get_close_matches(word, COMMANDS, 1)
+            close = difflib.get_close_matches(word, [*COMMANDS, *KEY_VERBS], 1)
             message = f"{word!r} is not a command" + (f"; did you mean {close[0]!r}?" if close else "")
         super().error(message)
 
@@ -43,7 +43,7 @@ COMMANDS = {
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),
     "disable": ("change", "keep a module registered, but remove what was installed"),
-    "key": ("keys", "generate or show the key that signs"),
+    "key": ("keys", "make, show, enrol or replace the key that signs"),
 }
 
 
@@ -78,9 +78,37 @@ def make_parser() -> Parser:
         if name == "sync":
             command.add_argument("--verbose", action="store_true", help="log what is done")
         if name == "key":
-            command.add_argument("verb", choices=["generate", "show"])
-            command.add_argument("--algorithm", choices=["rsa", "ecdsa"], help="default: kmodd.toml's, else rsa")
+            _add_key_verbs(command, common)
     return parser
+
+
+KEY_VERBS = {
+    "generate": "make the first key",
+    "import": "take over the key of DKMS, akmods or any other as the first key",
+    "show": "show what is in the certificate",
+    "status": "show which kernels trust the key, and what is signed by it",
+    "enroll": "ask the firmware of this machine to trust the key (MOK)",
+    "rotate": "replace the key by a new one and sign everything anew, without building",
+}
+
+
+def _add_key_verbs(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+    verbs = command.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for name, text in KEY_VERBS.items():
+        verb = verbs.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
+        if name in ("generate", "rotate"):
+            verb.add_argument("--algorithm", choices=["rsa", "ecdsa"], help="default: kmodd.toml's, else rsa")
+        if name in ("import", "rotate"):
+            verb.add_argument("paths", nargs="*", metavar="KEY CERTIFICATE", help="absolute paths of a pair to copy")
+            verb.add_argument("--from", dest="source", choices=["dkms", "akmods"], help="copy that tool's pair")
+        if name == "enroll":
+            verb.add_argument("--password-file", metavar="FILE", help="its first line is the one-time password")
+            verb.add_argument("--root-password", action="store_true", help="root's password is the one-time password")
+        if name == "rotate":
+            verb.add_argument("--now", action="store_true", help="do not wait until the firmware trusts the new key")
+            verb.add_argument("--abort", action="store_true", help="drop a new key that waits for its enrolment")
+        if name in ("generate", "import", "enroll", "rotate"):
+            verb.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
 def main(argv: Optional[Sequence[str]] = None) -> None:

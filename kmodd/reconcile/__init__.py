@@ -32,8 +32,8 @@ from ..model import (
 from ..paths import Sysroot
 from ..planner import plan
 from ..record import Attempt, Installed, KernelRecord
-from ..sign import Keyring
-from .observe import Observer
+from ..sign.making import KeyMaker
+from .observe import Observer, open_keyring
 from .targets import TargetWork, as_problem
 
 HOLD = 10.0  # seconds that finished objects wait for others of the same kernel, to share one depmod
@@ -67,7 +67,7 @@ class Reconciler:
         self.settings = self.work.settings = settings
         self.policy = policy_of(settings)
         self.work.jobserver.jobs = settings.jobs
-        self.observer.keyring = Keyring(self.sysroot, settings.sign.key, settings.sign.certificate)
+        self.observer.keyring = open_keyring(self.sysroot, settings)
         self.observer.trust.vouched = settings.sign.trusted
 
     # -- healing ---------------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Reconciler:
             self.observer.dropins.heal,
             self.work.installation.heal,
             self._heal_scratch,
-            self.observer.keyring.heal,
+            KeyMaker(self.observer.keyring).heal,
             self.observer.keyring.publish,
         ):
             try:

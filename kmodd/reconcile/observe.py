@@ -27,6 +27,15 @@ from ..trust import TrustReader
 from ..verify import Verifier
 
 
+def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
+    """Return the key that the settings name."""
+    chosen = settings.sign
+    environment = dict(chosen.environment)
+    if chosen.pkcs11_module:
+        environment["PKCS11_MODULE_PATH"] = chosen.pkcs11_module  # what libp11's engine looks at
+    return Keyring(sysroot, chosen.key, chosen.certificate, chosen.passphrase_file, environment)
+
+
 class Observer:
     """Everything that reads a root, and what it remembers between two looks."""
 
@@ -41,7 +50,7 @@ class Observer:
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
         self.verifier = Verifier(sysroot)
-        self.keyring = Keyring(sysroot, settings.sign.key, settings.sign.certificate)
+        self.keyring = open_keyring(sysroot, settings)
         self.trust = TrustReader(sysroot, settings.sign.trusted)
         self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
         self.packages: dict[str, str] = {}

@@ -25,6 +25,7 @@ from ..model import BuildModule, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, Installed, InstalledObject
+from ..sign.making import KeyMaker
 from .observe import Observer
 
 
@@ -196,7 +197,7 @@ class TargetWork:
             return Signer()
         signer = self.observer.keyring.signer()
         if signer.fault is not None and signer.fault.problem == FIRST_KEY:
-            signer = await self.observer.keyring.generate(self.settings.sign.algorithm)
+            signer = await KeyMaker(self.observer.keyring).generate(self.settings.sign.algorithm)
             get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
         if signer.fault is not None:
             raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint, transient=False)

@@ -18,7 +18,9 @@ from world import Kernels
 
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
-from kmodd.sign import MAGIC, Keyring, decode_certificate, is_signed
+from kmodd.sign import MAGIC, Keyring, is_signed
+from kmodd.sign.certificate import decode_certificate
+from kmodd.sign.making import KeyMaker
 
 pytestmark = pytest.mark.system
 
@@ -52,7 +54,7 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     found = {}
     for algorithm in ("rsa", "ecdsa"):
         root = tmp_path_factory.mktemp(algorithm)
-        asyncio.run(Keyring(Sysroot(root)).generate(algorithm))
+        asyncio.run(KeyMaker(Keyring(Sysroot(root))).generate(algorithm))
         found[algorithm] = root / "etc/kmodd/keys"
     return found
 
@@ -135,12 +137,12 @@ def test_facts_of_the_certificate(keyring: Keyring) -> None:
 def test_any_host_name_makes_a_certificate(root: Path, host: str) -> None:
     (root / "etc").mkdir()
     (root / "etc/hostname").write_text(host)
-    assert asyncio.run(Keyring(Sysroot(root)).generate("ecdsa")).identity
+    assert asyncio.run(KeyMaker(Keyring(Sysroot(root))).generate("ecdsa")).identity
 
 
 def test_a_published_copy_is_readable_for_all(root: Path) -> None:
     keyring = Keyring(Sysroot(root))
-    asyncio.run(keyring.generate("ecdsa"))
+    asyncio.run(KeyMaker(keyring).generate("ecdsa"))
     assert keyring.published.read_bytes() == certificate_of(keyring).read_bytes()
     assert keyring.published.stat().st_mode & 0o777 == 0o644
     assert sorted(path.name for path in keyring.sysroot.keys.iterdir()) == ["signing.key", "signing.x509"]
@@ -152,7 +154,7 @@ def test_nothing_is_overwritten(keyring: Keyring) -> None:
         for path in gone:
             path.rename(path.with_suffix(".away"))
         with pytest.raises(Problem) as caught:
-            asyncio.run(keyring.generate())
+            asyncio.run(KeyMaker(keyring).generate())
         assert caught.value.code == "signing-key-exists"
         for path in gone:
             path.with_suffix(".away").rename(path)
@@ -161,7 +163,7 @@ def test_nothing_is_overwritten(keyring: Keyring) -> None:
 
 def test_of_two_generators_one_wins(root: Path) -> None:
     async def race() -> list[object]:
-        rings = [Keyring(Sysroot(root)) for _ in range(3)]
+        rings = [KeyMaker(Keyring(Sysroot(root))) for _ in range(3)]
         return list(await asyncio.gather(*(ring.generate("ecdsa") for ring in rings), return_exceptions=True))
 
     outcomes = asyncio.run(race())
@@ -173,20 +175,20 @@ def test_of_two_generators_one_wins(root: Path) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from kmodd import sign
 from kmodd.paths import Sysroot
+from kmodd.sign import Keyring, making
 step, name = int(sys.argv[2]), None
 def at(number, function):
     def call(*a, **k):
         if number == step: os.kill(os.getpid(), signal.SIGKILL)
         return function(*a, **k)
     return call
-os.link = at(2, os.link)
-sign.run, sign.replace_file = at(1, sign.run), at(3, sign.replace_file)
-sign.Keyring.publish = at(4, sign.Keyring.publish)
-sign.shutil.rmtree = at(5, sign.shutil.rmtree) if step != 5 else (
-    lambda *a, _f=sign.shutil.rmtree, **k: _f(*a, **k) if k else os.kill(os.getpid(), signal.SIGKILL))
-asyncio.run(sign.Keyring(Sysroot(Path(sys.argv[1]))).generate("ecdsa"))
+making.os.link = at(2, making.os.link)
+making.run, making.replace_file = at(1, making.run), at(3, making.replace_file)
+Keyring.publish = at(4, Keyring.publish)
+making.shutil.rmtree = at(5, making.shutil.rmtree) if step != 5 else (
+    lambda *a, _f=making.shutil.rmtree, **k: _f(*a, **k) if k else os.kill(os.getpid(), signal.SIGKILL))
+asyncio.run(making.KeyMaker(Keyring(Sysroot(Path(sys.argv[1])))).generate("ecdsa"))
 """
 
 
@@ -197,7 +199,7 @@ def test_a_kill_at_any_step_heals(root: Path, tree: Path, step: int) -> None:
     keyring = Keyring(Sysroot(root))
     if step < 4:
         assert fault_of(keyring) == "signing-key-absent"
-        assert asyncio.run(keyring.generate("ecdsa")).identity
+        assert asyncio.run(KeyMaker(keyring).generate("ecdsa")).identity
     path = make_object(root)
     asyncio.run(keyring.sign(path, tree, "sha256"))
     assert verifies(path, certificate_of(keyring))

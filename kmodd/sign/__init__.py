@@ -1,0 +1,334 @@
+"""The signing key: whether it is usable, and signing objects with the target kernel's own sign-file.
+
+Formats and options: scripts/sign-file.c and Documentation/admin-guide/module-signing.rst of the kernel. Must not:
+enrol the key, compress or install objects, or retry. The private key's content is read only by openssl and sign-file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Optional, Union
+
+from ..errors import Problem
+from ..files import TEMPORARY, explained, replace_file, stat_signature
+from ..model import Fault, Signer
+from ..paths import Sysroot
+from ..run import Finished, run
+from .certificate import decode_certificate, identity_of, read_facts
+
+MAGIC = b"~Module signature appended~\n"  # MODULE_SIG_STRING in include/linux/module_signature.h
+PIN = "KBUILD_SIGN_PIN"  # where sign-file takes the passphrase from
+GENERATE = "kmoddctl key generate"
+
+
+class Keyring:
+    """The one key that signs all objects of a root."""
+
+    def __init__(
+        self,
+        sysroot: Sysroot,
+        private: str = "/etc/kmodd/keys/signing.key",
+        certificate: str = "/etc/kmodd/keys/signing.x509",
+        passphrase_file: Optional[str] = None,
+        environment: Optional[Mapping[str, str]] = None,
+    ) -> None:
+        """Take in-root paths; private may be a pkcs11: URI, passphrase_file holds its PIN or the key's passphrase.
+
+        environment: more variables for sign-file, such as PKCS11_MODULE_PATH.
+        """
+        self.sysroot = sysroot
+        self.private = private
+        self.certificate = certificate
+        self.passphrase_file = passphrase_file
+        self.environment = dict(environment or {})
+        self._pair: object = None  # stat signatures of a key and a certificate that were found to belong together
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+    @property
+    def is_token(self) -> bool:
+        """Tell whether the private key lies in a PKCS #11 token instead of a file."""
+        return self.private.startswith("pkcs11:")
+
+    @property
+    def published(self) -> Path:
+        """Return where everybody can read the certificate."""
+        return self.sysroot.state / "signing.x509"
+
+    def signer(self) -> Signer:
+        """Return the identity of the key, or what is wrong with it. Reads no private key and starts nothing.
+
+        Faults: signing-key-absent (none was ever made here), signing-key-missing (a part of it is gone),
+        signing-key-unreadable, signing-key-exposed, signing-certificate-invalid.
+        """
+        try:
+            der = self.read()
+            if der is None:
+                return Signer(fault=self._absence())
+            fault = self._private_fault()
+            return Signer(fault=fault) if fault else Signer(identity_of(der))
+        except PermissionError:
+            return self._published_signer()
+        except OSError as error:
+            return Signer(fault=_unreadable(self.certificate, error))
+        except ValueError:
+            return Signer(fault=invalid(self.certificate))
+
+    def read(self) -> Optional[bytes]:
+        """Return the certificate as DER, None where there is none. Raises OSError and ValueError."""
+        try:
+            return decode_certificate(self.sysroot.resolve(self.certificate).read_bytes())
+        except FileNotFoundError:
+            return None
+
+    def _published_signer(self) -> Signer:
+        try:
+            return Signer(identity_of(decode_certificate(self.published.read_bytes())))
+        except ValueError:
+            return Signer(fault=invalid(self.sysroot.inside(self.published)))
+        except OSError:
+            text = f"{self.certificate} cannot be read by this user, and no copy of it was published yet"
+            return Signer(fault=Fault("signing-key-unreadable", text, "run it as root"))
+
+    def _absence(self) -> Fault:
+        """Return why there is no certificate. Raises OSError."""
+        there = not self.is_token and self.is_there(self.private)
+        if there and not self.is_interrupted():
+            text = f"{self.private} is there, but its certificate {self.certificate} is gone"
+            copy = self.sysroot.inside(self.published)
+            hint = f"cp {copy} {self.certificate}" if self.published.exists() else "put it back"
+            return Fault("signing-key-missing", text, f"{hint}, or remove the key and run {GENERATE}")
+        if not there and self.published.exists():
+            text = f"the signing key {self.private} and its certificate were there once and are gone"
+            return Fault("signing-key-missing", text, f"put them back, or run {GENERATE} and enrol the new key")
+        return Fault("signing-key-absent", "no signing key was made yet", GENERATE)
+
+    def _private_fault(self) -> Optional[Fault]:
+        """Return what is wrong with the private key and its passphrase, as far as stat can tell. Raises OSError."""
+        for path in (self.private, self.passphrase_file):
+            if path is None or path.startswith("pkcs11:"):
+                continue
+            try:
+                found = self.sysroot.resolve(path).stat()
+            except FileNotFoundError:
+                hint = f"put it back, or remove {self.certificate}, run {GENERATE} and enrol the new key"
+                return Fault("signing-key-missing", f"{path} is gone", hint)
+            if found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid()):
+                text = f"{path} can be read or changed by others than root"
+                hint = f"chown root {path} && chmod 600 {path}; make a new key if somebody may have copied it"
+                return Fault("signing-key-exposed", text, hint)
+        return None
+
+    def is_there(self, path: str) -> bool:
+        try:
+            self.sysroot.resolve(path).stat()
+        except FileNotFoundError:
+            return False
+        return True
+
+    @property
+    def staging(self) -> Path:
+        """Return where a new pair, as key and x509, lies until it is in its place."""
+        private = self.sysroot.resolve(self.private)
+        return private.with_name(f".{private.name}{TEMPORARY}")
+
+    def is_interrupted(self) -> bool:
+        """Tell whether a change was killed after its key was in place and before its certificate was."""
+        try:
+            return os.path.samefile(self.staging / "key", self.sysroot.resolve(self.private))
+        except FileNotFoundError:
+            return False
+
+    # -- the published copy --------------------------------------------------------------------------------------------
+    def publish(self) -> None:
+        """Let everybody read the certificate, if that is not so already. Raises OSError."""
+        try:
+            der = self.read()
+        except ValueError:
+            return
+        if der is None:
+            return
+        try:
+            if self.published.read_bytes() == der:
+                return
+        except FileNotFoundError:
+            pass
+        replace_file(self.published, der)
+
+    # -- signing ---------------------------------------------------------------------------------------------------
+    async def sign(self, object: Path, build_tree: Path, hash: str) -> None:
+        """Sign an object in place with a kernel's own sign-file; hash is its CONFIG_MODULE_SIG_HASH.
+
+        object and build_tree are host paths; the object is a copy that the caller owns, in a directory of its own.
+        Raises Problem signing-key-*, signing-certificate-invalid, sign-file-missing, sign-file-unsafe and
+        signing-failed.
+        """
+        fault = self.signer().fault
+        if fault:
+            raise Problem(fault.problem, fault.message, fault.hint)
+        secret = self.secret()
+        await self._check_pair(secret)
+        with explained("publishing the certificate"):
+            self.publish()
+        program = self._find_sign_file(build_tree)
+        key = self.private if self.is_token else self.sysroot.resolve(self.private)
+        partial = object.with_name(f"{object.name}.~signed~")  # sign-file's own name for what it renames at the end
+        try:
+            argv: list[Union[str, Path]] = [program, hash, key, self.sysroot.resolve(self.certificate), object]
+            done = await run(argv, check=False, env={**self.environment, **secret})
+        except Problem as problem:
+            if problem.attributes.get("status") != 126:
+                raise
+            raise _unusable(program, problem.message) from problem
+        finally:
+            partial.unlink(missing_ok=True)
+        if done.status == 127:  # the dynamic loader misses a library
+            raise _unusable(program, _last_line(done))
+        if done.status != 0 or not is_signed(object):
+            said = _last_line(done) or f"exit status {done.status}"
+            raise Problem("signing-failed", f"signing {object.name} with {hash} failed: {said}", self._hint(done))
+
+    def secret(self) -> dict[str, str]:
+        """Return the environment that gives openssl and sign-file the passphrase. Raises Problem."""
+        if self.passphrase_file is None:
+            return {}
+        try:
+            text = self.sysroot.resolve(self.passphrase_file).read_text()
+        except (OSError, ValueError) as error:
+            raise _problem(_unreadable(self.passphrase_file, error)) from error
+        return {PIN: text.split("\n", 1)[0]}
+
+    async def _check_pair(self, secret: Mapping[str, str]) -> None:
+        """Check that key and certificate belong together, if one changed since. Raises Problem."""
+        if self.is_token:
+            return
+        key, certificate = self.sysroot.resolve(self.private), self.sysroot.resolve(self.certificate)
+        try:
+            pair = (stat_signature(key), stat_signature(certificate))
+            if pair == self._pair:
+                return
+            await check_pair(key, self.private, certificate, self.certificate, secret)
+        except OSError as error:
+            raise _problem(_unreadable(self.private, error)) from error
+        except Problem as problem:
+            if problem.code == "signing-key-mismatch" and self.is_interrupted():
+                raise Problem(problem.code, problem.message, "kmoddctl key rotate finishes the change") from problem
+            raise
+        self._pair = pair
+
+    def _hint(self, done: Finished) -> str:
+        said = done.stderr.decode(errors="replace")
+        if "No space left" in said:
+            return "free some space"
+        if self.is_token and "ENGINE" in said.upper():
+            return "dnf install openssl-pkcs11; sign.pkcs11_module names the token's library"
+        if self.is_token:
+            return "check the URI with p11tool --list-all, the PIN in sign.passphrase_file and sign.pkcs11_module"
+        if re.search(r"unsupported|digest|invalid hash", said, re.IGNORECASE):
+            return "this openssl does not take the kernel's hash; see update-crypto-policies(8) and FIPS mode"
+        return "run the kernel's scripts/sign-file by hand to see more"
+
+    def _find_sign_file(self, build_tree: Path) -> Path:
+        """Return a build tree's sign-file, which root may run. Raises Problem sign-file-missing, sign-file-unsafe."""
+        path = build_tree / "scripts/sign-file"
+        try:
+            path = self.sysroot.resolve(self.sysroot.inside(path))
+        except ValueError:  # a tree outside the root
+            path = path.resolve()
+        if not path.is_file() or not os.access(path, os.X_OK):
+            raise _unusable(path, "there is no such program")
+        if os.geteuid() == 0:
+            for part in (path, *path.parents):
+                if part == self.sysroot.root:
+                    break
+                _check_safe(part)
+        return path
+
+    # -- showing it ------------------------------------------------------------------------------------------------
+    async def certificate_facts(self) -> dict[str, str]:
+        """Return what the certificate says (certificate.read_facts).
+
+        Raises Problem signing-key-* and signing-certificate-invalid.
+        """
+        der = None
+        with contextlib.suppress(OSError, ValueError):
+            try:
+                der = self.read()
+            except PermissionError:
+                der = decode_certificate(self.published.read_bytes())
+        if der is None:
+            raise _problem(self.signer().fault or invalid(self.certificate))
+        try:
+            return await read_facts(der)
+        except ValueError as error:
+            raise _problem(invalid(self.certificate)) from error
+
+
+def is_signed(path: Path) -> bool:
+    """Tell whether a file ends as a signed module does. Raises OSError."""
+    with path.open("rb") as stream:
+        stream.seek(-min(len(MAGIC), path.stat().st_size), os.SEEK_END)
+        return stream.read() == MAGIC
+
+
+async def check_pair(key: Path, named: str, certificate: Path, certified: str, secret: Mapping[str, str]) -> None:
+    """Check that a private key and a certificate, host paths with the names to print, belong together.
+
+    Raises OSError, Problem signing-key-unreadable, signing-certificate-invalid and signing-key-mismatch.
+    """
+    with key.open("rb"):  # as root reads everything, this is for the others
+        pass
+    try:
+        der = decode_certificate(certificate.read_bytes())
+    except ValueError:
+        raise _problem(invalid(certified)) from None
+    argv: list[Union[str, Path]] = ["openssl", "pkey", "-in", key, "-pubout"]
+    argv += ["-passin", f"env:{PIN}"]  # never asks a terminal
+    own = await run(argv, check=False, env={PIN: "", **secret})
+    if own.status != 0:
+        text = f"{named} cannot be used: {_last_line(own)}"
+        hint = "it must be an unencrypted PEM file, or its passphrase be in sign.passphrase_file"
+        raise Problem("signing-key-unreadable", text, hint)
+    shown = await run(["openssl", "x509", "-inform", "DER", "-noout", "-pubkey"], check=False, stdin=der)
+    if shown.status != 0:
+        raise _problem(invalid(certified))
+    if own.stdout.split() != shown.stdout.split():
+        text = f"{named} and {certified} do not belong together"
+        raise Problem("signing-key-mismatch", text, "put back the file that was replaced")
+
+
+def _check_safe(part: Path) -> None:
+    """Raise Problem sign-file-unsafe where others than root could change a file, or what is in a directory."""
+    found = part.stat()
+    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX  # others may add names, not replace them
+    if found.st_uid != 0 or (found.st_mode & 0o022 and not sticky):
+        text = f"sign-file is not run, since others than root can change {part}"
+        raise Problem("sign-file-unsafe", text, f"chown root {part} && chmod go-w {part}", path=str(part))
+
+
+def _problem(fault: Fault) -> Problem:
+    return Problem(fault.problem, fault.message, fault.hint)
+
+
+def _unreadable(path: str, error: Exception) -> Fault:
+    said = getattr(error, "strerror", None) or "it is not text"
+    return Fault("signing-key-unreadable", f"{path} cannot be read: {said}", "run it as root")
+
+
+def invalid(path: str) -> Fault:
+    hint = "put the certificate of the private key there, DER or PEM"
+    return Fault("signing-certificate-invalid", f"{path} is not an X.509 certificate", hint)
+
+
+def _unusable(path: Path, why: str) -> Problem:
+    hint = "reinstall the kernel-devel package of this kernel"
+    return Problem("sign-file-missing", f"{path} cannot be run: {why}", hint, path=str(path))
+
+
+def _last_line(done: Finished) -> str:
+    lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
+    return lines[-1].strip() if lines else ""

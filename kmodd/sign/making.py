@@ -1,0 +1,273 @@
+"""Making the signing key once, taking over another's, and replacing it by a successor.
+
+A new pair lies in a staging directory of its own until it is whole, and is linked into its place from there; what a
+kill interrupts is finished or dropped by the next run. Must not: sign, or enrol anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Optional
+
+from ..errors import Problem
+from ..files import explained, replace_file, sync_directory, temporary_name
+from ..model import Signer
+from ..run import run
+from . import PIN, Keyring, check_pair
+from .certificate import ALGORITHMS, DAYS, decode_certificate, identity_of, request
+
+#: Where others keep the key that signs their modules: the private key, the certificate.
+KNOWN_PAIRS = {
+    "dkms": ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"),
+    "akmods": ("/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der"),
+}
+Staging = Callable[[Path], Awaitable[None]]
+
+
+class KeyMaker:
+    """Makes and replaces the key of a Keyring, whose files it alone writes."""
+
+    def __init__(self, keyring: Keyring) -> None:
+        self.keyring = keyring
+        self.sysroot = keyring.sysroot
+
+    @property
+    def _private(self) -> Path:
+        return self.sysroot.resolve(self.keyring.private)
+
+    @property
+    def next(self) -> Path:
+        """Return the directory of the successor, a whole pair that waits for its enrolment."""
+        return self._private.parent / "next"
+
+    @property
+    def retired(self) -> Path:
+        return self._private.parent / "retired"
+
+    # -- the first key ---------------------------------------------------------------------------------------------
+    async def generate(self, algorithm: str = "rsa") -> Signer:
+        """Make the key and its certificate, or finish what a kill interrupted; algorithm is rsa or ecdsa.
+
+        Raises Problem signing-key-exists: nothing is ever overwritten.
+        """
+        return await self._begin(self._generation(algorithm))
+
+    async def adopt(self, private: str, certificate: str) -> Signer:
+        """Take over a copy of another pair (in-root paths, PEM; the certificate may be DER) as the key.
+
+        Raises Problem signing-key-exists, signing-key-missing, signing-key-unreadable, signing-key-mismatch,
+        signing-certificate-invalid.
+        """
+        return await self._begin(self._adoption(private, certificate))
+
+    async def _begin(self, stage: Staging) -> Signer:
+        self._check_file()
+        with explained(f"making {self.keyring.private}"):
+            self._private.parent.parent.mkdir(parents=True, exist_ok=True)
+            with contextlib.suppress(FileExistsError):
+                self._private.parent.mkdir(mode=0o700)
+        async with self._locked():
+            with explained(f"making {self.keyring.private}"):
+                if not self.keyring.is_interrupted() or self.keyring.is_there(self.keyring.certificate):
+                    self._check_absent()
+                    await self._stage(self.keyring.staging, stage)
+                self._commit()
+        return self.keyring.signer()
+
+    def _check_file(self) -> None:
+        if self.keyring.is_token:
+            text = "a key in a PKCS #11 token cannot be made by kmodd"
+            hint = "make it with the token's own tools; what sign.key and sign.certificate name is used at once"
+            raise Problem("signing-key-in-token", text, hint)
+
+    def _check_absent(self) -> None:
+        """Raise Problem signing-key-exists where a part of a key is."""
+        for path in (self.keyring.private, self.keyring.certificate):
+            if self.keyring.is_there(path):
+                hint = "kmoddctl key show; kmoddctl key rotate replaces it"
+                raise Problem("signing-key-exists", f"{path} exists and is not overwritten", hint, path=path)
+
+    # -- its successor ---------------------------------------------------------------------------------------------
+    def successor(self) -> Optional[bytes]:
+        """Return the certificate (DER) of the successor, None where there is none. Raises Problem."""
+        with explained(f"reading {self.sysroot.inside(self.next)}"):
+            try:
+                return decode_certificate((self.next / "x509").read_bytes())
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            except ValueError:
+                text = f"{self.sysroot.inside(self.next)} holds no certificate"
+                raise Problem("signing-certificate-invalid", text, "kmoddctl key rotate --abort") from None
+
+    async def prepare(
+        self, algorithm: str = "rsa", pair: Optional[tuple[str, str]] = None
+    ) -> bytes:
+        """Make a successor, or take over a pair as one; one that waits already is kept. Returns its certificate (DER).
+
+        Raises Problem as adopt does, and signing-key-elsewhere for a key that is not kmodd's own.
+        """
+        self._check_own()
+        async with self._locked():
+            found = self.successor()
+            if found is None:
+                with explained(f"making {self.sysroot.inside(self.next)}"):
+                    staging = temporary_name(self.next)
+                    await self._stage(staging, self._adoption(*pair) if pair else self._generation(algorithm))
+                    staging.rename(self.next)
+                    sync_directory(self.next.parent)
+                found = self.successor()
+                assert found is not None
+            return found
+
+    async def switch(self) -> Signer:
+        """Put the successor into the key's place, and the key among the retired. Raises Problem signing-key-missing."""
+        self._check_own()
+        async with self._locked():
+            with explained(f"replacing {self.keyring.private}"):
+                if not self.keyring.is_interrupted():
+                    if self.successor() is None:
+                        raise Problem("signing-key-missing", "no successor was made", "kmoddctl key rotate")
+                    self._retire()
+                    shutil.rmtree(self.keyring.staging, ignore_errors=True)
+                    self.next.rename(self.keyring.staging)
+                    sync_directory(self.next.parent)
+                self._commit()
+        return self.keyring.signer()
+
+    async def withdraw(self) -> bool:
+        """Delete the successor; tells whether there was one. Raises Problem."""
+        self._check_own()
+        async with self._locked():
+            if not self.next.is_dir():
+                return False
+            with explained(f"deleting {self.sysroot.inside(self.next)}"):
+                shutil.rmtree(self.next)
+            return True
+
+    def _check_own(self) -> None:
+        self._check_file()
+        for path in (self.keyring.private, self.keyring.certificate):
+            if self.sysroot.resolve(path).parent != self.sysroot.keys:
+                text = f"{path} is not kmodd's own, which are in {self.sysroot.inside(self.sysroot.keys)}"
+                hint = "change sign.key and sign.certificate in kmodd.toml: kmodd then signs everything anew"
+                raise Problem("signing-key-elsewhere", text, hint)
+
+    def _retire(self) -> None:
+        """Keep the present pair under its identity, so that a firmware that refuses the new one is no disaster."""
+        der = self.keyring.read()
+        name = identity_of(der)[:16] if der else "unknown"
+        with contextlib.suppress(FileExistsError):
+            self.retired.mkdir(mode=0o700)
+        for path, suffix in ((self.keyring.private, "key"), (self.keyring.certificate, "x509")):
+            kept = self.retired / f"{name}.{suffix}"
+            with contextlib.suppress(FileNotFoundError):
+                kept.unlink()
+            with contextlib.suppress(FileNotFoundError):
+                os.link(self.sysroot.resolve(path), kept)
+        sync_directory(self.retired)
+
+    # -- staging and committing ------------------------------------------------------------------------------------
+    @contextlib.asynccontextmanager
+    async def _locked(self) -> AsyncIterator[None]:
+        """Keep other makers out; the lock ends with the process."""
+        directory = self._private.parent
+        with explained(f"locking {directory}"):
+            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            while True:
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError:
+                    await asyncio.sleep(0.05)
+            yield
+        finally:
+            os.close(descriptor)
+
+    async def _stage(self, staging: Path, stage: Staging) -> None:
+        """Make a whole pair, synced, in a directory of its own. Raises OSError, Problem."""
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700)
+        try:
+            os.close(os.open(staging / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            await stage(staging)
+            for name in ("key", "x509"):
+                with (staging / name).open("rb") as stream:
+                    os.fsync(stream.fileno())
+            sync_directory(staging)
+        except BaseException:
+            shutil.rmtree(staging, ignore_errors=True)
+            raise
+
+    def _generation(self, algorithm: str) -> Staging:
+        async def stage(staging: Path) -> None:
+            key, certificate, words = (staging / name for name in ("key", "x509", "request"))
+            words.write_text(request(self._host_name()))
+            secret = self.keyring.secret()
+            argv = ["openssl", "req", "-new", "-x509", "-batch", "-utf8", "-sha256", "-days", str(DAYS)]
+            argv += ["-passout", f"env:{PIN}"] if secret else ["-nodes"]
+            argv += ["-config", str(words), "-newkey", *ALGORITHMS[algorithm]]
+            # openssl keeps the mode of the key's file, which is there already.
+            await run([*argv, "-keyout", key, "-outform", "DER", "-out", certificate], env=secret)
+            decode_certificate(certificate.read_bytes())
+
+        return stage
+
+    def _adoption(self, private: str, certificate: str) -> Staging:
+        async def stage(staging: Path) -> None:
+            key, x509 = self.sysroot.resolve(private), self.sysroot.resolve(certificate)
+            for path, name in ((key, private), (x509, certificate)):
+                if not path.is_file():
+                    raise Problem("signing-key-missing", f"{name} is not there", "give the paths of key and certificate")
+            await check_pair(key, private, x509, certificate, self.keyring.secret())
+            (staging / "key").write_bytes(key.read_bytes())
+            (staging / "x509").write_bytes(decode_certificate(x509.read_bytes()))
+
+        return stage
+
+    def _host_name(self) -> str:
+        if self.sysroot.is_host:
+            return os.uname().nodename
+        try:
+            return self.sysroot.resolve("/etc/hostname").read_text(errors="replace")
+        except OSError:
+            return ""
+
+    def _commit(self) -> None:
+        """Put a staged pair into its place; doing it again after a kill at any step ends the same. Raises OSError."""
+        staging = self.keyring.staging
+        if not self.keyring.is_interrupted():
+            linked = temporary_name(self._private.with_name(f"{self._private.name}.link"))
+            linked.unlink(missing_ok=True)
+            os.link(staging / "key", linked)
+            linked.rename(self._private)
+            sync_directory(self._private.parent)
+        replace_file(self.sysroot.resolve(self.keyring.certificate), (staging / "x509").read_bytes())
+        self.keyring.publish()
+        shutil.rmtree(staging)
+        sync_directory(self._private.parent)
+
+    def heal(self) -> None:
+        """Finish or drop what a kill interrupted, but for a first key, which only its maker finishes. Raises OSError."""
+        staging = self.keyring.staging
+        if self.keyring.is_token or not self._private.parent.is_dir():
+            return
+        shutil.rmtree(temporary_name(self.next), ignore_errors=True)
+        if not staging.is_dir():
+            return
+        if not self.keyring.is_interrupted():
+            if self.keyring.is_there(self.keyring.certificate) and self._is_whole(staging) and not self.next.exists():
+                staging.rename(self.next)  # a successor whose switch was just begun
+            else:
+                shutil.rmtree(staging)
+        elif self.keyring.is_there(self.keyring.certificate):
+            self._commit()
+
+    def _is_whole(self, staging: Path) -> bool:
+        return all((staging / name).is_file() for name in ("key", "x509"))
