@@ -47,7 +47,7 @@ class SignTable(Table):
     certificate: AbsolutePath = "/etc/kmodd/keys/signing.x509"
     passphrase_file: Optional[AbsolutePath] = None  # the key's passphrase or the token's PIN, in its first line
     pkcs11_module: Optional[AbsolutePath] = None  # the token's library; default: what p11-kit is configured for
-    environment: dict[Annotated[str, AfterValidator(_variable)], str] = {}  # for sign-file, as some tokens want it
+    environment: dict[Annotated[str, AfterValidator(_variable)], str] = Field(default_factory=dict)  # for sign-file
     algorithm: Literal["rsa", "ecdsa"] = "rsa"
     trusted: bool = False  # every kernel trusts the key by other means than MOK, such as CONFIG_SYSTEM_TRUSTED_KEYS
 

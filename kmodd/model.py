@@ -80,14 +80,16 @@ class BrokenFile:
 
 @dataclass(frozen=True)
 class Signer:
-    """The key that signs: identity is the sha256 of the DER certificate."""
+    """The key that signs: identity is the sha256 of the DER certificate, means tells how its private half is used."""
 
     identity: str = ""
     fault: Optional[Fault] = None
+    means: str = ""
 
     @property
     def state(self) -> str:
-        return self.identity or (self.fault.problem if self.fault else "absent")
+        """Return what a failed installation may be repeated for when it changes."""
+        return f"{self.identity or (self.fault.problem if self.fault else 'absent')} {self.means}".strip()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ is needed.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from .errors import Problem
 from .paths import Sysroot
@@ -28,7 +28,7 @@ def check_firmware(sysroot: Sysroot) -> None:
         raise Problem("enrolment-impossible", text, "run it without --root on the machine that boots it")
     if not sysroot.efivars.is_dir():
         text = "this machine was not booted by EFI, so that no firmware keeps keys for it"
-        hint = "build the certificate into the kernel, then set sign.trusted in kmodd.toml; or do not enforce signatures"
+        hint = "build the certificate into the kernel and set sign.trusted in kmodd.toml, or do not enforce signatures"
         raise Problem("enrolment-impossible", text, hint)
 
 
@@ -40,7 +40,7 @@ async def ask(certificate: Path, password: Optional[str]) -> None:
     if password is not None and (len(password) not in LENGTHS or "\n" in password):
         text = f"a MOK password has {LENGTHS.start} to {LENGTHS.stop - 1} characters and is one line"
         raise Problem("usage-password", text)
-    argv = ["mokutil", "--import", certificate, *(["--root-pw"] if password is None else [])]
+    argv: list[Union[str, Path]] = ["mokutil", "--import", certificate, *(["--root-pw"] if password is None else [])]
     # Without a terminal, mokutil takes the password and its repetition from stdin.
     done = await run(argv, check=False, timeout=60, stdin=f"{password}\n{password}\n".encode() if password else b"")
     if done.status != 0:

@@ -23,7 +23,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
-        "alert", "build", "compress", "config", "dropins", "install", "kernels", "lock", "notify", "registry",
+        "alert", "build", "compress", "config", "dropins", "install", "kernels", "lock", "mok", "notify", "registry",
         "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
@@ -49,7 +49,11 @@ PATHS = {
     "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
     "kmodd/reconcile/observe.py": {"/lib/modules/"},
     "kmodd/registry.py": {"/dev/null"},
-    "kmodd/sign.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/etc/hostname"},
+    "kmodd/sign/__init__.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
+    "kmodd/sign/making.py": {
+        "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub", "/etc/hostname",
+        "/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der",
+    },
     "kmodd/trust.py": {
         "/boot/grub2/grubenv",
         "/boot/loader/entries",

@@ -92,7 +92,7 @@ KEY_VERBS = {
 }
 
 
-def _add_key_verbs(command: argparse.ArgumentParser, common: argparse.ArgumentParser) -> None:
+def _add_key_verbs(command: argparse.ArgumentParser, common: Parser) -> None:
     verbs = command.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
     for name, text in KEY_VERBS.items():
         verb = verbs.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")

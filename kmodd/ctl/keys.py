@@ -250,7 +250,7 @@ async def _rotate(keys: Keys) -> int:
     fingerprint = identity_of(der)[:16]
     if enforcing and not options.now and await keys.trust.enrolment(keys.maker.next / "x509") != "enrolled":
         lines = [
-            f"{enforcing} takes only modules signed by a key that it trusts, and the new one ({fingerprint}) is not yet:",
+            f"{enforcing} takes only modules of keys that it trusts, and the new one ({fingerprint}) is none yet:",
             "  kmoddctl key enroll, reboot and confirm it at the console, then kmoddctl key rotate again;",
             "  until then everything stays signed by the present key. kmoddctl key rotate --now does not wait.",
         ]

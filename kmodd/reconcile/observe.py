@@ -118,15 +118,16 @@ class Observer:
             if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
                 continue
             others = (self.store.symvers(t) for t, r in records.items() if t.kernel == target.kernel and r.installed)
+            present = all(item.signer == signer.identity for item in record.installed.objects)
             faults = await self.verifier.faults(
                 target,
                 kernel,
                 record.installed,
                 at_boot=[canonical(name) for name in module.file.load.at_boot] if module else [],
                 symvers=[path for path in others if path is not None],
-                certificate=certificate,
+                certificate=certificate if present else b"",  # a former key's work is only compared with the record
             )
-            signed = all(item.signer for item in record.installed.objects)
+            signed = present or all(item.signer for item in record.installed.objects)
             found[target] = (*faults, *await self.trust.faults(kernel, signer, published, signed))
         return found
 

@@ -7,6 +7,7 @@ enrol the key, compress or install objects, or retry. The private key's content 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import re
 import stat
@@ -19,6 +20,7 @@ from ..files import TEMPORARY, explained, replace_file, stat_signature
 from ..model import Fault, Signer
 from ..paths import Sysroot
 from ..run import Finished, run
+from . import token
 from .certificate import decode_certificate, identity_of, read_facts
 
 MAGIC = b"~Module signature appended~\n"  # MODULE_SIG_STRING in include/linux/module_signature.h
@@ -70,13 +72,20 @@ class Keyring:
             if der is None:
                 return Signer(fault=self._absence())
             fault = self._private_fault()
-            return Signer(fault=fault) if fault else Signer(identity_of(der))
+            return Signer(fault=fault) if fault else Signer(identity_of(der), means=self._means())
         except PermissionError:
             return self._published_signer()
         except OSError as error:
             return Signer(fault=_unreadable(self.certificate, error))
         except ValueError:
             return Signer(fault=invalid(self.certificate))
+
+    def _means(self) -> str:
+        """Return what changes with the way to the private key. Raises OSError."""
+        if not self.is_token and self.passphrase_file is None:
+            return ""
+        secret = stat_signature(self.sysroot.resolve(self.passphrase_file)) if self.passphrase_file else None
+        return hashlib.sha256(repr((self.private, secret, sorted(self.environment.items()))).encode()).hexdigest()[:16]
 
     def read(self) -> Optional[bytes]:
         """Return the certificate as DER, None where there is none. Raises OSError and ValueError."""
@@ -165,7 +174,7 @@ class Keyring:
 
         object and build_tree are host paths; the object is a copy that the caller owns, in a directory of its own.
         Raises Problem signing-key-*, signing-certificate-invalid, sign-file-missing, sign-file-unsafe and
-        signing-failed.
+        signing-failed, and token-unsupported for a key in a token.
         """
         fault = self.signer().fault
         if fault:
@@ -175,11 +184,20 @@ class Keyring:
         with explained("publishing the certificate"):
             self.publish()
         program = self._find_sign_file(build_tree)
-        key = self.private if self.is_token else self.sysroot.resolve(self.private)
+        certificate = self.sysroot.resolve(self.certificate)
         partial = object.with_name(f"{object.name}.~signed~")  # sign-file's own name for what it renames at the end
         try:
-            argv: list[Union[str, Path]] = [program, hash, key, self.sysroot.resolve(self.certificate), object]
-            done = await run(argv, check=False, env={**self.environment, **secret})
+            argv: list[Union[str, Path]]
+            if self.is_token:
+                environment = {**self.environment, **secret}
+                done, message = await token.sign(object, self.private, certificate, hash, PIN, environment)
+                if done.status == 0:
+                    argv = [program, "-s", message, hash, certificate, object]
+                    done = await run(argv, check=False)
+                message.unlink(missing_ok=True)
+            else:
+                argv = [program, hash, self.sysroot.resolve(self.private), certificate, object]
+                done = await run(argv, check=False, env={**self.environment, **secret})
         except Problem as problem:
             if problem.attributes.get("status") != 126:
                 raise
@@ -224,8 +242,6 @@ class Keyring:
         said = done.stderr.decode(errors="replace")
         if "No space left" in said:
             return "free some space"
-        if self.is_token and "ENGINE" in said.upper():
-            return "dnf install openssl-pkcs11; sign.pkcs11_module names the token's library"
         if self.is_token:
             return "check the URI with p11tool --list-all, the PIN in sign.passphrase_file and sign.pkcs11_module"
         if re.search(r"unsupported|digest|invalid hash", said, re.IGNORECASE):

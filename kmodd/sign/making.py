@@ -224,7 +224,7 @@ class KeyMaker:
             key, x509 = self.sysroot.resolve(private), self.sysroot.resolve(certificate)
             for path, name in ((key, private), (x509, certificate)):
                 if not path.is_file():
-                    raise Problem("signing-key-missing", f"{name} is not there", "give the paths of key and certificate")
+                    raise Problem("signing-key-missing", f"{name} is not there", "give key and certificate")
             await check_pair(key, private, x509, certificate, self.keyring.secret())
             (staging / "key").write_bytes(key.read_bytes())
             (staging / "x509").write_bytes(decode_certificate(x509.read_bytes()))
@@ -254,7 +254,7 @@ class KeyMaker:
         sync_directory(self._private.parent)
 
     def heal(self) -> None:
-        """Finish or drop what a kill interrupted, but for a first key, which only its maker finishes. Raises OSError."""
+        """Finish or drop what a kill interrupted; a first key is finished by generate alone. Raises OSError."""
         staging = self.keyring.staging
         if self.keyring.is_token or not self._private.parent.is_dir():
             return

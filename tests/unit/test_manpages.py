@@ -78,7 +78,7 @@ def test_options_and_commands_are_those_of_the_parser(name: str, parser: argpars
         if word.startswith("--"):
             assert re.search(rf"^\.It .*Fl Fl {word[2:]}\b", listed, re.MULTILINE), word
         else:
-            assert re.search(rf"^\.(It )?Cm {word}\b", text, re.MULTILINE), word
+            assert re.search(rf"^\.(It )?Cm (key )?{word}\b", text, re.MULTILINE), word
     assert {f"--{word}" for word in re.findall(r"Fl Fl ([a-z-]+)", text)} <= wanted
 
 

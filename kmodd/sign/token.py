@@ -1,0 +1,51 @@
+"""Signatures by a private key that never leaves a PKCS #11 token.
+
+sign-file reaches tokens through whatever its openssl was when the kernel was built: an engine, or since Linux 6.14 and
+in stable trees a provider, which a distribution may not have. So openssl cms(1) makes the signature, by whichever of
+the two is here, with the flags that scripts/sign-file.c sets, and sign-file -s appends it. Must not: open a key file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Union
+
+from ..errors import Problem
+from ..run import Finished, run
+
+#: How openssl is told to use the token: for OpenSSL 3 by pkcs11-provider, before and beside it by libp11's engine.
+ROADS = (
+    (("list", "-providers", "-provider", "pkcs11"), ("-provider", "pkcs11", "-provider", "default")),
+    (("engine", "pkcs11"), ("-engine", "pkcs11", "-keyform", "engine")),
+)
+
+
+async def find_road(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the options that let openssl use tokens. Raises Problem token-unsupported."""
+    for question, options in ROADS:
+        done = await run(["openssl", *question], check=False, env=environment)
+        if done.status == 0 and b"rror" not in done.stderr:
+            return options
+    text = "openssl can use no PKCS #11 token: it has neither the provider nor the engine"
+    raise Problem("token-unsupported", text, "dnf install pkcs11-provider, or on EL8 and EL9 openssl-pkcs11")
+
+
+async def sign(
+    content: Path, uri: str, certificate: Path, hash: str, pin: str, environment: Mapping[str, str]
+) -> tuple[Finished, Path]:
+    """Sign a file by the key of a pkcs11: URI; returns how openssl ended, and the PKCS #7 message (DER) beside content.
+
+    certificate: PEM or DER. pin: the name of the environment variable that holds it. Raises Problem
+    token-unsupported and tool-missing.
+    """
+    road = await find_road(environment)
+    message, pem = content.with_name(f"{content.name}.p7s"), content.with_name(f"{content.name}.pem")
+    done = await run(["openssl", "x509", "-in", certificate, "-out", pem], check=False)
+    if done.status == 0:
+        argv: list[Union[str, Path]] = ["openssl", "cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap"]
+        argv += ["-keyid", "-md", hash, "-outform", "DER", "-in", content, "-out", message, "-signer", pem]
+        argv += ["-inkey", uri, *road, "-passin", f"env:{pin}"]
+        done = await run(argv, check=False, env={pin: "", **environment}, stdin=b"")
+    pem.unlink(missing_ok=True)
+    return done, message
