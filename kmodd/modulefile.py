@@ -65,6 +65,7 @@ def seconds(value: object) -> object:
 Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
@@ -97,13 +98,29 @@ def _patch(value: Any) -> Any:
 
 class Source(Table):
     path: Optional[AbsolutePath] = None
+    archive: Optional[AbsolutePath] = None
+    sha256: Optional[Digest] = None  # of the archive
+    strip: Optional[Annotated[int, Field(ge=0, le=9)]] = None  # leading directories of the archive's names; None: 1
     patches: tuple[Annotated[Patch, BeforeValidator(_patch)], ...] = ()
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if self.path is None:
-            raise ValueError("needs a path to the source directory")
+        if (self.path is None) == (self.archive is None):
+            raise ValueError("needs exactly one of path and archive")
+        for key in ("sha256", "strip"):
+            if self.archive is None and getattr(self, key) is not None:
+                raise ValueError(f"{key} goes with archive only")
         return self
+
+    @property
+    def kind(self) -> str:
+        """Return the key that says where the source is."""
+        return "path" if self.archive is None else "archive"
+
+    @property
+    def place(self) -> str:
+        """Return where the source is."""
+        return self.path or self.archive or ""
 
 
 class Build(Table):

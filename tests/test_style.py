@@ -41,6 +41,7 @@ PATHS = {
     "kmodd/build/sandbox.py": {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },
+    "kmodd/build/unpack.py": {"/usr"},
     "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/install.py": {

@@ -24,6 +24,7 @@ from .compiler import Compiler
 from .jobserver import Jobserver
 from .patches import apply
 from .room import SOURCE, Room
+from .unpack import unpack
 
 LARGEST_OBJECT = 1 << 30  # bytes
 ELF_RELOCATABLE = b"\x01\x00"
@@ -104,13 +105,17 @@ class Builder:
         symvers: Sequence[Path] = (),
         patches: Sequence[tuple[Path, int]] = (),
     ) -> Yield:
-        """Build the copy in scratch/source.
+        """Build the copy in scratch/source, where an archive is unpacked first.
 
         symvers: host paths of dependencies' Module.symvers. patches: host paths and strip levels, in order. Raises
-        Problem patch-failed, build-failed, build-timeout, no-objects, object-missing, object-invalid and the
+        Problem archive-*, patch-failed, build-failed, build-timeout, no-objects, object-missing, object-invalid and the
         transient ones of `failure`.
         """
         room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
+        source = module.file.source
+        if source.archive is not None:
+            name = f"{module.path}: source.archive: {source.archive}"
+            await unpack(room, scratch / "archive", name, 1 if source.strip is None else source.strip)
         await apply(room, patches)
         inside = []
         for number, path in enumerate(symvers):

@@ -47,11 +47,13 @@ class Room:
         directory: str = SOURCE,
         env: Mapping[str, str] = {},
         jobs: bool = False,
+        read_only: Sequence[tuple[Path, str]] = (),
     ) -> int:
         """Run a program inside, its output appended to the log; returns its status as Popen.returncode.
 
-        timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. Raises Problem
-        tool-missing, tool-failed (bwrap could not be started) and tool-timeout.
+        timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. read_only:
+        what it sees besides (host path, path inside). Raises Problem tool-missing, tool-failed (bwrap could not be
+        started) and tool-timeout.
         """
         build_tree = str(self.kernel.build_tree)
         covered = build_tree.startswith(("/usr/src/", "/usr/lib/modules/"))
@@ -61,7 +63,7 @@ class Room:
             self.scratch,
             program,
             directory=directory,
-            read_only=() if covered else ((self.sysroot.resolve(build_tree), build_tree),),
+            read_only=[*read_only, *(() if covered else ((self.sysroot.resolve(build_tree), build_tree),))],
             env={**ENVIRONMENT, **more, **env},
             owner=self.owner,
         )

@@ -122,6 +122,8 @@ def command(
     words += ["--proc", "/proc", "--dev", "/dev", "--bind", str(scratch / "tmp"), "/tmp"]
     words += ["--bind", str(scratch), WORK]
     for host, inside in read_only:
+        for parent in reversed(Path(inside).parents):
+            words += ["--dir", str(parent)]
         words += ["--ro-bind", str(host), inside]
     for name, value in env.items():
         words += ["--setenv", name, value]

@@ -175,7 +175,7 @@ def run_explain(options: argparse.Namespace) -> int:
         return exit_code([seen.judgements[t] for t in targets])
     module = seen.snapshot.modules.get(options.module)
     if module:
-        print(f"{module.name}: registered by {module.path}, source {module.file.source.path}")
+        print(f"{module.name}: registered by {module.path}, source {module.file.source.place}")
     for target in targets:
         judgement, kernel = seen.judgements[target], seen.snapshot.kernels[target.kernel]
         record = seen.snapshot.records.get(target)

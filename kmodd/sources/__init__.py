@@ -12,13 +12,14 @@ import json
 import stat
 import time
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 from ..errors import Problem
 from ..files import digest_file, explain, replace_file, stat_signature
 from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from . import tree
+from .archive import ARCHIVE, Archive, check_digest, copy_file
 
 RACY = 2.0  # seconds; a file that changed this recently may change again within its time stamp's grain
 
@@ -36,9 +37,12 @@ class SourceReader:
         self._dirty = False
 
     def find(self, module: Module) -> Path:
-        """Return the host path of a module's source. Raises Problem source-missing, source-not-directory."""
-        path = module.file.source.path or ""
-        where = f"{module.path}: source.path: {path}"
+        """Return the host path of a module's source. Raises Problem.
+
+        Of its own: source-missing, source-unreadable, source-not-directory, source-not-file.
+        """
+        source = module.file.source
+        path, where = source.place, f"{module.path}: source.{source.kind}: {source.place}"
         real = self.sysroot.resolve(path)
         try:
             mode = real.stat().st_mode
@@ -46,27 +50,32 @@ class SourceReader:
             raise Problem("source-missing", f"{where} does not exist", "install the source or correct it") from None
         except OSError as error:
             raise Problem("source-unreadable", f"{where} cannot be read: {error.strerror}") from error
-        if not stat.S_ISDIR(mode):
+        if source.archive is not None and not stat.S_ISREG(mode):
+            raise Problem("source-not-file", f"{where} is not a file", "a directory goes to source.path")
+        if source.archive is None and not stat.S_ISDIR(mode):
             raise Problem("source-not-directory", f"{where} is not a directory", "name the directory of its Makefile")
         return real
 
     def identity(self, module: Module) -> str:
-        """Return the sha256 of a source tree: names, kinds, executable bits, contents. Raises Problem."""
-        top = self.find(module)
+        """Return the sha256 of a source: names, kinds, executable bits, contents; or of an archive. Raises Problem."""
+        top, source = self.find(module), module.file.source
         try:
-            return self._identity(top)
+            if source.archive is not None:
+                digest = self._identity(Archive(top))
+                check_digest(module, digest)
+                return f"{digest} {source.strip}" if source.strip is not None else digest
+            return self._identity(tree.Tree(top))
         except OSError as error:
-            text = f"{module.path}: source.path: {error.filename} cannot be read: {error.strerror}"
+            text = f"{module.path}: source.{source.kind}: {error.filename} cannot be read: {error.strerror}"
             raise Problem("source-unreadable", text, "make it readable for kmodd") from error
 
-    def _identity(self, top: Path) -> str:
-        found = tree.Tree(top)
-        known = self._known.get(str(top))
+    def _identity(self, found: Union[tree.Tree, Archive]) -> str:
+        known = self._known.get(str(found.top))
         if known and known[0] == found.state:
             return known[1]
         digest = found.digest()
         if time.time() - found.newest > RACY:
-            self._known[str(top)] = (found.state, digest)
+            self._known[str(found.top)] = (found.state, digest)
             self._dirty = True
         return digest
 
@@ -105,10 +114,17 @@ class SourceReader:
 
     # -- copying ---------------------------------------------------------------------------------------------------
     def copy(self, module: Module, destination: Path, owner: Optional[tuple[int, int]]) -> None:
-        """Copy a source to a directory that does not exist yet, for (uid, gid). Raises Problem."""
+        """Copy a source to a directory that does not exist yet, for (uid, gid). Raises Problem.
+
+        An archive is copied to a file beside it, called archive; the directory stays empty.
+        """
         top = self.find(module)
         try:
-            tree.copy(top, destination, owner)
+            if module.file.source.archive is None:
+                tree.copy(top, destination, owner)
+            else:
+                tree.make_top(destination, owner)
+                check_digest(module, copy_file(top, destination.with_name(ARCHIVE)))
         except OSError as error:
             raise explain(error, f"copying the source of {module.name}") from error
 

@@ -85,11 +85,16 @@ class Tree:
         return full.hexdigest()
 
 
-def copy(top: Path, destination: Path, owner: Optional[tuple[int, int]]) -> None:
-    """Copy what counts to a directory that does not exist yet, for (uid, gid). Raises OSError, Problem."""
+def make_top(destination: Path, owner: Optional[tuple[int, int]]) -> None:
+    """Make the directory that a source is copied to, for (uid, gid). Raises OSError."""
     destination.mkdir(parents=True, mode=0o755)
     if owner:
         os.chown(destination, *owner)
+
+
+def copy(top: Path, destination: Path, owner: Optional[tuple[int, int]]) -> None:
+    """Copy what counts to a directory that does not exist yet, for (uid, gid). Raises OSError, Problem."""
+    make_top(destination, owner)
     for path, entry in entries(top):
         target = destination / path
         if entry.is_symlink():

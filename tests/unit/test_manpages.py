@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel
 
 from kmodd import ctl, daemon, files, messages, modulefile, tomlfile
-from kmodd.build import failure
+from kmodd.build import failure, unpackchild
 from kmodd.config import Settings
 from kmodd.model import Verdict
 
@@ -34,7 +34,7 @@ def section(text: str, title: str) -> str:
 def codes() -> set[str]:
     """Return all problem codes that the code knows."""
     found = {code for code, _, _ in files._SENTENCES.values()} | {code for _, code, _, _ in failure.PASSING}
-    found |= {"input-output"}  # of files.explain, for every other errno
+    found |= {"input-output", *unpackchild.STATUSES.values()}  # of files.explain, for every other errno
     for path in (TOP / "kmodd").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CONSTRUCTORS:

@@ -93,7 +93,7 @@ def test_bad_value_is_refused_by_table_and_key(table: str, line: str, where: str
 
 
 def test_source_needs_a_path() -> None:
-    with pytest.raises(ValueError, match="source: needs a path"):
+    with pytest.raises(ValueError, match="source: needs exactly one of path and archive"):
         parse(ModuleFile, "[source]\n")
     with pytest.raises(ValueError, match=r"source\.path: must be an absolute path"):
         parse(ModuleFile, '[source]\npath = "m"\n')
