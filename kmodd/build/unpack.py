@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 from ..errors import Problem
+from ..run import find_program
 from . import unpackchild
 from .room import Room
 from .sandbox import WORK
@@ -45,6 +46,8 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
         status = 0
         if compressed:
             plain = f"{inside}.tar"
+            if find_program("zstd") is None:
+                raise Problem("tool-missing", f"{name}: zstd is not installed", "dnf install zstd", transient=True)
             words = ["zstd", "-d", "-q", "-f", "--rm", "-o", plain, inside]
             status = await room.run(words, timeout=TIMEOUT)
             status = unpackchild.LARGE if status == TOO_LARGE else unpackchild.INVALID if status else 0
