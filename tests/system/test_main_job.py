@@ -181,7 +181,8 @@ def test_no_reload_is_lost_in_the_midst_of_a_look(world: World) -> None:
         world.settings(f"[daemon]\nquiet = 'nonsense {round}'\n")  # this alone makes it look
         time.sleep(0.15 + 0.05 * round)
         world.child.send_signal(signal.SIGHUP)
-        world.wait(lambda n=round: world.log.read_text().count("settings kept") == n + 1, "the reload to be answered")
+        refused = round + 1
+        world.wait(lambda n=refused: world.log.read_text().count("settings refused") == n, "the reload to be answered")
 
 
 def test_two_on_one_root_exclude_each_other(world: World) -> None:
