@@ -57,6 +57,7 @@ class Kernel:
     release: str
     present: bool = True  # False: a leftover directory of a removed kernel
     running: bool = False
+    default_boot: Optional[bool] = None  # whether it boots next; None where that cannot be told
     flavour: str = ""
     architecture: str = "x86_64"
     build_tree: Optional[str] = None  # in-root path of a usable tree
@@ -194,6 +195,7 @@ class Judgement:
     reason: str
     problem: str = ""
     hint: str = ""
+    rule: int = field(default=0, compare=False)  # which of planner.RULES decided; 0 where none did
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:

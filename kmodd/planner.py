@@ -51,6 +51,17 @@ INPUT_WORDS = {
     "compiler": "the compiler changed",
 }
 
+#: The rules above, as the story of a target quotes them.
+RULES = {
+    1: "a module that is disabled, or that its rules exclude from a kernel, is not built for it",
+    2: "what a module depends on is built before it",
+    3: "without its source or the kernel's build tree it cannot be built; what is installed stays",
+    4: "what failed is not tried again with the same inputs, or after a pause where the failure may pass by itself",
+    5: "what was never built, or with other inputs, is built",
+    6: "what is not installed as it was built is installed",
+    7: "what the checks of the installed files find decides",
+}
+
 OTHER_KEY = "signed by another key"
 SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
 FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first installation makes one
@@ -110,6 +121,7 @@ class _Excluded:
 @dataclass(frozen=True)
 class _Failed:
     fault: Fault
+    rule: int = 2
 
 
 @dataclass(frozen=True)
@@ -118,6 +130,16 @@ class _Settled:
 
 
 _Decision = Union[BuildModule, InstallModule, Wait, _Excluded, _Failed, _Settled]
+
+
+def _rule(decision: _Decision) -> int:
+    """Return the number of the rule that a decision follows from."""
+    if isinstance(decision, _Failed):
+        return decision.rule
+    if isinstance(decision, Wait):
+        return 4 if decision.until is not None else 2 if decision.problem == "depends-not-ready" else 3
+    rules = {_Excluded: 1, BuildModule: 5, InstallModule: 6}
+    return rules.get(type(decision), 7)
 
 
 class _Planning:
@@ -159,31 +181,31 @@ class _Planning:
         kept = "; the previous build stays installed" if record and record.installed else ""
         if target in self.snapshot.running:
             return Judgement(Verdict.BUILDING, "is being built")
+        rule = _rule(decision)
         if isinstance(decision, _Excluded):
-            return Judgement(Verdict.EXCLUDED, decision.reason)
+            return Judgement(Verdict.EXCLUDED, decision.reason, rule=rule)
         if isinstance(decision, _Failed):
-            return Judgement(
-                Verdict.FAILED, decision.fault.message + kept, decision.fault.problem, decision.fault.hint
-            )
+            fault = decision.fault
+            return Judgement(Verdict.FAILED, fault.message + kept, fault.problem, fault.hint, rule)
         if isinstance(decision, Wait):
             verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
-            return Judgement(verdict, decision.reason + kept, decision.problem, decision.hint)
+            return Judgement(verdict, decision.reason + kept, decision.problem, decision.hint, rule)
         if isinstance(decision, BuildModule):
-            return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}")
+            return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
         if isinstance(decision, InstallModule):
             usable = record and record.installed and target not in self.snapshot.damaged
             if not usable or decision.reason not in SOFT or self.snapshot.faults.get(target):
-                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}")
+                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
             decision = _Settled(f"installed, and will be again: {decision.reason}")
         attempt = self.snapshot.kernel_attempts.get(target.kernel)
         if attempt is not None and attempt.outcome == "failed":
-            return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint)
+            return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint, 7)
         stale = self.snapshot.kernels[target.kernel].depmod_stale
         if stale:
-            return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}")
+            return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}", rule=7)
         for fault in self.snapshot.faults.get(target, ()):
-            return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint)
-        return Judgement(Verdict.READY, decision.note or "built, installed and checked")
+            return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint, 7)
+        return Judgement(Verdict.READY, decision.note or "built, installed and checked", rule=7)
 
     # -- a target's decision ---------------------------------------------------------------------------------------
     def _decide(self, target: Target) -> _Decision:
@@ -261,7 +283,7 @@ class _Planning:
             return Wait(target, fault.message, fault.problem, fault.hint)
         if fault.problem == "depends-not-ready":
             return Wait(target, fault.message, fault.problem, fault.hint)
-        return _Failed(fault)
+        return _Failed(fault, 3)
 
     def _installation(
         self, target: Target, kernel: Kernel, record: TargetRecord, inputs: Mapping[str, str], after: list[Target]
@@ -272,7 +294,7 @@ class _Planning:
             if owner != target.module:
                 text = f"{target.module} and {owner} both yield {built.name}.ko"
                 hint = "name the objects to install with [[object]] in one of the two module files"
-                return _Failed(Fault("object-collision", text, hint))
+                return _Failed(Fault("object-collision", text, hint), 6)
         reason = self._why_install(target, kernel, record)
         if not reason:
             return _Settled()
@@ -280,7 +302,7 @@ class _Planning:
             return self._build(target, "its stored objects were lost", inputs, after)
         signer = self.snapshot.signer
         if kernel.signature_hash and signer.fault is not None and signer.fault.problem != FIRST_KEY:
-            return _Failed(signer.fault)
+            return _Failed(signer.fault, 6)
         blocked = self._retry(target, record, "install", self.install_inputs(target))
         return blocked or InstallModule(target, reason)
 
@@ -292,7 +314,7 @@ class _Planning:
         if attempt is None or attempt.outcome != "failed" or attempt.stage != stage or attempt.inputs != inputs:
             return None
         if not attempt.transient:
-            return _Failed(Fault(attempt.problem, attempt.message, attempt.hint))
+            return _Failed(Fault(attempt.problem, attempt.message, attempt.hint), 4)
         until = self._until(attempt)
         if self.now >= until:
             return None

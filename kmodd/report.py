@@ -1,15 +1,22 @@
-"""What a look found, as others are told of it: the report that observers get, the document that `status --json` prints
-(DESIGN section 8), and the line that STATUS= is. Pure.
+"""What a look found, as others are told of it: the report that observers get, the documents that kmoddctl shows and
+`--json` prints (kmoddctl(8)), and the line that STATUS= is. Pure.
+
+A document is made of what JSON knows, so that it is the same whether it was made in kmoddctl or came from the daemon.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import functools
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Optional, TypeVar
 
-from .model import Judgement, Snapshot, Target, Verdict, fingerprint
-from .planner import judge_kernel
+from . import versions
+from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, fingerprint
+from .modulefile import canonical
+from .planner import INPUT_WORDS, RULES, judge_kernel
+from .record import Attempt
 
 ORDER = (Verdict.FAILED, Verdict.BLOCKED, Verdict.WAITING, Verdict.BUILDING, Verdict.READY)
 _Subject = TypeVar("_Subject", Target, str)
@@ -94,30 +101,30 @@ def _settle(now: Mapping[_Subject, Judgement], before: Mapping[_Subject, Judgeme
     return settled
 
 
-def status_document(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> dict[str, Any]:
-    """Return schema 1 of the status; fields are added, never renamed. Times are seconds since the epoch."""
+def status_document(
+    snapshot: Snapshot,
+    judgements: Mapping[Target, Judgement],
+    *,
+    holder: Optional[str] = None,
+    looked: Optional[float] = None,
+) -> dict[str, Any]:
+    """Return schema 1 of the status; fields are added, never renamed. Times are seconds since the epoch.
+
+    holder: who is at work on the root, such as "kmodd (pid 12)". looked: when. Kernels come oldest first.
+    """
+    order = functools.cmp_to_key(versions.compare)
     kernels = []
-    for release, kernel in sorted(snapshot.kernels.items()):
+    for release in sorted(snapshot.kernels, key=order):
+        kernel = snapshot.kernels[release]
         if kernel.present:
-            judgement = judge_kernel(release, snapshot, judgements)
-            kernels.append(
-                {
-                    "release": release,
-                    "verdict": judgement.verdict.value,
-                    "running": kernel.running,
-                    "build_tree": kernel.build_tree is not None,
-                    "reason": judgement.reason,
-                    "problem": judgement.problem,
-                    "hint": judgement.hint,
-                    "flavour": kernel.flavour,
-                    "architecture": kernel.architecture,
-                    "kernel_devel": kernel.devel_package,
-                }
-            )
+            kernels.append(_kernel(kernel, judge_kernel(release, snapshot, judgements)))
     leftovers = sorted(release for release, kernel in snapshot.kernels.items() if not kernel.present)
     return {
         "schema": 1,
+        "looked": looked,
+        "holder": holder,
         "kernels": kernels,
+        "modules": _modules(snapshot),
         "targets": [_target(target, judgement, snapshot) for target, judgement in sorted(judgements.items())],
         "leftovers": leftovers,
         "problems": [
@@ -125,6 +132,45 @@ def status_document(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) 
             for b in snapshot.broken
         ],
     }
+
+
+def _kernel(kernel: Kernel, judgement: Judgement) -> dict[str, Any]:
+    return {
+        "release": kernel.release,
+        "verdict": judgement.verdict.value,
+        "running": kernel.running,
+        "default_boot": kernel.default_boot,
+        "build_tree": kernel.build_tree is not None,
+        "reason": judgement.reason,
+        "problem": judgement.problem,
+        "hint": judgement.hint,
+        "flavour": kernel.flavour,
+        "architecture": kernel.architecture,
+        "kernel_devel": kernel.devel_package,
+    }
+
+
+def _modules(snapshot: Snapshot) -> list[dict[str, Any]]:
+    """Return what is registered, broken module files included, and what is only remembered."""
+    found = {
+        name: {
+            "name": name,
+            "version": module.file.module.version,
+            "registered": True,
+            "required": module.required,
+            "enabled": module.enabled,
+            "file": module.path,
+            "source": module.file.source.model_dump(mode="json", exclude_defaults=True),
+            "depends": list(module.file.build.depends),
+        }
+        for name, module in snapshot.modules.items()
+    }
+    nothing = {"version": "", "required": True, "enabled": True, "file": "", "source": {}, "depends": []}
+    for broken in snapshot.broken:
+        found.setdefault(broken.name, {**nothing, "name": broken.name, "registered": True, "file": broken.path})
+    for target in snapshot.records:
+        found.setdefault(target.module, {**nothing, "name": target.module, "registered": False})
+    return [found[name] for name in sorted(found)]
 
 
 def _target(target: Target, judgement: Judgement, snapshot: Snapshot) -> dict[str, Any]:
@@ -152,21 +198,127 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot) -> dict[st
         ],
         "fingerprint": _fingerprint(target, snapshot),
         "warnings": list(record.built.warnings) if record and record.built else [],
-        "last_attempt": {
-            "began": attempt.began,
-            "ended": attempt.ended,
-            "outcome": attempt.outcome,
-            "problem": attempt.problem,
-            "log": attempt.log,
-        }
-        if attempt
-        else None,
+        "last_attempt": _attempt(attempt) if attempt else None,
+    }
+
+
+def _attempt(attempt: Attempt) -> dict[str, Any]:
+    return {
+        "began": attempt.began,
+        "ended": attempt.ended,
+        "stage": attempt.stage,
+        "outcome": attempt.outcome,
+        "problem": attempt.problem,
+        "message": attempt.message,
+        "transient": attempt.transient,
+        "failures": attempt.failures,
+        "log": attempt.log,
     }
 
 
 def _fingerprint(target: Target, snapshot: Snapshot) -> str:
     record = snapshot.records.get(target)
     return fingerprint(record.built.inputs) if record and record.built else ""
+
+
+def plan_document(actions: Sequence[Action]) -> dict[str, Any]:
+    """Return schema 1 of a plan: each action's kind, and what it holds."""
+    plain = [{"action": type(action).__name__, **asdict(action)} for action in actions]
+    return {"schema": 1, "actions": json.loads(json.dumps(plain))}  # its tuples become lists
+
+
+def explain_document(
+    module: str,
+    snapshot: Snapshot,
+    judgements: Mapping[Target, Judgement],
+    actions: Sequence[Action],
+    *,
+    kernel: Optional[str] = None,
+    logs: Optional[Mapping[Target, Mapping[str, Any]]] = None,
+) -> dict[str, Any]:
+    """Return schema 1 of a module's whole story, on one kernel or on all.
+
+    logs: of targets, what their logs tell: keys "attempts" and "error" (build.logs). Each target has the keys of
+    status, and more.
+    """
+    order = functools.cmp_to_key(versions.compare)
+    chosen = [t for t in judgements if t.module == module and kernel in (None, t.kernel)]
+    return {
+        "schema": 1,
+        "module": next((m for m in _modules(snapshot) if m["name"] == module), None),
+        "targets": [
+            {
+                **_target(target, judgements[target], snapshot),
+                **_story(target, judgements[target], snapshot, actions),
+                "attempts": [],
+                "error": None,
+                **((logs or {}).get(target) or {}),
+            }
+            for target in sorted(chosen, key=lambda t: order(t.kernel))
+        ],
+    }
+
+
+def _story(
+    target: Target, judgement: Judgement, snapshot: Snapshot, actions: Sequence[Action]
+) -> dict[str, Any]:
+    kernel, record = snapshot.kernels[target.kernel], snapshot.records.get(target)
+    built = record.built if record else None
+    objects = {canonical(item.name) for item in built.objects} if built else set()
+    mine = [a for a in actions if getattr(a, "target", None) == target or getattr(a, "kernel", None) == target.kernel]
+    inputs = snapshot.inputs.get(target)
+    return {
+        "rule": {"number": judgement.rule, "text": RULES.get(judgement.rule, "")},
+        "kernel_facts": {
+            "running": kernel.running,
+            "default_boot": kernel.default_boot,
+            "build_tree": kernel.build_tree,
+            "kernel_devel": kernel.devel_package,
+            "compiler": (inputs or {}).get("compiler", ""),
+            "compression": kernel.compression,
+            "signature_hash": kernel.signature_hash,
+            "in_tree": sorted(objects & kernel.in_tree),
+        },
+        "built": {
+            "objects": [item.name for item in built.objects],
+            "compiler": built.compiler,
+            "version": built.version,
+            "ended": built.ended,
+            "differs": _differences(built.inputs, inputs) if inputs else [],
+        }
+        if built
+        else None,
+        "findings": [asdict(fault) for fault in snapshot.faults.get(target, ())],
+        "damage": snapshot.damaged.get(target, ""),
+        "next": plan_document(mine)["actions"],
+        "awaits": _awaited(judgement, mine),
+    }
+
+
+def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """Return what changed since a build, as the planner words it; its dependencies are compared there."""
+    return [words for name, words in INPUT_WORDS.items() if old.get(name) != new.get(name)]
+
+
+#: What ends a waiting or a failure, by rule.
+EVENTS = {
+    1: "a change of the module file",
+    2: "what it depends on being built",
+    3: "the build tree or the source appearing",
+    4: "a change of its source, patches or module file, of the kernel's build tree, or of the compiler",
+    6: "a change of what was built, of the key, or of the module files",
+    7: "a change of the files that were checked",
+}
+
+
+def _awaited(judgement: Judgement, actions: Sequence[Action]) -> Optional[dict[str, Any]]:
+    """Return what a target waits for: an event, or a moment ("until", seconds since the epoch)."""
+    if judgement.verdict in (Verdict.READY, Verdict.BUILDING):
+        return None
+    until = next((a.until for a in actions if isinstance(a, Wait) and a.until is not None), None)
+    if until is not None:
+        return {"until": until, "event": "the next try"}
+    return {"until": None, "event": EVENTS.get(judgement.rule, "a change of the module file")}
 
 
 def summary(judgements: Mapping[Target, Judgement]) -> str:

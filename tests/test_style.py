@@ -23,8 +23,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
-        "alert", "build", "compress", "config", "dropins", "install", "kernels", "lock", "mok", "notify", "registry",
-        "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
+        "alert", "boot", "build", "compress", "config", "dropins", "install", "kernels", "lock", "mok", "notify",
+        "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
@@ -35,6 +35,9 @@ TOGETHER = {("rpmdb", "rpmchild")}
 
 #: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
 PATHS = {
+    "kmodd/boot.py": {
+        "/boot", "/boot/efi", "/boot/grub2", "/boot/grub2/grubenv", "/etc/default/grub",
+    },
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
     "kmodd/build/jobserver.py": {"/proc/self/fd/"},
     "kmodd/build/room.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},

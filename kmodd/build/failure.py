@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any, Optional
 
 from ..errors import Problem
 
@@ -53,27 +54,67 @@ TELLING = re.compile(
 LONGEST = 1000  # characters of a line that are looked at
 
 
-def _telling(text: str) -> list[str]:
+#: What a compiler says before an error: where the code is included from, in which function it is.
+LEADING = re.compile(r"In file included from |\s+from \S+:\d+|\S[^:]*: (?:In function|At top level)")
+#: What it quotes after one: numbered source, marks below it, notes.
+FOLLOWING = re.compile(r"\s*\d*\s*\||\S[^:]*:\d+(?::\d+)?: note: ")
+PLACE = re.compile(r"(?P<file>[^\s:]+):(?P<number>\d+)(?::\d+)?: (?:fatal )?error: ")
+MOST = 12  # lines that are quoted
+INSIDE = "/build/source/"  # the source as the sandbox shows it
+
+
+def _telling(text: str) -> list[tuple[int, str]]:
     """Return the lines that may say why a build failed; patterns on a whole log would take quadratic time."""
-    return [line[:LONGEST] for line in text.split("\n") if TELLING.search(line, 0, LONGEST)]
+    lines = enumerate(text.split("\n"))
+    return [(number, line[:LONGEST]) for number, line in lines if TELLING.search(line, 0, LONGEST)]
+
+
+def _first(text: str) -> tuple[Optional[int], str]:
+    """Return the number and the text of the first line that says why a build failed."""
+    telling = _telling(text)
+    for pattern in ERRORS:
+        for number, line in telling:
+            found = pattern.match(line)
+            if found:
+                return number, found["line"].replace(INSIDE, "").strip()[:500]
+    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[kmodd")]
+    return None, lines[-1].strip()[:500] if lines else ""
 
 
 def first_error(text: str) -> str:
     """Return the first line that says why a build failed, "" where none can be told."""
-    telling = _telling(text)
-    for pattern in ERRORS:
-        found = next(filter(None, map(pattern.match, telling)), None)
-        if found:
-            return found["line"].replace("/build/source/", "").strip()[:500]
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[kmodd")]
-    return lines[-1].strip()[:500] if lines else ""
+    return _first(text)[1]
+
+
+def find_error(text: str) -> Optional[dict[str, Any]]:
+    """Return the first error of a failed build's log, None where it has none: line, file, number, excerpt.
+
+    file and number are None where the line names none. excerpt: the lines around it, with the source that the
+    compiler quotes.
+    """
+    at, line = _first(text)
+    if at is None:
+        return None
+    place = PLACE.match(line)
+    lines = text.split("\n")
+    first, last = at, at + 1
+    while first > 0 and at - first < MOST // 3 and LEADING.match(lines[first - 1], 0, LONGEST):
+        first -= 1
+    while last < len(lines) and last - first < MOST and FOLLOWING.match(lines[last], 0, LONGEST):
+        last += 1
+    return {
+        "line": line,
+        "file": place["file"] if place else None,
+        "number": int(place["number"]) if place else None,
+        "excerpt": [one[:LONGEST].replace(INSIDE, "").rstrip() for one in lines[first:last]],
+    }
 
 
 def explain(log: Path, status: int, where: str) -> Problem:
     """Return the problem that a failed build is. where: the log's path as the administrator sees it."""
     with log.open("rb") as stream:
         text = stream.read(LARGEST).decode(errors="replace")
-    telling = [line for line in _telling(text) if not QUOTED.match(line)]
+    telling = [line for _, line in _telling(text) if not QUOTED.match(line)]
     for pattern, code, sentence, hint in PASSING:
         for line in telling:
             if pattern.search(line):

@@ -33,11 +33,11 @@ class Parser(argparse.ArgumentParser):
 
 #: command -> (room, help); each room has run_COMMAND(options) -> exit code.
 COMMANDS = {
-    "status": ("show", "show every module on every kernel, and what is to be done"),
-    "plan": ("show", "show what the daemon would do now, and why"),
-    "logs": ("show", "print the log of the last attempt"),
-    "explain": ("show", "tell the whole story of a module on a kernel"),
-    "verify": ("show", "check that what is installed would load"),
+    "status": ("status", "show every module on every kernel, and what is to be done"),
+    "plan": ("plan", "show what the daemon would do now, and why"),
+    "logs": ("logs", "print the log of the last attempt"),
+    "explain": ("explain", "tell the whole story of a module on a kernel"),
+    "verify": ("status", "check that what is installed would load"),
     "sync": ("change", "look, plan and apply once"),
     "add": ("change", "register a source directory"),
     "remove": ("change", "unregister a module and remove what was installed"),

@@ -20,8 +20,10 @@ from ..reconcile import Reconciler
 from ..registry import add, remove
 from ..watch import Bell, settle
 from . import DONE
-from .look import Look, check_module, look
-from .show import as_json, run_status, sentence
+from .documents import check_module
+from .look import Look, look
+from .plan import print_plan
+from .status import run_status
 
 VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
 
@@ -30,7 +32,7 @@ def run_sync(options: argparse.Namespace) -> int:
     """kmoddctl sync"""
     seen = look(options)
     if options.dry_run:
-        print(as_json(seen.actions) if options.json else "\n".join(map(sentence, seen.actions)) or "nothing to do")
+        print_plan(seen.plan(), options.json)
         return DONE
     lock = Lock(seen.sysroot)
     try:
@@ -96,7 +98,7 @@ def run_add(options: argparse.Namespace) -> int:
 
 
 def _module(seen: Look, name: str) -> Module:
-    check_module(seen, name)
+    check_module(name, {known["name"] for known in seen.status()["modules"]})
     module: Optional[Module] = seen.snapshot.modules.get(name)
     if module is None:
         broken = next((b for b in seen.snapshot.broken if b.name == name), None)

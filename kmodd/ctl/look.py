@@ -1,16 +1,15 @@
-"""One look at a root, for all commands: the snapshot, the plan and the verdicts, without changing anything."""
+"""One look at a root in this process: the snapshot, the plan and the verdicts, without changing anything."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import difflib
 import time
 from dataclasses import dataclass
 from typing import Optional
 
+from ..build.logs import LogReader
 from ..config import Settings, read_settings
-from ..errors import Problem
 from ..lock import Lock
 from ..log import configure
 from ..model import Action, Judgement, Snapshot, Target
@@ -18,6 +17,8 @@ from ..paths import Sysroot
 from ..planner import judge, plan
 from ..reconcile import policy_of
 from ..reconcile.observe import Observer
+from ..report import explain_document, plan_document, status_document
+from .documents import Document
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,18 @@ class Look:
     actions: tuple[Action, ...]
     judgements: dict[Target, Judgement]
     holder: Optional[str]
+    looked: float  # seconds since the epoch
+
+    def status(self) -> Document:
+        return status_document(self.snapshot, self.judgements, holder=self.holder, looked=self.looked)
+
+    def plan(self) -> Document:
+        return plan_document(self.actions)
+
+    def story(self, module: str, kernel: Optional[str]) -> Document:
+        logs = LogReader(self.sysroot)
+        read = {t: logs.story(t.module, t.kernel) for t in self.judgements if t.module == module}
+        return explain_document(module, self.snapshot, self.judgements, self.actions, kernel=kernel, logs=read)
 
 
 def look(options: argparse.Namespace) -> Look:
@@ -45,21 +58,4 @@ def look(options: argparse.Namespace) -> Look:
     snapshot = asyncio.run(see())
     policy, now = policy_of(settings), time.time()
     found = judge(snapshot, policy, now)
-    return Look(sysroot, settings, snapshot, plan(snapshot, policy, now), found, lock.holder())
-
-
-def check_module(seen: Look, name: str) -> None:
-    """Raise Problem module-unknown, with a suggestion, unless a module is registered or remembered."""
-    known = {*seen.snapshot.modules, *(t.module for t in seen.judgements), *(t.module for t in seen.snapshot.records)}
-    if name not in known:
-        close = difflib.get_close_matches(name, sorted(known), 1)
-        hint = f"did you mean {close[0]}?" if close else "kmoddctl status lists all of them"
-        raise Problem("module-unknown", f"no module {name} is registered", hint)
-
-
-def check_kernel(seen: Look, release: Optional[str]) -> None:
-    """Raise Problem kernel-unknown unless a kernel is there (or none was asked for)."""
-    if release is not None and release not in seen.snapshot.kernels:
-        close = difflib.get_close_matches(release, sorted(seen.snapshot.kernels), 1)
-        hint = f"did you mean {close[0]}?" if close else "kmoddctl status lists all of them"
-        raise Problem("kernel-unknown", f"kernel {release} is not installed", hint)
+    return Look(sysroot, settings, snapshot, plan(snapshot, policy, now), found, lock.holder(), now)

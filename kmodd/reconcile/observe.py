@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Optional
 
+from ..boot import BootReader
 from ..build.compiler import Compiler, CompilerFinder
 from ..config import Settings
 from ..dropins import DropinFiles
@@ -44,6 +46,7 @@ class Observer:
         self.sysroot = sysroot
         self.registry = RegistryReader(sysroot)
         self.kernels = KernelReader(sysroot)
+        self.boot = BootReader(sysroot)
         self.sources = SourceReader(sysroot)
         self.digests = DigestCache()
         self.compilers = CompilerFinder()
@@ -145,13 +148,16 @@ class Observer:
                 )
         try:
             changed = self._override_change()
-            return self.kernels.read(
+            kernels = self.kernels.read(
                 symbols, objects, installed, self.packages, dict.fromkeys(installed, changed)
             )
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)
             text = f"{where} cannot be read: {error.strerror}"
             raise Problem("modules-unreadable", text, "kmodd looks again when something changes") from error
+        default = self.boot.default(kernels)
+        known = default is not None
+        return {r: replace(k, default_boot=r == default if known else None) for r, k in kernels.items()}
 
     def _override_change(self) -> float:
         """Return when our depmod.d files last changed."""

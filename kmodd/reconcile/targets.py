@@ -6,15 +6,17 @@ Must not: decide whether it is due.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import shutil
 import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
 from ..build.builder import Builder, Yield
 from ..build.jobserver import Jobserver
+from ..build.logs import ENDING, new_name
 from ..compress import compress
 from ..config import Settings
 from ..errors import Problem
@@ -50,7 +52,8 @@ class TargetWork:
             began = time.time()
             log.info("build started", reason=action.reason)
             warnings: tuple[str, ...] = ()
-            where = ""
+            where, outcome = "", "failed"
+            path: Optional[Path] = None
             try:
                 path = self._open_log(target)
                 where = self.sysroot.inside(path)
@@ -75,22 +78,28 @@ class TargetWork:
                     )
                     warnings = made.warnings
                     if not await self._still(action, snapshot):
+                        outcome = "discarded"
                         log.info("build discarded", reason="its inputs changed while it ran")
                         return
                     with explained(f"storing the objects of {target}"):
                         self._keep(action, snapshot, made, compiler.version, began, where)
+                    outcome = "succeeded"
                 finally:
                     self.builder.drop_scratch(scratch)
             except asyncio.CancelledError:
+                outcome = "stopped"
                 log.info("build stopped")
                 raise
             except Exception as error:
                 problem = as_problem(error, f"building {target}")
                 if not problem.transient and not await self._still(action, snapshot):
+                    outcome = "discarded"
                     log.info("build discarded", reason="its inputs changed while it ran")
                     return
                 self.fail(target, "build", action.inputs, problem, began, where, warnings)
                 return
+            finally:
+                _close_log(path, outcome, time.time() - began)
             log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
 
     async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:
@@ -111,8 +120,8 @@ class TargetWork:
         directory = self.sysroot.logs / target.module / target.kernel
         with explained(f"opening a log in {self.sysroot.inside(directory)}"):
             directory.mkdir(parents=True, exist_ok=True)
-            stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-            path = next(p for p in (directory / f"{stamp}-{n}.log" for n in range(10_000)) if not p.exists())
+            names = (new_name(time.time(), number) for number in range(10_000))
+            path = next(p for p in (directory / f"{name}.log" for name in names) if not p.exists())
             path.touch(mode=0o644, exist_ok=False)
             for old in sorted(directory.glob("*.log"))[: -self.settings.build.keep_logs]:
                 old.unlink()
@@ -284,6 +293,13 @@ class TargetWork:
         except OSError as error:
             # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
             raise explain(error, f"storing the outcome of {target}") from error
+
+
+def _close_log(path: Optional[Path], outcome: str, seconds: float) -> None:
+    """Write a log's last line; it is only for readers, so a full disk does not matter."""
+    if path is not None:
+        with contextlib.suppress(OSError), path.open("a") as stream:
+            stream.write(ENDING.format(outcome=outcome, seconds=seconds) + "\n")
 
 
 def as_problem(error: Exception, doing: str) -> Problem:

@@ -7,11 +7,27 @@ from dataclasses import replace
 from typing import Optional
 
 import pytest
-from worlds import INPUTS, K2, K, T, broken, failed, kernel, record, settled, world
+from worlds import (
+    BROKEN,
+    INPUTS,
+    K2,
+    MISSING,
+    NOW,
+    POLICY,
+    K,
+    T,
+    broken,
+    failed,
+    kernel,
+    module,
+    record,
+    settled,
+    world,
+)
 
-from kmodd.model import Judgement, Policy, Target, Verdict, fingerprint
-from kmodd.planner import judge
-from kmodd.report import Change, Report, make_report, status_document, summary
+from kmodd.model import Judgement, Policy, Snapshot, Target, Verdict, fingerprint
+from kmodd.planner import judge, plan
+from kmodd.report import Change, Report, explain_document, make_report, plan_document, status_document, summary
 
 TARGET = {
     "module", "version", "required", "kernel", "verdict", "reason", "objects", "fingerprint", "last_attempt",
@@ -33,7 +49,8 @@ def test_settled_target_is_told_in_full() -> None:
         {"name": "m", "path": f"/lib/modules/{K}/extra/m/m.ko", "sha256": "i1", "signer": "key1", "compressed": ""}
     ]
     assert target["last_attempt"] == {
-        "began": 900, "ended": 1000, "outcome": "failed", "problem": "build-failed", "log": "/log",
+        "began": 900, "ended": 1000, "stage": "build", "outcome": "failed", "problem": "build-failed",
+        "message": "m.c:1: error: x", "transient": False, "failures": 1, "log": "/log",
     }  # fmt: skip
 
 
@@ -53,6 +70,81 @@ def test_broken_files_and_leftovers_are_told() -> None:
     ]
     assert [k["verdict"] for k in document["kernels"]] == ["failed"]
     assert [(t["module"], t["required"]) for t in document["targets"]] == [("m", True)]
+
+
+def test_kernels_are_told_in_the_order_of_their_versions_with_what_boots_next() -> None:
+    releases = ("5.14.0-70.el9.x86_64", "5.14.0-427.el9.x86_64", "6.1.0-1")
+    snapshot = world(kernels=tuple(kernel(r, default_boot=r == releases[1]) for r in reversed(releases)))
+    found = status_document(snapshot, {}, holder="kmodd (pid 1)", looked=5.0)
+    assert [k["release"] for k in found["kernels"]] == list(releases)
+    assert [k["default_boot"] for k in found["kernels"]] == [False, True, False]
+    assert (found["holder"], found["looked"]) == ("kmodd (pid 1)", 5.0)
+    assert status_document(world(), {})["kernels"][0]["default_boot"] is None
+
+
+def test_modules_are_told_registered_or_broken_or_only_remembered() -> None:
+    gone = Target("gone", K)
+    snapshot = world(module("m", module={"version": "1"}), broken=(broken("b"),), records={gone: record("gone")})
+    found = {m["name"]: m for m in status_document(snapshot, {})["modules"]}
+    assert {name: m["registered"] for name, m in found.items()} == {"m": True, "b": True, "gone": False}
+    assert found["m"]["source"] == {"path": "/usr/src/m"}
+    assert found["m"]["version"] == "1"
+
+
+#: What a target is told of: snapshot, rule, what is awaited, kinds of the actions that are next.
+STORIES = {
+    "ready": (settled(), 7, None, []),
+    "never built": (world(), 5, None, ["BuildModule", "InstallModule", "RunDepmod"]),
+    "disabled": (world(module("m", module={"enabled": False})), 1, "a change of the module file", []),
+    "no dependency": (world(module("m", build={"depends": ("x",)})), 2, "what it depends on being built", []),
+    "no headers": (
+        world(kernels=(kernel(build_tree=None, build_tree_fault=MISSING),)), 3,
+        "the build tree or the source appearing", ["Wait"],
+    ),
+    "failed": (
+        world(records={T: record(built=None, installed=None, attempt=failed())}), 4,
+        "a change of its source, patches or module file, of the kernel's build tree, or of the compiler", [],
+    ),
+    "failed, may pass": (
+        world(records={T: record(built=None, installed=None, attempt=failed(transient=True))}), 4, "the next try",
+        ["Wait"],
+    ),
+    "found wrong": (
+        settled(faults={T: (BROKEN,)}), 7, "a change of the files that were checked", [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("snapshot", "rule", "event", "following"), STORIES.values(), ids=STORIES)
+def test_story_tells_the_rule_and_what_is_awaited(
+    snapshot: Snapshot, rule: int, event: Optional[str], following: list[str]
+) -> None:
+    found = explain_document("m", snapshot, judge(snapshot, POLICY, NOW), plan(snapshot, POLICY, NOW))
+    assert json.loads(json.dumps(found)) == found
+    assert found["module"]["name"] == "m"
+    (target,) = found["targets"]
+    assert set(target) >= TARGET
+    assert (target["rule"]["number"], bool(target["rule"]["text"])) == (rule, True)
+    assert (target["awaits"] or {"event": None})["event"] == event
+    assert [action["action"] for action in target["next"]] == following
+    assert bool((target["awaits"] or {}).get("until")) == (event == "the next try")
+
+
+def test_story_tells_what_changed_since_the_build_and_what_logs_say() -> None:
+    snapshot = replace(settled(), inputs={T: {**INPUTS, "source": "new"}})
+    logs = {T: {"attempts": [{"attempt": "a"}], "error": {"line": "x"}}}
+    judgements = judge(snapshot, POLICY, NOW)
+    (target,) = explain_document("m", snapshot, judgements, (), kernel=K, logs=logs)["targets"]
+    assert target["built"]["differs"] == ["its source changed"]
+    assert (target["attempts"], target["error"]) == ([{"attempt": "a"}], {"line": "x"})
+    assert explain_document("m", snapshot, judgements, (), kernel="other")["targets"] == []
+
+
+def test_plan_is_told_as_json_knows_it() -> None:
+    document = plan_document(plan(world(), POLICY, NOW))
+    assert json.loads(json.dumps(document)) == document
+    first = document["actions"][0]
+    assert (first["action"], first["target"]) == ("BuildModule", {"module": "m", "kernel": K})
 
 
 def test_summary_counts_the_worst_first() -> None:

@@ -1,0 +1,99 @@
+"""What the logs of a target's builds tell: the attempts, how they ended, the first error with its source.
+
+One file an attempt, `<module>/<release>/<attempt>.log` under /var/log/kmodd; attempts are named by the time of their
+start (UTC) and a number. Imports nothing heavy: kmoddctl reads logs without a look at the root. Must not: write logs.
+"""
+
+from __future__ import annotations
+
+import calendar
+import os
+import re
+import time
+from pathlib import Path
+from typing import Any, Optional
+
+from ..errors import Problem
+from ..paths import Sysroot
+from .failure import LARGEST, find_error
+
+#: What kmodd writes as a log's last line.
+ENDING = "[kmodd: {outcome} after {seconds:.1f} s]"
+_ENDING = re.compile(r"^\[kmodd: (\w+) after ([\d.]+) s\]$")
+_STAMP = re.compile(r"(\d{8}T\d{6})-\d+")
+TAIL = 4096  # bytes in which the last line is looked for
+
+
+def new_name(began: float, number: int) -> str:
+    """Return the name of an attempt that began then; number tells those of one second apart."""
+    return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(began))}-{number}"
+
+
+class LogReader:
+    """Reads the logs of one root."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+
+    def modules(self) -> list[str]:
+        """Return the modules that have logs."""
+        return _names(self.sysroot.logs)
+
+    def kernels(self, module: str) -> list[str]:
+        """Return the kernel releases that a module has logs for."""
+        return _names(self.sysroot.logs / module)
+
+    def attempts(self, module: str, release: str) -> list[dict[str, Any]]:
+        """Return a target's attempts, newest first.
+
+        Keys: attempt, kernel, log (in-root path), began (seconds since the epoch), outcome (succeeded, failed,
+        stopped, discarded; "" where the log says nothing, as of one that runs or was killed), seconds, bytes.
+        """
+        found = []
+        directory = self.sysroot.logs / module / release
+        for name in _names(directory, ".log"):
+            path = directory / f"{name}.log"
+            stamp = _STAMP.fullmatch(name)
+            ending = self._ending(path)
+            found.append(
+                {
+                    "attempt": name,
+                    "kernel": release,
+                    "log": self.sysroot.inside(path),
+                    "began": calendar.timegm(time.strptime(stamp[1], "%Y%m%dT%H%M%S")) if stamp else None,
+                    "outcome": ending[1] if ending else "",
+                    "seconds": float(ending[2]) if ending else None,
+                    "bytes": path.stat().st_size,
+                }
+            )
+        return sorted(found, key=lambda one: (one["began"] or 0, len(one["attempt"]), one["attempt"]), reverse=True)
+
+    def _ending(self, path: Path) -> Optional[re.Match[str]]:
+        with path.open("rb") as stream:
+            stream.seek(-min(TAIL, path.stat().st_size), os.SEEK_END)
+            last = stream.read().decode(errors="replace").splitlines()[-1:]
+        return _ENDING.match(last[0]) if last else None
+
+    def read(self, log: str) -> str:
+        """Return the text of a log, given by its in-root path. Raises Problem log-missing."""
+        try:
+            with self.sysroot.resolve(log).open("rb") as stream:
+                return stream.read(LARGEST).decode(errors="replace")
+        except OSError as error:
+            raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
+
+    def story(self, module: str, release: str) -> dict[str, Any]:
+        """Return what explain tells of a target's logs: the attempts, and the last one's first error if it failed."""
+        try:
+            attempts = self.attempts(module, release)
+            failed = bool(attempts) and attempts[0]["outcome"] == "failed"
+            return {"attempts": attempts, "error": find_error(self.read(attempts[0]["log"])) if failed else None}
+        except (OSError, Problem):
+            return {"attempts": [], "error": None}
+
+
+def _names(directory: Path, suffix: str = "") -> list[str]:
+    try:
+        return sorted(n[: len(n) - len(suffix)] for n in os.listdir(directory) if n.endswith(suffix))
+    except (FileNotFoundError, NotADirectoryError):
+        return []

@@ -1,0 +1,210 @@
+"""status: every module on every kernel, as a matrix of verdicts with what is to be done below. Takes documents.
+
+Imports nothing heavy: with a running daemon this is all that starts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from . import terminal
+from .documents import Document, check_names, choose, exit_code, read_status
+from .terminal import paint
+
+WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
+CELL = max(map(len, WORST_FIRST)) + 2
+KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+MOST = 3  # lines of a reason
+
+
+def run_status(options: argparse.Namespace) -> int:
+    """kmoddctl status [MODULE] [--kernel R]"""
+    whole = read_status(options)
+    check_names(whole, options.module, options.kernel)
+    document = choose(whole, options.module, options.kernel)
+    print_status(document, options.module is not None, options.json)
+    return exit_code(document["targets"], options.module is not None)
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """kmoddctl verify [MODULE] [--kernel R]"""
+    return run_status(options)
+
+
+def print_status(document: Document, detailed: bool, as_json: bool) -> None:
+    """Print a status: as JSON, in detail (for one module), or as a matrix."""
+    if as_json:
+        print(json.dumps(document, indent=1))
+        return
+    if not document["kernels"]:
+        print("No kernels are installed.")
+    if not document["modules"]:
+        print("No modules are registered. Register one: kmoddctl add /usr/src/NAME-VERSION")
+    parts = [_details(document) if detailed else _matrix(document), [] if detailed else _problems(document)]
+    parts.append([_summary(document)] if document["targets"] else [])
+    print("\n\n".join("\n".join(part) for part in parts if part))
+
+
+# -- the matrix ------------------------------------------------------------------------------------------------------
+def marks(kernel: Document) -> str:
+    """Return what a kernel is besides installed: "running", "boots next", or both."""
+    words = [word for key, word in (("running", "running"), ("default_boot", "boots next")) if kernel[key]]
+    return ", ".join(words)
+
+
+def _label(module: Document) -> str:
+    version = f" {module['version']}" if module["version"] else ""
+    return f"{module['name']}{version}" + ("" if module["required"] else " (optional)")
+
+
+def _matrix(document: Document) -> list[str]:
+    """Return the matrix: kernels down where the modules fit across, else modules down and kernels across by letters."""
+    cells = {(t["module"], t["kernel"]): t["verdict"] for t in document["targets"]}
+    kernels, room = document["kernels"], terminal.width()
+    modules = [m for m in document["modules"] if any((m["name"], k["release"]) in cells for k in kernels)]
+    if not modules or not kernels:
+        return []
+    heads = [f"{m['name']} {m['version']}".strip() for m in modules]
+    labels = [_label(m) for m in modules]
+    widths = [max(len(label), CELL - 2) + 2 for label in labels]
+    first = max(len(k["release"]) for k in kernels) + 2
+    second = max(len(marks(k)) for k in kernels)
+    second += 2 if second else 0
+    if first + second + sum(widths) - 2 <= room and len(modules) <= max(3, len(kernels)):
+        rows = [f"{'kernel':<{first + second}}" + "".join(f"{lb:<{w}}" for lb, w in zip(labels, widths))]
+        for kernel in kernels:
+            row = [(cells.get((m["name"], kernel["release"]), ""), w) for m, w in zip(modules, widths)]
+            rows.append(f"{kernel['release']:<{first}}{marks(kernel):<{second}}" + _cells(row))
+        return [rows[0].rstrip(), *rows[1:]]
+    name_width = min(max(map(len, [*labels, *heads[:0]])) + 2, max(24, room - CELL * min(len(kernels), 4)))
+    at_once = max(1, (room - name_width + 2) // CELL)
+    lines: list[str] = []
+    for start in range(0, len(kernels), at_once):
+        some = kernels[start : start + at_once]
+        lines += [*([""] if lines else []), *_block(some, start, modules, labels, cells, name_width)]
+    return lines
+
+
+def _block(
+    kernels: Sequence[Document],
+    start: int,
+    modules: Sequence[Document],
+    labels: Sequence[str],
+    cells: dict[tuple[str, str], str],
+    name_width: int,
+) -> list[str]:
+    """Return a legend of some kernels, and the modules' verdicts on them; start: how many kernels come before."""
+    keys = [_key(start + number) for number in range(len(kernels))]
+    release_width = max(len(kernel["release"]) for kernel in kernels)
+    lines = []
+    for key, kernel in zip(keys, kernels):
+        verdict = kernel["verdict"]
+        lines.append(
+            f"{key:<3}{terminal.clip(kernel['release'], terminal.width() - 35):<{release_width}}  "
+            f"{paint(f'{verdict:<{CELL}}', verdict)}{marks(kernel)}".rstrip()
+        )
+    lines += ["", f"{'':<{name_width}}" + "".join(f"{key:<{CELL}}" for key in keys).rstrip()]
+    for module, label in zip(modules, labels):
+        row = [(cells.get((module["name"], kernel["release"]), ""), CELL) for kernel in kernels]
+        lines.append(f"{terminal.clip(label, name_width - 2):<{name_width}}" + _cells(row))
+    return lines
+
+
+def _key(number: int) -> str:
+    return KEYS[number] if number < len(KEYS) else str(number)
+
+
+def _cells(row: Iterable[tuple[str, int]]) -> str:
+    painted = [(paint(verdict, verdict), width - len(verdict)) for verdict, width in row]
+    return "".join(text + " " * more for text, more in painted).rstrip()
+
+
+# -- what is to be done ----------------------------------------------------------------------------------------------
+def _problems(document: Document) -> list[str]:
+    """Return one paragraph a problem: targets of the same verdict, reason and hint are one."""
+    groups: dict[tuple[str, str, str], list[Document]] = {}
+    for target in document["targets"]:
+        verdict = target["verdict"]
+        if verdict in ("failed", "blocked", "waiting") or (verdict == "building" and not document["holder"]):
+            groups.setdefault((verdict, target["reason"], advice(target)), []).append(target)
+        for warning in target["warnings"]:
+            groups.setdefault(("warning", warning, ""), []).append(target)
+    said = {reason for _, reason, _ in groups}
+    lines = []
+    order = (*WORST_FIRST, "warning")
+    for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
+        lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
+    for broken in document["problems"]:
+        if broken["message"] not in said:
+            lines += _paragraph("", "failed", broken["message"], broken["hint"])
+    return lines
+
+
+def _paragraph(indent: str, verdict: str, text: str, hint: str) -> list[str]:
+    first = f"{indent}{verdict:<{CELL}}"
+    wrapped = terminal.wrap(first, text, MOST)
+    lines = [indent + paint(verdict, verdict) + wrapped[len(indent + verdict) :]]
+    if hint:  # on one line of its own, to be copied
+        lines.append(f"{'':<{len(first)}}→ {hint}")
+    return lines
+
+
+def _subject(targets: Sequence[Document]) -> str:
+    modules = _list(sorted({target["module"] for target in targets}), "modules")
+    kernels = list(dict.fromkeys(target["kernel"] for target in targets))
+    return f"{modules} on {_list(kernels, 'kernels')}"
+
+
+def _list(names: Sequence[str], what: str) -> str:
+    return ", ".join(names) if len(names) <= 2 else f"{len(names)} {what}"
+
+
+def advice(target: Document) -> str:
+    """Return what to do about a target; of a failed build, its story says more than its log alone."""
+    log, hint = (target["last_attempt"] or {}).get("log", ""), str(target["hint"])
+    if target["verdict"] == "failed" and log and (not hint or log in hint):
+        return f"kmoddctl explain {target['module']}"
+    return hint or ("kmoddctl sync" if target["verdict"] == "building" else "")
+
+
+def _summary(document: Document) -> str:
+    counts = [(verdict, sum(t["verdict"] == verdict for t in document["targets"])) for verdict in WORST_FIRST]
+    said = ", ".join(paint(f"{count} {verdict}", verdict) for verdict, count in counts if count)
+    holder = document["holder"]
+    return f"{said}; {holder} is at work" if holder else f"{said}; kmodd is not running"
+
+
+# -- one module ------------------------------------------------------------------------------------------------------
+def _details(document: Document) -> list[str]:
+    lines = []
+    for module in document["modules"]:
+        where = f", registered by {module['file']}" if module["file"] else ", no longer registered"
+        lines.append(f"{paint(_label(module), 'title')}{where}")
+    for kernel in document["kernels"]:
+        for target in document["targets"]:
+            if target["kernel"] == kernel["release"]:
+                lines += ["", *_target(kernel, target)]
+    return lines
+
+
+def _target(kernel: Document, target: Document) -> list[str]:
+    mark = f" ({marks(kernel)})" if marks(kernel) else ""
+    lines = [f"{paint(kernel['release'], 'title')}{mark}"]
+    lines += _paragraph("  ", target["verdict"], target["reason"], advice(target))
+    rows: list[tuple[str, str]] = [("warning", warning) for warning in target["warnings"]]
+    for item in target["objects"]:
+        signer = f"signed by {item['signer'][:16]}" if item["signer"] else "unsigned"
+        rows.append(("object", f"{item['path']}, {signer}"))
+    attempt = target["last_attempt"]
+    if attempt:
+        rows += [("last try", attempt_text(attempt)), *([("log", attempt["log"])] if attempt["log"] else [])]
+    return lines + [f"  {name:<{CELL}}{text}" for name, text in rows]
+
+
+def attempt_text(attempt: dict[str, Any]) -> str:
+    """Return an attempt as a phrase, such as "build failed 2026-11-21 10:20:12, took 12.3 s"."""
+    took = terminal.span(attempt["ended"] - attempt["began"])
+    return f"{attempt['stage']} {attempt['outcome']} {terminal.moment(attempt['ended'])}, took {took}"
