@@ -102,6 +102,27 @@ class Dropin:
     content: str
 
 
+class Presence(str, Enum):
+    """What the running kernel has in memory of an installed object."""
+
+    CURRENT = "current"  # the installed one
+    STALE = "stale"  # another one of that name
+    ABSENT = "absent"
+    UNKNOWN = "unknown"  # one that cannot be compared
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """An installed object as the running kernel has it; name is canonical."""
+
+    name: str
+    presence: Presence
+    holders: tuple[str, ...] = ()  # modules that use its symbols
+    users: int = 0  # references beside those of holders: open files, mounts
+    permanent: bool = False  # the kernel cannot unload it
+    interfaces: tuple[str, ...] = ()  # network interfaces of it that are up
+
+
 @dataclass(frozen=True)
 class Snapshot:
     """What is on disk now."""
@@ -119,6 +140,8 @@ class Snapshot:
     signer: Signer = Signer()
     faults: Mapping[Target, tuple[Fault, ...]] = field(default_factory=dict)  # from verify
     running: frozenset[Target] = frozenset()
+    loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
+    boot: str = ""  # tells this boot of the running kernel from any other
 
 
 @dataclass(frozen=True)
@@ -174,6 +197,16 @@ class RunDepmod:
 
 
 @dataclass(frozen=True)
+class ReloadModule:
+    """Take objects out of the running kernel, in this order, and load them again, in the reverse one."""
+
+    target: Target
+    objects: tuple[str, ...]
+    reason: str
+    along: tuple[Target, ...] = ()  # others whose objects are among them
+
+
+@dataclass(frozen=True)
 class Wait:
     """Nothing can be done for a target now. until: seconds since the epoch, None where an event must come first."""
 
@@ -184,7 +217,7 @@ class Wait:
     until: Optional[float] = None
 
 
-Action = Union[BuildModule, InstallModule, RemoveModule, WriteDropin, RemoveDropin, RunDepmod, Wait]
+Action = Union[BuildModule, InstallModule, RemoveModule, WriteDropin, RemoveDropin, RunDepmod, ReloadModule, Wait]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Must not: read files. The registry does.
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Literal, Optional, Union
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
@@ -153,6 +153,7 @@ class Load(Table):
     blacklist: tuple[Name, ...] = ()
     aliases: dict[Word, Name] = {}
     debug: tuple[Name, ...] = ()
+    reload: Literal["never", "if-unused"] = "never"
 
 
 class ModuleFile(Table):

@@ -158,6 +158,23 @@ class Sysroot:
     def rpm_lock(self) -> Path:
         return self.resolve(self.rpm_database) / ".rpm.lock"
 
+    # -- the running kernel, where the root is the booted one --------------------------------------------------------
+    @property
+    def loaded_modules(self) -> Path:
+        return self.resolve("/proc/modules")
+
+    def loaded_module(self, name: str) -> Path:
+        return self.resolve("/sys/module") / name
+
+    @property
+    def network_interfaces(self) -> Path:
+        """Return the directory of network interfaces as pid 1 sees it: kmodd may have a network of its own."""
+        return self.root / "proc/1/root/sys/class/net"
+
+    @property
+    def boot_id(self) -> Path:
+        return self.resolve("/proc/sys/kernel/random/boot_id")
+
     # -- the host's tools, never the root's ------------------------------------------------------------------------
     @property
     def efivars(self) -> Path:

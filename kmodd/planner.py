@@ -8,6 +8,7 @@ The rules of a target are tried in order, cheapest first:
  5. built with other inputs, or never: build;
  6. not installed as it was built, or signed by another key, or changed on disk: install;
  7. then whatever verify found wrong decides.
+What is ready and stale in memory is reloaded when nothing else is due for that kernel (reloading).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from .model import (
     Judgement,
     Kernel,
     Policy,
+    ReloadModule,
     RemoveDropin,
     RemoveModule,
     RunDepmod,
@@ -41,6 +43,7 @@ from .model import (
 )
 from .modulefile import Kernels, canonical
 from .record import Attempt, TargetRecord
+from .reloading import Reloading, find_refusal
 
 #: Inputs by the words that a reason uses for them.
 INPUT_WORDS = {
@@ -152,6 +155,7 @@ class _Planning:
         self.decided: dict[Target, _Decision] = {}
         self.identified: dict[Target, Optional[dict[str, str]]] = {}
         self.owners = self._owners()
+        self.reloading = Reloading(snapshot, self._is_ready)
 
     # -- what is asked for -----------------------------------------------------------------------------------------
     def actions(self) -> tuple[Action, ...]:
@@ -163,7 +167,10 @@ class _Planning:
         files = self._dropins({action.target.module for action in installs})
         waits = [d for d in decisions if isinstance(d, Wait)]
         depmods, depmod_waits = self._depmods(installs, removals, files)
-        return (*removals, *builds, *installs, *files, *depmods, *waits, *depmod_waits)
+        busy = {a.target.kernel for a in builds} | {a.target.kernel for a in installs}
+        busy |= {a.target.kernel for a in removals} | {a.kernel for a in depmods}
+        reloads = [] if files else self._reloads(busy)
+        return (*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits)
 
     def judgements(self) -> dict[Target, Judgement]:
         found = {target: self._judge(target) for target in self._ordered()}
@@ -205,7 +212,13 @@ class _Planning:
             return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}", rule=7)
         for fault in self.snapshot.faults.get(target, ()):
             return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint, 7)
+        refusal = find_refusal(target, self.snapshot)
+        if refusal is not None:
+            return Judgement(Verdict.BLOCKED, refusal.message, refusal.problem, refusal.hint, 7)
         return Judgement(Verdict.READY, decision.note or "built, installed and checked", rule=7)
+
+    def _is_ready(self, target: Target) -> bool:
+        return target.module in self.snapshot.modules and self._judge(target).verdict is Verdict.READY
 
     # -- a target's decision ---------------------------------------------------------------------------------------
     def _decide(self, target: Target) -> _Decision:
@@ -495,6 +508,17 @@ class _Planning:
             if reason:
                 depmods.append(RunDepmod(release, reason))
         return depmods, waits
+
+    def _reloads(self, busy: set[str]) -> list[Union[ReloadModule, Wait]]:
+        """Return what is to be reloaded, and waits for what is in use: nothing tells when it no longer is."""
+        hint, until = "it is reloaded once it is unused", self.now + self.policy.retry_longest
+        waits = [
+            Wait(target, f"is not reloaded: {obstacle.reason}", "module-in-use", hint, until)
+            for target, obstacle in self.reloading.obstacles().items()
+            if obstacle.passing
+        ]
+        found: list[Union[ReloadModule, Wait]] = [*self.reloading.actions(), *waits]
+        return [action for action in found if action.target.kernel not in busy]
 
 
 def install_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:

@@ -67,6 +67,22 @@ class Installed(Part):
     superseded: tuple[str, ...] = ()  # in-root paths that a newer set no longer has, until they are deleted
 
 
+class Reload(Part):
+    """The last try to put what is installed in place of what the running kernel had in memory.
+
+    A try that "began" was interrupted: what it took out is to be loaded again.
+    """
+
+    outcome: Literal["began", "succeeded", "failed"]
+    began: float
+    inputs: dict[str, str]  # "boot", and the sha256 of each object as it was built
+    objects: tuple[str, ...]  # canonical names, in the order in which they are taken out
+    absent: bool = False  # one of this target was taken out and did not come back
+    problem: str = ""
+    message: str = ""
+    hint: str = ""
+
+
 class TargetRecord(Part):
     schema_: Literal[1] = Field(1, alias="schema")
     module: str
@@ -76,6 +92,7 @@ class TargetRecord(Part):
     attempt: Optional[Attempt] = None
     built: Optional[Built] = None
     installed: Optional[Installed] = None
+    reload: Optional[Reload] = None
 
 
 class KernelRecord(Part):

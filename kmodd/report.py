@@ -17,6 +17,7 @@ from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, f
 from .modulefile import canonical
 from .planner import INPUT_WORDS, RULES, judge_kernel
 from .record import Attempt
+from .reloading import Note, find_notes
 
 ORDER = (Verdict.FAILED, Verdict.BLOCKED, Verdict.WAITING, Verdict.BUILDING, Verdict.READY)
 _Subject = TypeVar("_Subject", Target, str)
@@ -113,7 +114,7 @@ def status_document(
     holder: who is at work on the root, such as "kmodd (pid 12)". looked: when. Kernels come oldest first.
     """
     order = functools.cmp_to_key(versions.compare)
-    kernels = []
+    kernels, notes = [], find_notes(snapshot, judgements)
     for release in sorted(snapshot.kernels, key=order):
         kernel = snapshot.kernels[release]
         if kernel.present:
@@ -125,7 +126,9 @@ def status_document(
         "holder": holder,
         "kernels": kernels,
         "modules": _modules(snapshot),
-        "targets": [_target(target, judgement, snapshot) for target, judgement in sorted(judgements.items())],
+        "targets": [
+            _target(target, judgement, snapshot, notes.get(target)) for target, judgement in sorted(judgements.items())
+        ],
         "leftovers": leftovers,
         "problems": [
             {"file": b.path, "problem": b.fault.problem, "message": b.fault.message, "hint": b.fault.hint}
@@ -173,10 +176,11 @@ def _modules(snapshot: Snapshot) -> list[dict[str, Any]]:
     return [found[name] for name in sorted(found)]
 
 
-def _target(target: Target, judgement: Judgement, snapshot: Snapshot) -> dict[str, Any]:
+def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Optional[Note]) -> dict[str, Any]:
     record, module = snapshot.records.get(target), snapshot.modules.get(target.module)
     attempt = record.attempt if record else None
     installed = record.installed if record else None
+    memory = {item.name: item.presence.value for item in snapshot.loaded.get(target, ())}
     return {
         "module": target.module,
         "version": module.file.module.version if module else "",
@@ -193,9 +197,11 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot) -> dict[st
                 "sha256": item.sha256,
                 "signer": item.signer,
                 "compressed": item.compressed,
+                "in_memory": memory.get(canonical(item.name), "unknown"),
             }
             for item in (installed.objects if installed else ())
         ],
+        "stale_in_memory": {"reason": note.text, "hint": note.hint} if note else None,
         "fingerprint": _fingerprint(target, snapshot),
         "warnings": list(record.built.warnings) if record and record.built else [],
         "last_attempt": _attempt(attempt) if attempt else None,
@@ -242,13 +248,14 @@ def explain_document(
     status, and more.
     """
     order = functools.cmp_to_key(versions.compare)
+    notes = find_notes(snapshot, judgements)
     chosen = [t for t in judgements if t.module == module and kernel in (None, t.kernel)]
     return {
         "schema": 1,
         "module": next((m for m in _modules(snapshot) if m["name"] == module), None),
         "targets": [
             {
-                **_target(target, judgements[target], snapshot),
+                **_target(target, judgements[target], snapshot, notes.get(target)),
                 **_story(target, judgements[target], snapshot, actions),
                 "attempts": [],
                 "error": None,
@@ -265,7 +272,12 @@ def _story(
     kernel, record = snapshot.kernels[target.kernel], snapshot.records.get(target)
     built = record.built if record else None
     objects = {canonical(item.name) for item in built.objects} if built else set()
-    mine = [a for a in actions if getattr(a, "target", None) == target or getattr(a, "kernel", None) == target.kernel]
+    mine = [
+        action
+        for action in actions
+        if target in (getattr(action, "target", None), *getattr(action, "along", ()))
+        or getattr(action, "kernel", None) == target.kernel
+    ]
     inputs = snapshot.inputs.get(target)
     return {
         "rule": {"number": judgement.rule, "text": RULES.get(judgement.rule, "")},

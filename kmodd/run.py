@@ -23,7 +23,8 @@ from .paths import PROGRAM_PATH
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PACKAGES = {
-    "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "bwrap": "bubblewrap", "setpriv": "util-linux",
+    "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "rmmod": "kmod", "bwrap": "bubblewrap",
+    "setpriv": "util-linux",
     "make": "make", "gcc": "gcc", "xz": "xz", "zstd": "zstd", "gzip": "gzip", "openssl": "openssl", "rpm": "rpm",
     "patch": "patch", "strip": "binutils", "mokutil": "mokutil",
 }  # fmt: skip

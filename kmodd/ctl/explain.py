@@ -77,7 +77,11 @@ def _observed(target: Document, facts: Document) -> list[str]:
         lines.append(_row("built", f"{names} with {built['compiler']}, {terminal.moment(built['ended'])}{since}"))
     for item in target["objects"]:
         signed = f"signed by {item['signer'][:16]}" if item["signer"] else "unsigned"
-        lines.append(_row("installed", f"{item['path']}, {signed}"))
+        memory = "" if item["in_memory"] == "unknown" else f", {item['in_memory']} in memory"
+        lines.append(_row("installed", f"{item['path']}, {signed}{memory}"))
+    stale = target["stale_in_memory"]
+    if stale:
+        lines += [_row("stale", f"in memory: {stale['reason']}"), f"  {'':<{INDENT - 2}}→ {stale['hint']}"]
     if target["damage"]:
         lines.append(_row("changed", target["damage"]))
     if facts["in_tree"]:

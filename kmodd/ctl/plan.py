@@ -39,5 +39,7 @@ def sentence(action: dict[str, Any]) -> str:
         return f"{FILE_VERBS[kind]:<8} /etc/{dropin['kind']}.d/kmodd-{dropin['module']}.conf: {reason}"
     if kind == "RunDepmod":
         return f"depmod   {action['kernel']}: {reason}"
+    if kind == "ReloadModule":
+        return f"reload   {', '.join(action['objects'])} of {target}: {reason}"
     when = time.strftime(" until %H:%M:%S", time.localtime(action["until"])) if action["until"] else ""
     return f"wait     {target}{when}: {reason}" + (f" → {action['hint']}" if action["hint"] else "")

@@ -130,11 +130,14 @@ def _problems(document: Document) -> list[str]:
         verdict = target["verdict"]
         if verdict in ("failed", "blocked", "waiting") or (verdict == "building" and not document["holder"]):
             groups.setdefault((verdict, target["reason"], advice(target)), []).append(target)
+        stale = target.get("stale_in_memory")
+        if stale:
+            groups.setdefault(("stale", f"stale in memory: {stale['reason']}", stale["hint"]), []).append(target)
         for warning in target["warnings"]:
             groups.setdefault(("warning", warning, ""), []).append(target)
     said = {reason for _, reason, _ in groups}
     lines = []
-    order = (*WORST_FIRST, "warning")
+    order = (*WORST_FIRST, "stale", "warning")
     for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
         lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
     for broken in document["problems"]:
@@ -198,6 +201,9 @@ def _target(kernel: Document, target: Document) -> list[str]:
     for item in target["objects"]:
         signer = f"signed by {item['signer'][:16]}" if item["signer"] else "unsigned"
         rows.append(("object", f"{item['path']}, {signer}"))
+    stale = target.get("stale_in_memory")
+    if stale:
+        rows += [("stale", f"in memory: {stale['reason']}"), ("", f"→ {stale['hint']}")]
     attempt = target["last_attempt"]
     if attempt:
         rows += [("last try", attempt_text(attempt)), *([("log", attempt["log"])] if attempt["log"] else [])]

@@ -13,7 +13,7 @@ import time
 
 COLOURS = {
     "ready": "32", "failed": "31;1", "blocked": "31", "waiting": "33", "building": "36", "excluded": "2",
-    "ok": "32", "warning": "33", "fail": "31;1", "title": "1",
+    "ok": "32", "warning": "33", "stale": "33", "fail": "31;1", "title": "1",
 }  # fmt: skip
 
 

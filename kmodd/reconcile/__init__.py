@@ -21,6 +21,7 @@ from ..model import (
     BuildModule,
     InstallModule,
     Policy,
+    ReloadModule,
     RemoveDropin,
     RemoveModule,
     RunDepmod,
@@ -33,6 +34,7 @@ from ..paths import Sysroot
 from ..planner import plan
 from ..record import Attempt, Installed, KernelRecord
 from ..sign.making import KeyMaker
+from .memory import MemoryWork
 from .observe import Observer, open_keyring
 from .targets import TargetWork, as_problem
 
@@ -55,6 +57,7 @@ class Reconciler:
         self.observer = Observer(sysroot, settings)
         self.work = TargetWork(sysroot, settings, self.observer)
         self.store = self.observer.store
+        self.memory = MemoryWork(self.store)
         self.knock = knock
         self.builds: dict[Target, tuple[BuildModule, asyncio.Task[None]]] = {}
         self.finished: dict[str, float] = {}  # kernel -> when the first held build ended
@@ -184,6 +187,9 @@ class Reconciler:
         for action in actions:
             if isinstance(action, RunDepmod) and await self._depmod(action, touched, snapshot, pending):
                 applied.append(action)
+        for action in actions:
+            if isinstance(action, ReloadModule) and await self._reload(action, snapshot):
+                applied.append(action)
         return actions, tuple(applied)
 
     def _tell_damage(self, snapshot: Snapshot) -> None:
@@ -297,6 +303,15 @@ class Reconciler:
             with contextlib.suppress(OSError):
                 self.store.forget_kernel(release)
         get_logger().info("depmod ran", kernel=release, seconds=round(time.time() - began, 2), reason=action.reason)
+        return True
+
+    async def _reload(self, action: ReloadModule, snapshot: Snapshot) -> bool:
+        try:
+            await self.memory.reload(action, snapshot)
+        except Exception as error:
+            problem = as_problem(error, f"reloading {action.target}")
+            self._failed("reload not begun", problem, module=action.target.module, kernel=action.target.kernel)
+            return False
         return True
 
     def _failed(self, event: str, problem: Problem, **fields: str) -> None:

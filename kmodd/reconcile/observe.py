@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Optional
 
 from ..boot import BootReader
@@ -14,8 +15,9 @@ from ..config import Settings
 from ..dropins import DropinFiles
 from ..errors import Problem
 from ..kernels import KernelReader
+from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import Fault, Kernel, Signer, Snapshot, Target
+from ..model import Fault, Kernel, Loaded, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
 from ..paths import Sysroot
 from ..planner import find_exclusion
@@ -53,6 +55,7 @@ class Observer:
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
         self.verifier = Verifier(sysroot)
+        self.loaded = LoadedReader(sysroot)
         self.keyring = open_keyring(sysroot, settings)
         self.trust = TrustReader(sysroot, settings.sign.trusted)
         self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
@@ -99,7 +102,25 @@ class Observer:
             signer=signer,
             faults=faults,
             running=running,
+            loaded=await asyncio.to_thread(self._loaded, kernels, records, store_damaged),
+            boot=self.loaded.boot() if self.sysroot.is_host else "",
         )
+
+    def _loaded(
+        self, kernels: Mapping[str, Kernel], records: Mapping[Target, TargetRecord], store_damaged: frozenset[Target]
+    ) -> dict[Target, tuple[Loaded, ...]]:
+        """Look at the memory of the running kernel, which is this root's only where it is the host's own."""
+        asked: dict[Target, dict[str, Optional[Path]]] = {}
+        for target, record in records.items():
+            kernel = kernels.get(target.kernel)
+            if self.sysroot.is_host and kernel and kernel.running and record.installed and record.built:
+                stored = {item.sha256 for item in record.built.objects} if target not in store_damaged else set()
+                directory = self.store.objects(target)
+                asked[target] = {
+                    item.name: directory / f"{item.name}.ko" if item.built in stored else None
+                    for item in record.installed.objects
+                }
+        return self.loaded.read(asked)
 
     async def _faults(
         self,

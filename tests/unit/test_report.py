@@ -46,8 +46,9 @@ def test_settled_target_is_told_in_full() -> None:
     assert (target["module"], target["kernel"], target["verdict"]) == ("m", K, "ready")
     assert target["fingerprint"] == fingerprint(INPUTS)
     assert target["objects"] == [
-        {"name": "m", "path": f"/lib/modules/{K}/extra/m/m.ko", "sha256": "i1", "signer": "key1", "compressed": ""}
-    ]
+        {"name": "m", "path": f"/lib/modules/{K}/extra/m/m.ko", "sha256": "i1", "signer": "key1", "compressed": "",
+         "in_memory": "unknown"}
+    ]  # fmt: skip
     assert target["last_attempt"] == {
         "began": 900, "ended": 1000, "stage": "build", "outcome": "failed", "problem": "build-failed",
         "message": "m.c:1: error: x", "transient": False, "failures": 1, "log": "/log",

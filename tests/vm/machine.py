@@ -56,24 +56,35 @@ def boot(root: Path, release: str, options: str, modules: Sequence[str], work: P
 
     modules: canonical names. work: a directory for the archive and the guest's output. Raises BootError.
     """
-    work.mkdir(parents=True, exist_ok=True)
-    archive, console, told = work / "initramfs.gz", work / "console", work / "report"
-    _guest(root, release, modules).write(archive)
-    argv = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", "512", "-no-reboot", "-nodefaults"]
-    argv += ["-display", "none", "-monitor", "none", "-serial", f"file:{console}", "-serial", f"file:{told}"]
-    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
-    argv += ["-kernel", str(root / "lib/modules" / release / "vmlinuz"), "-initrd", str(archive)]
-    argv += ["-append", f"console=ttyS0 panic=-1 nokaslr mitigations=off {options}".strip()]
-    try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=LIMIT)
-    except subprocess.TimeoutExpired as error:
-        raise BootError(f"{release} did not end within {LIMIT:.0f} s:\n{_tail(console)}") from error
-    if done.returncode != SUCCESS:
-        raise BootError(f"{release}: qemu ended with {done.returncode}:\n{done.stderr}{_tail(console)}")
-    report = read_report(told.read_text(errors="replace"))
+    told = emulate(_guest(root, release, modules), root / "lib/modules" / release / "vmlinuz", work, options)
+    report = read_report(told)
     if report.release != release:
         raise BootError(f"the guest runs {report.release}, not {release}")
     return report
+
+
+def emulate(
+    guest: Archive, kernel: Path, work: Path, options: str = "", memory: int = 512, limit: float = LIMIT
+) -> str:
+    """Boot a kernel with an archive as all that there is, and return what its init wrote to the second serial port.
+
+    work: a directory for the archive and the console. memory: MiB. limit: seconds. Raises BootError unless init said
+    success.
+    """
+    work.mkdir(parents=True, exist_ok=True)
+    archive, console, told = work / "initramfs.gz", work / "console", work / "report"
+    guest.write(archive)
+    argv = ["qemu-system-x86_64", "-accel", "tcg", "-cpu", "max", "-m", str(memory), "-no-reboot", "-nodefaults"]
+    argv += ["-display", "none", "-monitor", "none", "-serial", f"file:{console}", "-serial", f"file:{told}"]
+    argv += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04", "-kernel", str(kernel), "-initrd", str(archive)]
+    argv += ["-append", f"console=ttyS0 panic=-1 nokaslr mitigations=off {options}".strip()]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired as error:
+        raise BootError(f"{kernel} did not end within {limit:.0f} s:\n{_tail(console)}") from error
+    if done.returncode != SUCCESS:
+        raise BootError(f"{kernel}: qemu ended with {done.returncode}:\n{done.stderr}{_tail(console)}")
+    return told.read_text(errors="replace")
 
 
 def read_report(text: str) -> Report:
@@ -114,22 +125,31 @@ def _guest(root: Path, release: str, modules: Sequence[str]) -> Archive:
     archive.copy(Path(__file__).with_name("init"), "/init")
     archive.file("/init", Path(__file__).with_name("init").read_bytes(), 0o755)
     archive.file("/asked", "".join(f"{name}\n" for name in modules).encode())
-    programs = {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod"}
-    for name, program in programs.items():
-        archive.copy(_find(program), name)
-        for library in _libraries(_find(program)):
-            archive.copy(Path(library), library)
-    archive.link("/usr/bin/modprobe", "kmod")
-    archive.link("/usr/bin/insmod", "kmod")
+    add_programs(archive, {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod"})
+    for name in ("modprobe", "insmod"):
+        archive.link(f"/usr/bin/{name}", "kmod")
     for name in CONFIGURATION:
         for directory in ("etc", "run", "usr/lib"):
             archive.copy_tree(root / directory / name, f"/{directory}/{name}")
         archive.copy_tree(root / "usr/lib" / name, f"/lib/{name}")  # where a kmod of a split /usr looks
-    _modules(archive, root / "lib/modules" / release, f"/lib/modules/{release}", modules)
+    add_modules(archive, root / "lib/modules" / release, f"/lib/modules/{release}", modules)
     return archive
 
 
-def _modules(archive: Archive, directory: Path, name: str, modules: Sequence[str]) -> None:
+def add_programs(archive: Archive, programs: Mapping[str, str]) -> None:
+    """Add programs of this machine with their libraries. programs: path in the guest -> name here."""
+    for name, program in programs.items():
+        archive.copy(_find(program), name)
+        add_libraries(archive, _find(program))
+
+
+def add_libraries(archive: Archive, program: Path) -> None:
+    """Add the shared libraries that a program or library of this machine is linked with."""
+    for library in _libraries(program):
+        archive.copy(Path(library), library)
+
+
+def add_modules(archive: Archive, directory: Path, name: str, modules: Sequence[str]) -> None:
     """Add a kernel's directory; of its own modules only those that depmod says could be asked for, and namesakes."""
     kept: set[str] = set()
     for line in (directory / "modules.dep").read_text().splitlines():

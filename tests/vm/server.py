@@ -72,11 +72,11 @@ class Source:
 class Server:
     """One private root. releases: the kernels, whose own modules are not, xz and zstd compressed."""
 
-    def __init__(self, top: Path) -> None:
+    def __init__(self, top: Path, count: int = 3) -> None:
         self.top = top
         self.root = privateroot.make_root(top / "root")
         older = kernels.pick("6.1", 2)
-        self.releases = (older[0], older[1], kernels.pick("6.12", 1)[0])
+        self.releases = (older[0], older[1], kernels.pick("6.12", 1)[0])[:count]
         for release, compression in zip(self.releases, ("none", "xz", "zstd")):
             made = kernels.make(release, top / "rpms" / compression, slim=True, compression=compression)
             privateroot.rpm(self.root, "-i", *made)

@@ -1,0 +1,95 @@
+"""Putting what is installed in place of what the running kernel has in memory. Outcomes go into the store.
+
+What is to be loaded is stored before anything is taken out, so that the next look finishes what was interrupted.
+Must not: decide whether it is due, or force anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+
+from ..errors import Problem
+from ..files import explained
+from ..log import get_logger
+from ..model import Presence, ReloadModule, Snapshot, Target
+from ..record import Reload
+from ..reloading import reload_inputs
+from ..run import run
+from ..store import Store
+
+LIMIT = 120.0  # seconds that taking out or loading one object may take
+
+
+class MemoryWork:
+    """Reloads objects of the running kernel."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+
+    async def reload(self, action: ReloadModule, snapshot: Snapshot) -> None:
+        """Exchange objects; once begun, it is brought to its end before a cancellation counts. Raises Problem."""
+        work = asyncio.ensure_future(self._reload(action, snapshot))
+        try:
+            await asyncio.shield(work)
+        except asyncio.CancelledError:
+            with contextlib.suppress(Problem):
+                await work
+            raise
+
+    async def _reload(self, action: ReloadModule, snapshot: Snapshot) -> None:
+        began = time.time()
+        own: dict[Target, tuple[str, ...]] = {}
+        for target in (action.target, *action.along):
+            theirs = {item.name for item in snapshot.loaded[target]}
+            own[target] = tuple(name for name in action.objects if name in theirs)
+            inputs = reload_inputs(target, snapshot)
+            self._remember(target, Reload(outcome="began", began=began, inputs=inputs, objects=own[target]))
+        there = {i.name for items in snapshot.loaded.values() for i in items if i.presence is not Presence.ABSENT}
+        taken: list[str] = []
+        refused: list[Problem] = []
+        for name in action.objects:
+            try:
+                if name in there:  # not modprobe -r, which would take out unused modules that it depends on, too
+                    await run(["rmmod", name], timeout=LIMIT)
+            except Problem as problem:
+                text = f"the kernel would not unload {name}: {problem.message}"
+                refused = [Problem("reload-refused", text, f"modprobe -r {name} && modprobe {name}, or reboot")]
+                break
+            taken.append(name)
+        failed: dict[str, Problem] = {}
+        for name in reversed(taken):
+            try:
+                await run(["modprobe", name], timeout=LIMIT)
+            except Problem as problem:
+                text = f"{name} was unloaded, but the installed one could not be loaded: {problem.message}"
+                hint = "dmesg tells the kernel's reason; correct the source, and kmodd loads what it then builds"
+                failed[name] = Problem("reload-failed", text, hint)
+        for target, names in own.items():
+            problems = [failed[name] for name in names if name in failed] or refused
+            self._conclude(action, target, names, problems, began, reload_inputs(target, snapshot))
+
+    def _conclude(
+        self,
+        action: ReloadModule,
+        target: Target,
+        names: tuple[str, ...],
+        problems: list[Problem],
+        began: float,
+        inputs: dict[str, str],
+    ) -> None:
+        log = get_logger().bind(module=target.module, kernel=target.kernel, objects=" ".join(names))
+        tried = Reload(outcome="succeeded", began=began, inputs=inputs, objects=names)
+        if problems:
+            found = problems[0]
+            facts = {"problem": found.code, "message": found.message, "hint": found.hint, "outcome": "failed"}
+            tried = tried.model_copy(update={**facts, "absent": found.code == "reload-failed"})
+            log.error("reload failed", problem=found.code, reason=found.message, hint=found.hint)
+        else:
+            log.info("module reloaded", seconds=round(time.time() - began, 2), reason=action.reason)
+        self._remember(target, tried)
+
+    def _remember(self, target: Target, tried: Reload) -> None:
+        with explained(f"storing that {target} is reloaded"):
+            self.store.write(self.store.record(target).model_copy(update={"reload": tried}))
