@@ -144,7 +144,7 @@ kmoddctl status"""
 RELEASED = """\
 printf '[retry]\\nlongest = "3s"\\n' >/etc/kmodd/kmodd.toml
 kmodd 2>/tmp/log & pid=$!
-until grep -q ' kernel blocked' /tmp/log; do sleep 0.1; done
+until grep -q 'kernel not ready' /tmp/log; do sleep 0.1; done
 kill $(cat /tmp/holder); ip link set dev net0 down; rmmod foreign
 until [ "$(grep -c 'module reloaded' /tmp/log)" = 3 ]; do sleep 0.1; done
 kill $pid; wait $pid; code=$?
