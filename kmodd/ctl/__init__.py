@@ -38,6 +38,8 @@ COMMANDS = {
     "logs": ("logs", "print the log of the last attempt"),
     "explain": ("explain", "tell the whole story of a module on a kernel"),
     "verify": ("status", "check that what is installed would load"),
+    "check": ("check", "say in one line whether all is well, for a monitoring system"),
+    "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
     "sync": ("change", "look, plan and apply once"),
     "add": ("change", "register a source directory"),
     "remove": ("change", "unregister a module and remove what was installed"),
@@ -65,6 +67,14 @@ def make_parser() -> Parser:
         if name in ("status", "explain", "logs", "verify"):
             command.add_argument("module", nargs="?" if name in ("status", "verify") else None, help="its name")
             command.add_argument("--kernel", metavar="RELEASE", help="only this kernel release")
+        if name in ("check", "gate"):
+            chosen = command.add_mutually_exclusive_group()
+            chosen.add_argument("--kernel", metavar="RELEASE", help="this kernel release")
+            chosen.add_argument("--default", action="store_true", help="the kernel that boots next")
+        if name == "check":
+            chosen.add_argument("--all", action="store_true", help="every kernel, each as if it booted next")
+        if name == "gate":
+            command.add_argument("--wait", metavar="SPAN", help="wait for so long, such as 30min")
         if name in ("remove", "enable", "disable"):
             command.add_argument("module", help="its name")
         if name == "add":
@@ -111,9 +121,19 @@ def _add_key_verbs(command: argparse.ArgumentParser, common: Parser) -> None:
             verb.add_argument("--dry-run", action="store_true", help="only show what would be done")
 
 
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    try:
+        return make_parser().parse_args(argv)
+    except SystemExit as end:
+        if end.code == USAGE and argv[:1] == ["check"]:  # a monitoring system would take 2 for CRITICAL
+            print("KMODD UNKNOWN - wrong usage, see kmoddctl check --help")
+            sys.exit(3)
+        raise
+
+
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of kmoddctl(8)."""
-    options = make_parser().parse_args(argv)
+    options = _parse(sys.argv[1:] if argv is None else argv)
     try:
         room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
         code = getattr(room, f"run_{options.command}")(options)

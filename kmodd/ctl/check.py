@@ -1,0 +1,109 @@
+"""kmoddctl check: one line and an exit status for a monitoring system, by the convention of the Monitoring Plugins.
+
+OK 0, WARNING 1, CRITICAL 2, UNKNOWN 3; then "|" and performance data, label=value;warn;crit;min;max; further lines are
+details (https://www.monitoring-plugins.org/doc/guidelines.html).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass, field
+from typing import Optional
+
+from ..errors import Problem
+from ..model import Judgement, Target, Verdict
+from ..watch import transaction_holder
+from .gate import choose_kernel, required_targets
+from .look import Look, look
+
+OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
+WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+COUNTED = (Verdict.READY, Verdict.BUILDING, Verdict.WAITING, Verdict.BLOCKED, Verdict.FAILED)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a monitoring system is told."""
+
+    state: int
+    text: str
+    counts: dict[str, int] = field(default_factory=dict)
+    details: tuple[str, ...] = ()
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """kmoddctl check [--kernel R | --default | --all]"""
+    try:
+        seen = look(options)
+        answer = grade(seen, options, transaction_holder(seen.sysroot))
+    except Problem as problem:
+        answer = Answer(UNKNOWN, problem.message, details=(problem.hint,) if problem.hint else ())
+    except Exception as error:  # a monitoring system must be told that its check is broken, whatever it is
+        answer = Answer(UNKNOWN, f"internal error: {type(error).__name__}: {error}")
+    print(as_json(answer) if options.json else as_text(answer))
+    return answer.state
+
+
+def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
+    """Return what a look means. transaction: pid of whoever is in an rpm transaction. Raises Problem kernel-unknown."""
+    present = {release for release, kernel in seen.snapshot.kernels.items() if kernel.present}
+    if not present and options.kernel is None:
+        return Answer(OK, "no kernel is installed")
+    following, chosen = choose_kernel(seen.snapshot, options.kernel)
+    looked_at = {following} if options.kernel or options.default else present
+    grave = {following, *(present if options.all else {r for r in present if seen.snapshot.kernels[r].running})}
+    targets = {t: j for t, j in sorted(seen.judgements.items()) if t.kernel in looked_at}
+    required = required_targets(seen.snapshot, targets)
+    state = OK
+    details: list[str] = []
+    lacking: dict[str, list[str]] = {}
+    for target, judgement in targets.items():
+        if judgement.verdict in (Verdict.READY, Verdict.EXCLUDED):
+            continue
+        passing = judgement.verdict is Verdict.BUILDING and seen.holder is not None
+        passing = passing or (judgement.verdict is Verdict.WAITING and transaction is not None)
+        graded = CRITICAL if target in required and target.kernel in grave and not passing else WARNING
+        state = max(state, graded)
+        lacking.setdefault(target.kernel, []).append(f"{target.module} {judgement.verdict.value}")
+        hint = f" -> {judgement.hint}" if judgement.hint else ""
+        details.append(f"{WORDS[graded]}: {target}: {judgement.verdict.value}, {judgement.reason}{hint}")
+    counts = {verdict.value: sum(j.verdict is verdict for j in targets.values()) for verdict in COUNTED}
+    text = _summary(seen, targets, lacking, following, chosen)
+    text += f"; an rpm transaction is running (pid {transaction})" if transaction is not None else ""
+    return Answer(state, text + ("" if seen.holder else "; kmodd is not running"), counts, tuple(details))
+
+
+def _summary(
+    seen: Look, targets: dict[Target, Judgement], lacking: dict[str, list[str]], following: str, chosen: str
+) -> str:
+    if not seen.snapshot.modules and not seen.snapshot.broken:
+        return "no modules are registered"
+    if not lacking:
+        kernels = len({target.kernel for target in targets})
+        ready = sum(judgement.verdict is Verdict.READY for judgement in targets.values())
+        return f"{ready} ready on {kernels} kernel{'s' if kernels != 1 else ''}"
+    word = {"default-boot": "boots next", "newest": "newest"}.get(chosen)
+    parts = []
+    for release in sorted(lacking, key=lambda r: (r != following, r)):
+        marks = [word] if word and release == following else []
+        marks += ["running"] if seen.snapshot.kernels[release].running else []
+        mark = f" ({', '.join(marks)})" if marks else ""
+        parts.append(f"{release}{mark}: {', '.join(lacking[release])}")
+    return "; ".join(parts)
+
+
+def as_text(answer: Answer) -> str:
+    """Return the lines that the convention asks for: "|" begins performance data, a line break ends the first line."""
+    total = sum(answer.counts.values())
+    performance = " ".join(f"{name}={count};;;0;{total}" for name, count in answer.counts.items())
+    lines = [f"KMODD {WORDS[answer.state]} - {answer.text}", *answer.details]
+    plain = [" ".join(line.replace("|", "/").splitlines()) for line in lines]
+    plain[0] += f" | {performance}" if performance else ""
+    return "\n".join(plain)
+
+
+def as_json(answer: Answer) -> str:
+    """Return the same as JSON."""
+    document = {"schema": 1, "state": WORDS[answer.state], "exit": answer.state, "text": answer.text}
+    return json.dumps({**document, "counts": answer.counts, "details": answer.details}, indent=1)

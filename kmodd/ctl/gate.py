@@ -1,0 +1,186 @@
+"""kmoddctl gate: tells whether a kernel may be booted, and waits until it may.
+
+It believes no snapshot but its own: a kernel may have been installed a moment ago, and the daemon may not have looked
+since. An rpm transaction that runs may leave a kernel half installed, so that nothing is ready during one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, Optional
+
+from .. import versions
+from ..errors import Problem
+from ..model import Judgement, Snapshot, Target, Verdict, Wait
+from ..modulefile import seconds
+from ..paths import Sysroot
+from ..planner import judge_kernel
+from ..watch import transaction_holder
+from . import DONE, FAILED, NOT_READY
+from .documents import check_kernel
+from .look import Look, look
+
+PAUSE = 2.0  # seconds between two looks at least; and five times as long as a look takes
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Whether a kernel may be booted. chosen: by option, default-boot or newest."""
+
+    kernel: str
+    chosen: str
+    judgement: Judgement
+    lacking: tuple[tuple[Target, Judgement], ...]  # required, and not ready
+    transaction: Optional[int]  # pid of whoever is in an rpm transaction
+    hopeless: bool  # waiting does not help
+    holder: Optional[str]
+
+    @property
+    def is_open(self) -> bool:
+        return self.transaction is None and self.judgement.verdict is Verdict.READY
+
+
+def choose_kernel(snapshot: Snapshot, release: Optional[str]) -> tuple[str, str]:
+    """Return a kernel and why that one: the one asked for, else the one that boots next, else the newest.
+
+    Of several flavours, the newest is one of the running kernel's. Raises Problem kernel-unknown.
+    """
+    present = {r: kernel for r, kernel in snapshot.kernels.items() if kernel.present}
+    if release is not None:
+        check_kernel(release, present)
+        return release, "option"
+    for name, kernel in present.items():
+        if kernel.default_boot:
+            return name, "default-boot"
+    if not present:
+        raise Problem("kernel-unknown", "no kernel is installed", "install one")
+    flavours = {kernel.flavour for kernel in present.values() if kernel.running}
+    alike = [name for name, kernel in present.items() if kernel.flavour in flavours]
+    return max(alike or present, key=functools.cmp_to_key(versions.compare)), "newest"
+
+
+def required_targets(snapshot: Snapshot, judgements: dict[Target, Judgement]) -> dict[Target, Judgement]:
+    """Return the targets of required modules; a broken module file counts as one."""
+    modules = snapshot.modules
+    return {t: j for t, j in judgements.items() if t.module not in modules or modules[t.module].required}
+
+
+def examine(options: argparse.Namespace) -> Finding:
+    """Look once, between two looks at rpm's lock: what begins meanwhile counts, too. Raises Problem."""
+    sysroot = Sysroot.at(options.root)
+    before = transaction_holder(sysroot)
+    seen = look(options)
+    after = transaction_holder(sysroot)
+    return find(seen, options.kernel, before if after is None else after)
+
+
+def find(seen: Look, release: Optional[str], transaction: Optional[int]) -> Finding:
+    """Return what a look means. Raises Problem kernel-unknown."""
+    kernel, chosen = choose_kernel(seen.snapshot, release)
+    required = {t: j for t, j in required_targets(seen.snapshot, seen.judgements).items() if t.kernel == kernel}
+    lacking = tuple(
+        (t, j) for t, j in sorted(required.items()) if j.verdict not in (Verdict.READY, Verdict.EXCLUDED)
+    )
+    return Finding(
+        kernel,
+        chosen,
+        judge_kernel(kernel, seen.snapshot, seen.judgements),
+        lacking,
+        transaction,
+        transaction is None and _is_hopeless(kernel, lacking, seen),
+        seen.holder,
+    )
+
+
+def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], seen: Look) -> bool:
+    """Tell whether a required module is failed or blocked in a way that only a human can change.
+
+    A failure that is tried again by itself may pass, and what blocks a module may be another one that is being built.
+    """
+    retried = {action.target for action in seen.actions if isinstance(action, Wait) and action.until is not None}
+    building = any(t.kernel == kernel and j.verdict is Verdict.BUILDING for t, j in seen.judgements.items())
+    return any(
+        (judgement.verdict is Verdict.FAILED and target not in retried)
+        or (judgement.verdict is Verdict.BLOCKED and not building)
+        for target, judgement in lacking
+    )
+
+
+def run_gate(options: argparse.Namespace) -> int:
+    """kmoddctl gate [--kernel R | --default] [--wait T]"""
+    began = time.monotonic()
+    end = began + _span(options.wait)
+    told: set[str] = set()
+    while True:
+        started = time.monotonic()
+        finding = examine(options)
+        now = time.monotonic()
+        for line in _remarks(finding, waits=options.wait is not None):
+            if line not in told:
+                told.add(line)
+                print(f"kmoddctl: {line}", file=sys.stderr, flush=True)
+        if finding.is_open or finding.hopeless or now >= end:
+            break
+        time.sleep(min(max(PAUSE, 5 * (now - started)), end - now))
+    print(json.dumps(_document(finding, time.monotonic() - began), indent=1) if options.json else _text(finding))
+    if finding.is_open:
+        return DONE
+    return FAILED if finding.judgement.verdict is Verdict.FAILED else NOT_READY
+
+
+def _span(text: Optional[str]) -> float:
+    try:
+        return float(str(seconds(text if text is not None else "0")))
+    except ValueError as error:
+        raise Problem("usage-wait", f"--wait {error}, not {text!r}", "see kmoddctl(8)") from error
+
+
+def _remarks(finding: Finding, waits: bool) -> list[str]:
+    """Return what a reader should know besides the answer."""
+    remarks = []
+    if finding.chosen == "newest":
+        remarks.append(f"which kernel boots next cannot be told; looking at the newest, {finding.kernel}")
+    if waits and finding.transaction is not None:
+        remarks.append(f"waiting for the rpm transaction of pid {finding.transaction}")
+    elif waits and not finding.is_open and not finding.hopeless:
+        names = ", ".join(f"{target.module} ({j.verdict.value})" for target, j in finding.lacking)
+        remarks.append(f"waiting for {names or 'depmod'} on {finding.kernel}")
+    if not finding.is_open and not finding.hopeless and finding.holder is None:
+        remarks.append("kmodd is not running, so that nothing is built: systemctl start kmodd")
+    return remarks
+
+
+def _text(finding: Finding) -> str:
+    judgement = finding.judgement
+    if finding.transaction is not None:
+        return f"{finding.kernel}: not ready, an rpm transaction is running (pid {finding.transaction})"
+    if finding.is_open:
+        return f"{finding.kernel}: ready, {judgement.reason}"
+    lines = [f"{finding.kernel}: not ready, {judgement.verdict.value}"]
+    for target, found in finding.lacking:
+        lines.append(f"  {target.module}: {found.verdict.value}, {found.reason}")
+        lines += [f"      → {found.hint}"] if found.hint else []
+    return "\n".join(lines)
+
+
+def _document(finding: Finding, waited: float) -> dict[str, Any]:
+    return {
+        "schema": 1,
+        "kernel": finding.kernel,
+        "chosen": finding.chosen,
+        "ready": finding.is_open,
+        "verdict": finding.judgement.verdict.value,
+        "reason": finding.judgement.reason,
+        "transaction": finding.transaction,
+        "hopeless": finding.hopeless,
+        "waited": round(waited, 1),
+        "lacking": [
+            {"module": t.module, "verdict": j.verdict.value, "reason": j.reason, "problem": j.problem, "hint": j.hint}
+            for t, j in finding.lacking
+        ],
+    }
