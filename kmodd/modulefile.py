@@ -88,6 +88,7 @@ class Patch(Table):
     file: Word
     kernels: tuple[Word, ...] = ()
     strip: Annotated[int, Field(ge=0, le=9)] = 1
+    fuzz: Annotated[int, Field(ge=0, le=3)] = 0
 
 
 def _patch(value: Any) -> Any:

@@ -17,7 +17,7 @@ from typing import Optional
 from ..errors import Problem
 from ..files import explained
 from ..model import Kernel
-from ..modulefile import Build, Module, canonical
+from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
 from . import failure, sandbox
 from .compiler import Compiler
@@ -57,8 +57,8 @@ class Builder:
             self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
                 path.mkdir(mode=0o755)  # others cannot come here, the parent is root's alone
-                if os.geteuid() == 0:
-                    os.chown(path, *owner)
+            if os.geteuid() == 0:
+                os.chown(scratch / "tmp", *owner)  # where kmodd itself writes later, builds must not
         self.owners[scratch] = owner
         return scratch
 
@@ -103,20 +103,22 @@ class Builder:
         log: Path,
         *,
         symvers: Sequence[Path] = (),
-        patches: Sequence[tuple[Path, int]] = (),
+        patches: Sequence[tuple[Path, Patch]] = (),
     ) -> Yield:
         """Build the copy in scratch/source, where an archive is unpacked first.
 
-        symvers: host paths of dependencies' Module.symvers. patches: host paths and strip levels, in order. Raises
-        Problem archive-*, patch-failed, build-failed, build-timeout, no-objects, object-missing, object-invalid and the
-        transient ones of `failure`.
+        symvers: host paths of dependencies' Module.symvers. patches: host paths and what is said of them, in order.
+        Raises Problem archive-*, patch-*, build-failed, build-timeout, no-objects, object-missing, object-invalid and
+        the transient ones of `failure`.
         """
         room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
         source = module.file.source
         if source.archive is not None:
             name = f"{module.path}: source.archive: {source.archive}"
-            await unpack(room, scratch / "archive", name, 1 if source.strip is None else source.strip)
-        await apply(room, patches)
+            await unpack(room, scratch / "tmp/archive", name, 1 if source.strip is None else source.strip)
+        faults = await apply(room, patches, f"{module.path}: source.patches")
+        warnings = [f"{fault.message}: {fault.hint} ({fault.problem})" for fault in faults]
+        warnings += [compiler.mismatch] if compiler.mismatch else []
         inside = []
         for number, path in enumerate(symvers):
             copy = scratch / "symvers" / str(number)
@@ -152,7 +154,7 @@ class Builder:
         return Yield(
             tuple(objects),
             self._find_symvers(scratch / "source" / module.file.build.directory),
-            (compiler.mismatch,) if compiler.mismatch else (),
+            tuple(warnings),
         )
 
     def _find_symvers(self, directory: Path) -> Optional[Path]:

@@ -78,6 +78,17 @@ class Room:
         )
         return done.status
 
+    def said_since(self, offset: int, most: int = 1 << 20) -> str:
+        """Return what was appended to the log from an offset on, up to `most` bytes."""
+        with self.log.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(most).decode(errors="replace")
+
+    def quote(self, text: str) -> None:
+        """Append some text of others to the log."""
+        with self.log.open("a", errors="replace") as stream:
+            stream.write(f"{text}\n")
+
     def say(self, text: str) -> None:
         """Append a line of kmodd's own to the log."""
         with self.log.open("a") as stream:

@@ -32,7 +32,7 @@ HINTS = {
 
 
 async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
-    """Unpack scratch's archive into the source directory there, without `strip` leading directories.
+    """Unpack an archive in scratch/tmp into the source directory there, without `strip` leading directories.
 
     name: what the archive is called in messages. Raises Problem archive-invalid, archive-unsafe, archive-too-large,
     disk-full, tool-missing.
@@ -41,7 +41,7 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
     room.say(f"unpacking {name}")
     with archive.open("rb") as stream:
         compressed = stream.read(len(ZSTD)) == ZSTD
-    inside = f"{WORK}/{archive.name}"
+    inside = f"{WORK}/tmp/{archive.name}"
     try:
         status = 0
         if compressed:
@@ -66,8 +66,6 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
         raise Problem("archive-too-large", text, HINTS["archive-too-large"], transient=False) from None
     if status:
         code = unpackchild.STATUSES.get(status, "archive-invalid")
-        with room.log.open("rb") as stream:
-            stream.seek(before)
-            lines = stream.read(1 << 20).decode(errors="replace").strip().splitlines()
+        lines = room.said_since(before).strip().splitlines()
         said = "".join(c for c in lines[-1][:600].replace(f"{inside} : ", "") if c.isprintable())
         raise Problem(code, f"{name}: {said}", HINTS[code], transient=code == "disk-full")

@@ -63,9 +63,7 @@ class TargetWork:
                     await asyncio.to_thread(
                         self.observer.sources.copy, module, scratch / "source", self.builder.owners[scratch]
                     )
-                    patches = [
-                        (file, patch.strip) for file, patch in self.observer.sources.patches(module, kernel.release)
-                    ]
+                    patches = self.observer.sources.patches(module, kernel.release)
                     symvers = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
                     made = await self.builder.build(
                         scratch,

@@ -107,7 +107,7 @@ class SourceReader:
         found = self.patches(module, release)
         for path, patch in found:
             try:
-                digest.update(f"{patch.strip} {digest_file(path)}\n".encode())
+                digest.update(f"{patch.strip} {patch.fuzz} {digest_file(path)}\n".encode())
             except OSError as error:
                 raise explain(error, f"reading {path}") from error
         return digest.hexdigest() if found else ""
@@ -116,7 +116,7 @@ class SourceReader:
     def copy(self, module: Module, destination: Path, owner: Optional[tuple[int, int]]) -> None:
         """Copy a source to a directory that does not exist yet, for (uid, gid). Raises Problem.
 
-        An archive is copied to a file beside it, called archive; the directory stays empty.
+        An archive is copied to tmp/archive beside it; the directory stays empty.
         """
         top = self.find(module)
         try:
@@ -124,7 +124,7 @@ class SourceReader:
                 tree.copy(top, destination, owner)
             else:
                 tree.make_top(destination, owner)
-                check_digest(module, copy_file(top, destination.with_name(ARCHIVE)))
+                check_digest(module, copy_file(top, destination.with_name("tmp") / ARCHIVE))
         except OSError as error:
             raise explain(error, f"copying the source of {module.name}") from error
 

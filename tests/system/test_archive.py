@@ -152,12 +152,12 @@ def unpack_alone(root: Path, archive: Path) -> Problem:
         scratch = builder.make_scratch("x")
         (scratch / "source").mkdir()
         os.chown(scratch / "source", *builder.owners[scratch])
-        archive.rename(scratch / "archive")
+        archive.rename(scratch / "tmp/archive")
         log = root / "log"
         log.touch()
         kernel = Kernel("6.1", build_tree="/usr/src/x")
         room = Room(sysroot, scratch, builder.owners[scratch], kernel, log, builder.jobserver)
-        await unpack(room, scratch / "archive", "archive", 1)
+        await unpack(room, scratch / "tmp/archive", "archive", 1)
 
     with pytest.raises(Problem) as caught:
         asyncio.run(work())
