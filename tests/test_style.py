@@ -39,6 +39,7 @@ PATHS = {
         "/boot", "/boot/efi", "/boot/grub2", "/boot/grub2/grubenv", "/etc/default/grub",
     },
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
+    "kmodd/build/diff.py": {"/dev/null"},  # of a file that is made or deleted
     "kmodd/build/jobserver.py": {"/proc/self/fd/"},
     "kmodd/build/room.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
     "kmodd/build/sandbox.py": {

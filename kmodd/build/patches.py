@@ -17,7 +17,7 @@ from ..files import explained
 from ..model import Fault
 from ..modulefile import Patch
 from .diff import Hunk, Outside, Piece, parse
-from .room import Room
+from .room import TEMPORARY, Room
 from .sandbox import WORK
 
 LARGEST = 64 << 20  # bytes of a patch
@@ -104,7 +104,7 @@ class _Patching:
         """Run patch(1) without changing the source."""
         if not self.again:
             return await self._run("--dry-run", *words)
-        trial = f"{WORK}/tmp/trial"  # patch(1) renames, so that hard links keep the original
+        trial = f"{TEMPORARY}/trial"  # patch(1) renames, so that hard links keep the original
         status = await self.room.run(["cp", "-al", self.inside, trial])
         tried = await self._run(*words, directory=trial) if status == 0 else (False, "")
         await self.room.run(["rm", "-rf", trial])

@@ -17,6 +17,7 @@ from . import sandbox
 from .jobserver import Jobserver
 
 SOURCE = f"{sandbox.WORK}/source"  # the copy of the source, as seen inside
+TEMPORARY = f"{sandbox.WORK}/tmp"  # the same as /tmp, but of one file system with the source
 ENVIRONMENT = {
     "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
     "HOME": "/tmp",

@@ -13,8 +13,7 @@ from pathlib import Path
 from ..errors import Problem
 from ..run import find_program
 from . import unpackchild
-from .room import Room
-from .sandbox import WORK
+from .room import TEMPORARY, Room
 
 CHILD = Path(unpackchild.__file__)
 INSIDE = "/unpackchild.py"  # where the child is seen
@@ -41,7 +40,7 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
     room.say(f"unpacking {name}")
     with archive.open("rb") as stream:
         compressed = stream.read(len(ZSTD)) == ZSTD
-    inside = f"{WORK}/tmp/{archive.name}"
+    inside = f"{TEMPORARY}/{archive.name}"
     try:
         status = 0
         if compressed:
