@@ -118,13 +118,15 @@ class LoadedReader:
 
     def _interfaces(self) -> dict[str, tuple[str, ...]]:
         """Return module -> the network interfaces that are up on its devices: they count as no reference."""
-        found: dict[str, tuple[str, ...]] = {}
-        for path in sorted(self.sysroot.network_interfaces.glob("*")):
-            with contextlib.suppress(OSError, ValueError):
-                module = os.readlink(path / "device/driver/module").rpartition("/")[2]
-                if int(self._read(path / "flags"), 16) & IFF_UP:
-                    found[module] = (*found.get(module, ()), path.name)
-        return found
+        found: dict[str, set[str]] = {}
+        for directory in self.sysroot.network_interfaces:
+            with contextlib.suppress(OSError):
+                for name in os.listdir(directory):
+                    with contextlib.suppress(OSError, ValueError):
+                        module = os.readlink(directory / name / "device/driver/module").rpartition("/")[2]
+                        if int(self._read(directory / name / "flags"), 16) & IFF_UP:
+                            found.setdefault(module, set()).add(name)
+        return {module: tuple(sorted(names)) for module, names in found.items()}
 
 
 def read_identity(content: bytes) -> Identity:

@@ -167,9 +167,9 @@ class Sysroot:
         return self.resolve("/sys/module") / name
 
     @property
-    def network_interfaces(self) -> Path:
-        """Return the directory of network interfaces as pid 1 sees it: kmodd may have a network of its own."""
-        return self.root / "proc/1/root/sys/class/net"
+    def network_interfaces(self) -> tuple[Path, Path]:
+        """Return the directory of network interfaces as pid 1 sees it, and as kmodd does, in a network of its own."""
+        return self.root / "proc/1/root/sys/class/net", self.resolve("/sys/class/net")
 
     @property
     def boot_id(self) -> Path:

@@ -46,8 +46,8 @@ class Kernel:
         if srcversion:
             (directory / "srcversion").write_text(f"{srcversion}\n")
 
-    def interface(self, name: str, driver: str, flags: int) -> None:
-        directory = self.root / "proc/1/root/sys/class/net" / name
+    def interface(self, name: str, driver: str, flags: int, view: str = "proc/1/root/sys") -> None:
+        directory = self.root / view / "class/net" / name
         (directory / "device/driver").mkdir(parents=True)
         (directory / "device/driver/module").symlink_to(f"../../../../module/{driver}")
         (directory / "flags").write_text(f"0x{flags:x}\n")
@@ -125,7 +125,9 @@ def test_interfaces_that_are_up_are_told(running: Kernel, installed: Path) -> No
     running.interface("eth0", "m", 0x1003)
     running.interface("eth1", "m", 0x1002)
     running.interface("eth2", "other_m", 0x1003)
-    assert running.look("m", installed).interfaces == ("eth0",)
+    running.interface("eth3", "m", 0x1003, view="sys")
+    running.interface("eth0", "m", 0x1003, view="sys")
+    assert running.look("m", installed).interfaces == ("eth0", "eth3")
 
 
 def test_object_without_its_stored_file_is_unknown(running: Kernel, tmp_path: Path) -> None:

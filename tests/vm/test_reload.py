@@ -158,7 +158,9 @@ SESSION = {
     "stale": "kmoddctl status --json",
     "plan": "kmoddctl plan --json",
     "killed": KILLED,
-    "sync": "kmoddctl sync --verbose --json",
+    # as in kmodd.service: a network of its own
+    "sync": "unshare -n -m sh -c 'mount -t sysfs sys /sys && exec kmoddctl sync --verbose --json'",
+    "networks": "unshare -n -m sh -c 'mount -t sysfs sys /sys && ls /sys/class/net'; ls /sys/class/net",
     "after": FACTS,
     "released": RELEASED,
     "last": FACTS,
@@ -257,6 +259,7 @@ def test_session_went_as_it_was_meant(found: Found) -> None:
     assert (found.ran["load"].exit, found.ran["load"].stderr) == (0, "")
     assert found.facts("before") == {name: found.old[name] for name in LOADED}
     assert {name for name in OWN if found.old[name].build_id == found.new[name].build_id} == {"same"}
+    assert found.ran["networks"].stdout.split() == ["lo", "lo", "net0"]
     assert all("Traceback" not in step.stderr for step in found.ran.values())
 
 
