@@ -24,7 +24,7 @@ from machine import BootError, add_libraries, add_modules, add_programs, emulate
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARY = "/opt/kmodd"  # in the guest: kmodd and the distributions that it needs
 MEMORY = 1024  # MiB: the archive is unpacked into it
-LIMIT = 600.0  # seconds for a whole session
+LIMIT = 1800.0  # seconds for a whole session, on a busy machine: it only ends what hangs
 PROGRAMS = {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod", "/usr/bin/openssl": "openssl"}
 LINKS = ("modprobe", "insmod", "rmmod", "modinfo", "depmod")
 STATE = ("etc", "var/lib/kmodd")  # what is taken over of the root, besides the kernel's directory
