@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from . import tomlfile
 from .errors import Problem
-from .modulefile import AbsolutePath, Name, Table, TimeSpan
+from .modulefile import AbsolutePath, Line, Name, Table, TimeSpan
 from .paths import Sysroot
 
 
@@ -52,11 +52,35 @@ class SignTable(Table):
     trusted: bool = False  # every kernel trusts the key by other means than MOK, such as CONFIG_SYSTEM_TRUSTED_KEYS
 
 
+def _textfile(value: str) -> str:
+    if not value.endswith(".prom"):
+        raise ValueError("must end with .prom, else node_exporter does not read it")
+    return value
+
+
+class MetricsTable(Table):
+    textfile: Optional[Annotated[AbsolutePath, AfterValidator(_textfile)]] = None  # in-root, for node_exporter
+
+
+def _command(value: tuple[str, ...]) -> tuple[str, ...]:
+    if value and not value[0].startswith("/"):
+        raise ValueError("must begin with the absolute path of a program")
+    return value
+
+
+class NotifyTable(Table):
+    command: Annotated[tuple[Line, ...], AfterValidator(_command)] = ()  # argv, run when verdicts change
+    user: Name = "kmodd-build"
+    timeout: TimeSpan = 30.0
+
+
 class Settings(Table):
     daemon: DaemonTable = DaemonTable()
     build: BuildTable = BuildTable()
     retry: RetryTable = RetryTable()
     sign: SignTable = SignTable()
+    metrics: MetricsTable = MetricsTable()
+    notify: NotifyTable = NotifyTable()
 
     @property
     def jobs(self) -> int:

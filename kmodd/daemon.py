@@ -15,7 +15,8 @@ import time
 from typing import Optional
 
 from . import __version__
-from .alert.verdicts import log_changes
+from .alert import Alerts
+from .build.sandbox import build_owner
 from .config import Settings, read_settings
 from .errors import Problem
 from .lock import Lock
@@ -46,8 +47,10 @@ class Daemon:
         self.stopping = asyncio.Event()
         self.reload = False
         self.timer: Optional[asyncio.TimerHandle] = None
-        self.observers: list[Observer] = [log_changes]
+        self.alerts = Alerts(sysroot)
+        self.observers: list[Observer] = [self.alerts]
         self.told: Optional[Report] = None
+        self._take()
 
     async def serve(self) -> None:
         """Run until SIGTERM. Raises Problem already-running or state-unwritable at the start."""
@@ -74,6 +77,7 @@ class Daemon:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
             await self.reconciler.stop()
+            await self.alerts.stop()
         finally:
             self.watcher.stop()
             self.lock.release()
@@ -146,8 +150,14 @@ class Daemon:
         if settings != self.settings:
             self.settings = settings
             self.reconciler.take(settings)
-            configure(self.log_level or settings.daemon.log_level)
+            self._take()
         get_logger().info("configuration read")
+
+    def _take(self) -> None:
+        """Give the settings to what has no eyes for them."""
+        configure(self.log_level or self.settings.daemon.log_level)
+        notify = self.settings.notify
+        self.alerts.take(self.settings.metrics.textfile, notify.command, build_owner(notify.user), notify.timeout)
 
     # -- reporting -------------------------------------------------------------------------------------------------
     def _tell(self, activity: str) -> None:
@@ -193,7 +203,6 @@ def main() -> None:
     try:
         sysroot = Sysroot.at(options.root)
         settings = read_settings(sysroot)
-        configure(options.log_level or settings.daemon.log_level)
 
         async def serve() -> None:
             await Daemon(sysroot, settings, options.log_level).serve()

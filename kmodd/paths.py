@@ -140,6 +140,10 @@ class Sysroot:
     def progress(self) -> Path:
         return self.runtime / "progress.json"
 
+    @property
+    def motd(self) -> Path:
+        return self.resolve("/run/motd.d") / "kmodd"
+
     # -- rpm -------------------------------------------------------------------------------------------------------
     @property
     def rpm_database(self) -> str:

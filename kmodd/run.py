@@ -112,7 +112,7 @@ async def run(
         raise Problem(
             "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
         ) from error
-    work = asyncio.ensure_future(_pump(child, output, output_limit) if output else child.communicate(stdin))
+    work = asyncio.ensure_future(_pump(child, output, output_limit, stdin) if output else child.communicate(stdin))
     try:
         # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
         await asyncio.wait([work], timeout=timeout)
@@ -141,9 +141,12 @@ def explain(name: str, done: Finished) -> Problem:
     return Problem("tool-failed", f"{name} failed with exit status {done.status}{said}", status=done.status)
 
 
-async def _pump(child: asyncio.subprocess.Process, output: Path, limit: int) -> tuple[bytes, bytes]:
+async def _pump(
+    child: asyncio.subprocess.Process, output: Path, limit: int, stdin: Optional[bytes]
+) -> tuple[bytes, bytes]:
     """Append what a program prints to a file, up to a limit, and wait for its end."""
     assert child.stdout is not None
+    feeding = asyncio.ensure_future(_feed(child, stdin or b""))
     room = limit
     with output.open("ab", buffering=0) as sink:
         while chunk := await child.stdout.read(1 << 16):
@@ -152,8 +155,17 @@ async def _pump(child: asyncio.subprocess.Process, output: Path, limit: int) -> 
                 if len(chunk) > room:
                     sink.write(b"\n[kmodd: more output was dropped]\n")
             room -= len(chunk)
-    await child.wait()
+    await asyncio.gather(feeding, child.wait())
     return b"", b""
+
+
+async def _feed(child: asyncio.subprocess.Process, data: bytes) -> None:
+    """Write a program's stdin, as far as it reads it."""
+    if child.stdin is not None:
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            child.stdin.write(data)
+            await child.stdin.drain()
+        child.stdin.close()
 
 
 async def _kill(child: asyncio.subprocess.Process) -> None:

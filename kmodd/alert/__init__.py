@@ -2,3 +2,52 @@
 
 Must not: decide what is wrong, or delay a look.
 """
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+from ..log import get_logger
+from ..paths import Sysroot
+from ..report import Report
+from .command import Command
+from .metrics import Metrics
+from .motd import Motd
+from .verdicts import log_changes
+
+
+class Alerts:
+    """All ways. One that cannot write its file stops no other, and is told of once."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.metrics = Metrics(sysroot)
+        self.motd = Motd(sysroot)
+        self.command = Command(sysroot)
+        self._told = ""
+
+    def take(
+        self, textfile: Optional[str], command: Sequence[str], owner: tuple[int, int], timeout: float
+    ) -> None:
+        """Go on with other settings. owner: uid and gid that the command runs as. timeout: its seconds."""
+        self.metrics.textfile = textfile
+        self.command.take(command, owner, timeout)
+
+    def __call__(self, previous: Optional[Report], now: Report) -> None:
+        log_changes(previous, now)
+        self.command(previous, now)
+        faults = []
+        for write in (self.metrics, self.motd):
+            try:
+                write(previous, now)
+            except OSError as error:
+                faults.append(f"{error.filename}: {error.strerror}")
+        text = "; ".join(faults)
+        if text and text != self._told:
+            hint = "systemd.exec(5) ReadWritePaths= lets a unit write there; see kmodd.toml(5)"
+            get_logger().warning("alert not written", reason=text, hint=hint)
+        self._told = text
+
+    async def stop(self) -> None:
+        """Stop a command that runs."""
+        await self.command.stop()

@@ -1,0 +1,108 @@
+"""The state as metrics, in a file for node_exporter's textfile collector; kmodd(8) lists them.
+
+Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text). Must not: wake up for it; the file is
+written after a look.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Optional
+
+from .. import __version__
+from ..files import replace_file
+from ..model import Verdict
+from ..paths import Sysroot
+from ..report import Report
+
+HELP = {
+    "kmodd_info": "The version of kmodd.",
+    "kmodd_last_look_timestamp_seconds": "When kmodd last looked at everything.",
+    "kmodd_module_files_broken": "Module files that cannot be taken.",
+    "kmodd_kernel_ready": "Whether all required modules are ready for a kernel.",
+    "kmodd_target_ready": "Whether a module is ready for a kernel; none where it is excluded.",
+    "kmodd_target_verdict": "1 for the verdict of a module for a kernel, 0 for the others.",
+    "kmodd_build_duration_seconds": "How long the last build took, whether it succeeded or not.",
+    "kmodd_build_failures": "Attempts that failed in a row.",
+}
+Samples = Iterable[tuple[Mapping[str, str], float]]
+
+
+class Metrics:
+    """Writes the metrics, if it is told where to."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+        self.textfile: Optional[str] = None  # in-root path
+
+    def __call__(self, _previous: Optional[Report], now: Report) -> None:
+        """Write the file. Raises OSError."""
+        if self.textfile is not None:
+            path = Path(self.textfile)
+            # the directory may be another user's, whose link is not to be followed
+            replace_file(self.sysroot.resolve(path.parent) / path.name, render(now).encode())
+
+
+def render(report: Report) -> str:
+    """Return the metrics of a report."""
+    groups = _samples(report)
+    lines = []
+    for name, text in HELP.items():
+        lines += [f"# HELP {name} {text}", f"# TYPE {name} gauge"]
+        lines += [f"{name}{_labels(labels)} {value!r}" for labels, value in groups[name]]
+    return "\n".join(lines) + "\n"
+
+
+def _samples(report: Report) -> dict[str, Samples]:
+    kernels, targets = report.snapshot.kernels, sorted(report.judgements.items())
+    modules = report.snapshot.modules
+    names = {target: {"module": target.module, "kernel": target.kernel} for target, _ in targets}
+    attempts = {t: r.attempt for t, r in sorted(report.snapshot.records.items()) if r.attempt and t in names}
+    return {
+        "kmodd_info": [({"version": __version__}, 1)],
+        "kmodd_last_look_timestamp_seconds": [({}, report.looked)],
+        "kmodd_module_files_broken": [({}, len(report.snapshot.broken))],
+        "kmodd_kernel_ready": [
+            (
+                {
+                    "kernel": release,
+                    "running": _word(kernels[release].running),
+                    "default_boot": _word(kernels[release].default_boot),
+                },
+                int(judgement.verdict is Verdict.READY),
+            )
+            for release, judgement in report.kernels.items()
+        ],
+        "kmodd_target_ready": [
+            (
+                {**names[t], "required": _word(t.module not in modules or modules[t.module].required)},
+                int(judgement.verdict is Verdict.READY),
+            )
+            for t, judgement in targets
+            if judgement.verdict is not Verdict.EXCLUDED
+        ],
+        "kmodd_target_verdict": [
+            ({**names[t], "verdict": verdict.value}, int(judgement.verdict is verdict))
+            for t, judgement in targets
+            for verdict in Verdict
+        ],
+        "kmodd_build_duration_seconds": [
+            (names[t], round(a.ended - a.began, 3)) for t, a in attempts.items() if a.stage == "build"
+        ],
+        "kmodd_build_failures": [(names[t], a.failures if a.outcome == "failed" else 0) for t, a in attempts.items()],
+    }
+
+
+def _word(value: Optional[bool]) -> str:
+    return "unknown" if value is None else "true" if value else "false"
+
+
+def _labels(labels: Mapping[str, str]) -> str:
+    if not labels:
+        return ""
+    quoted = (
+        "{}=\"{}\"".format(name, text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+        for name, text in labels.items()
+    )
+    return "{" + ",".join(quoted) + "}"

@@ -1,0 +1,50 @@
+"""A line for everybody who logs in, as long as something is not ready: /run/motd.d/kmodd (pam_motd(8))."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Optional
+
+from ..files import remove_file, replace_file
+from ..model import SEVERITY, Verdict
+from ..paths import Sysroot
+from ..report import Report
+
+MOST = 3  # targets that the line names
+
+
+class Motd:
+    """Keeps the file."""
+
+    def __init__(self, sysroot: Sysroot) -> None:
+        self.sysroot = sysroot
+
+    def __call__(self, _previous: Optional[Report], now: Report) -> None:
+        """Write the file, or delete it where all is well. Raises OSError."""
+        text = line(now)
+        path = self.sysroot.motd
+        there = b""
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            there = path.read_bytes()
+        if text and there != text.encode():
+            replace_file(path, text.encode())
+        elif not text:
+            remove_file(path)
+
+
+def line(report: Report) -> str:
+    """Return the line, "" where all is well: what boots next comes first, then the gravest."""
+    kernels = report.snapshot.kernels
+    lacking = sorted(
+        (not kernels[target.kernel].default_boot, -SEVERITY.index(judgement.verdict), target)
+        for target, judgement in report.judgements.items()
+        if judgement.verdict not in (Verdict.READY, Verdict.EXCLUDED)
+    )
+    if not lacking:
+        return ""
+    parts = []
+    for elsewhere, _, target in lacking[:MOST]:
+        mark = "" if elsewhere else ", which boots next"
+        parts.append(f"{target} ({report.judgements[target].verdict.value}{mark})")
+    more = f" and {len(lacking) - MOST} more" if len(lacking) > MOST else ""
+    return f"kmodd: not ready: {', '.join(parts)}{more}. See: kmoddctl status\n"
