@@ -22,4 +22,5 @@ MESSAGE_IDS = {
     "target waiting": "51dcf55b03884e12a8f54e4703f9d0fd",
     "target waiting for kernel-devel": "5064e0ade8444530a48a5781f877b8e5",
     "installed object changed": "866c91b6fe21494bae19c9103c2f5268",
+    "notification failed": "2730bc59ae914ae2a45b3e3e0194068a",
 }

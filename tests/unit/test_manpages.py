@@ -13,9 +13,12 @@ import pytest
 from pydantic import BaseModel
 
 from kmodd import ctl, daemon, files, messages, modulefile, tomlfile
+from kmodd.alert import metrics
+from kmodd.alert.command import make_item
 from kmodd.build import failure, unpackchild
 from kmodd.config import Settings
-from kmodd.model import Verdict
+from kmodd.model import Judgement, Snapshot, Verdict
+from kmodd.report import Change, make_report
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
@@ -111,6 +114,18 @@ def test_messages_are_those_of_the_code() -> None:
     catalog = re.findall(r"^-- ([0-9a-f]{32})$", (TOP / "systemd/kmodd.catalog").read_text(), re.MULTILINE)
     assert catalog == list(messages.MESSAGE_IDS.values())
     assert len(set(catalog)) == len(catalog)
+
+
+def test_metrics_are_those_of_the_code() -> None:
+    assert re.findall(r"^\.It (kmodd_\w+)", section(page("kmodd.8"), "METRICS"), re.MULTILINE) == list(metrics.HELP)
+
+
+def test_keys_of_the_notification_are_listed() -> None:
+    change = Change("k", "m", None, Judgement(Verdict.FAILED, ""))
+    keys = set(make_item(change, make_report(Snapshot(), {}, 0, None)))
+    lines = re.findall(r"^\.(?:It )?Sy (.+)$", section(page("kmodd.toml.5"), "[notify]"), re.MULTILINE)
+    listed = {word for line in lines for word in re.findall(r"[a-z_]+", line)}
+    assert listed == keys | {"schema", "host", "time", "summary", "changes"}
 
 
 def test_every_message_is_logged_somewhere() -> None:
