@@ -1,0 +1,26 @@
+"""Where the control socket is, however long its path: names of sockets hold 107 bytes (unix(7)), paths more.
+
+Must not: import anything heavy.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+LONGEST = 107  # bytes of sun_path, without its NUL
+
+
+@contextlib.contextmanager
+def short_name(path: str) -> Iterator[str]:
+    """Give a name of a path that fits sun_path, as long as the block runs: by its directory's descriptor. Raises OSError."""
+    if len(os.fsencode(path)) <= LONGEST:
+        yield path
+        return
+    directory, name = os.path.split(path)
+    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{name}"
+    finally:
+        os.close(descriptor)

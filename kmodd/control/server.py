@@ -1,0 +1,225 @@
+"""The server: takes calls from many clients at once and passes them to the methods, one after the other for each client.
+
+What a client can cost is bounded: its unread input, its untaken output, its number of connections. Nothing here wakes
+up while nobody asks. Must not: know what the methods do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import resource
+import socket
+import struct
+import traceback
+from collections import Counter
+from collections.abc import Awaitable, Mapping
+from typing import Any, Callable, Optional, Union
+
+from .. import __version__
+from ..errors import Problem
+from ..log import get_logger
+from .codec import LIMIT, Call, Decoder, Malformed, Reply, encode_reply, parse_call
+from .interface import MANAGER, SERVICE, TEXTS, Refusal, describe, find_method, read_parameters, refusal_of
+
+MOST_CONNECTIONS = 4096
+OF_ONE_USER = MOST_CONNECTIONS // 2
+FOR_ROOT = 64  # of them, that nobody else gets
+OTHER_FILES = 512  # descriptors that builds and looks need
+CHUNK = 1 << 16  # bytes that are handed to the transport at once, which keeps a copy of what is not taken
+STALL = 30.0  # seconds in which a client must take a chunk
+CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+
+#: A reply that others follow: parameters, or a whole message. Has no effect where the call did not want more.
+Send = Callable[[Union[Mapping[str, Any], bytes]], Awaitable[None]]
+#: Gets the parameters and where to send more replies; returns the parameters of the last one, or that as a message.
+#: Raises Problem or Refusal.
+Answer = Callable[[Any, Optional[Send]], Awaitable[Union[Mapping[str, Any], bytes]]]
+
+
+class Server:
+    """Serves one listening socket. answers: by the methods' full names."""
+
+    def __init__(self, answers: Mapping[str, Answer]) -> None:
+        self.answers = {
+            **answers,
+            f"{SERVICE}.GetInfo": _get_info,
+            f"{SERVICE}.GetInterfaceDescription": _get_interface_description,
+        }
+        self.connections: set[Connection] = set()
+        self.users: Counter[int] = Counter()
+        self.input = memoryview(bytearray(LIMIT))  # for all connections, since what is read is taken at once
+        self.most = MOST_CONNECTIONS
+        self._server: Optional[asyncio.AbstractServer] = None
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve a bound socket from now on."""
+        self.most = min(MOST_CONNECTIONS, _raise_files(MOST_CONNECTIONS + OTHER_FILES) - OTHER_FILES)
+        # not create_unix_server, which deletes the socket's file at the end (Python 3.13)
+        self._server = await asyncio.get_running_loop().create_server(
+            lambda: Connection(self), sock=listener, backlog=MOST_CONNECTIONS
+        )
+
+    async def stop(self) -> None:
+        """End all calls and connections."""
+        if self._server is not None:
+            self._server.close()
+        tasks = [connection.task for connection in self.connections if connection.task is not None]
+        for connection in list(self.connections):
+            connection.transport.abort()
+        if tasks:
+            await asyncio.wait(tasks)
+
+    def is_room_for(self, uid: int) -> bool:
+        """Tell whether one more connection of a user is taken."""
+        free = self.most - len(self.connections)
+        return free > 0 if uid == 0 else free > FOR_ROOT and self.users[uid] < OF_ONE_USER
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One client. Its calls are answered in a task that lives as long as there are any."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.decoder = Decoder()
+        self.task: Optional[asyncio.Task[None]] = None
+        self.uid = -1
+        self.half_closed = False
+        self.endless = False  # whether the call that is being answered ends only with the connection
+        self._full: Optional[asyncio.Future[None]] = None
+
+    # -- what asyncio tells ----------------------------------------------------------------------------------------
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        transport.set_write_buffer_limits(0)
+        given = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+        _, self.uid, _ = CREDENTIALS.unpack(given)
+        if not self.server.is_room_for(self.uid):
+            transport.write(encode_reply(Reply(error=f"{MANAGER}.TooManyConnections")))
+            transport.close()
+            return
+        self.server.connections.add(self)
+        self.server.users[self.uid] += 1
+
+    def connection_lost(self, exc: Optional[Exception]) -> None:
+        if self in self.server.connections:
+            self.server.connections.discard(self)
+            self.server.users -= Counter([self.uid])  # keeps no zeros
+        if self.task is not None:
+            self.task.cancel()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self.server.input
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.decoder.feed(self.server.input[:nbytes])
+        if self.decoder.pending > LIMIT:
+            self.transport.pause_reading()
+        self._work()
+
+    def eof_received(self) -> bool:
+        self.half_closed = True
+        return self.task is not None and not self.endless  # its calls are still answered
+
+    def pause_writing(self) -> None:
+        self._full = asyncio.get_running_loop().create_future()
+
+    def resume_writing(self) -> None:
+        if self._full is not None and not self._full.done():
+            self._full.set_result(None)
+        self._full = None
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+    def _work(self) -> None:
+        if self.task is None and not self.transport.is_closing():
+            self.task = asyncio.get_running_loop().create_task(self._answer_all())
+
+    async def _answer_all(self) -> None:
+        try:
+            while (message := self.decoder.next()) is not None:
+                if self.decoder.pending <= LIMIT:
+                    self.transport.resume_reading()
+                await self._answer(parse_call(message))
+                await asyncio.sleep(0)  # others want to be answered, too
+        except Malformed as fault:
+            get_logger().debug("control connection closed", reason=str(fault), uid=self.uid)
+            with contextlib.suppress(ConnectionError):
+                await self._refuse(Refusal(f"{SERVICE}.InvalidParameter", parameter=fault.part))
+            self.transport.close()
+        except ConnectionError as error:
+            get_logger().debug("control connection closed", reason=str(error), uid=self.uid)
+            self.transport.abort()
+        finally:
+            self.task = None
+            if self.half_closed:
+                self.transport.close()
+
+    async def _answer(self, call: Call) -> None:
+        try:
+            method = find_method(call.method)
+            if call.upgrade:
+                raise Refusal(f"{SERVICE}.InvalidParameter", parameter="upgrade")
+            if method.streams and not call.more:
+                raise Refusal(f"{SERVICE}.ExpectedMore")
+            if method.changes and self.uid not in (0, os.geteuid()):
+                raise Refusal(f"{SERVICE}.PermissionDenied")
+            answer = self.server.answers.get(call.method)
+            if answer is None:
+                raise Refusal(f"{SERVICE}.MethodNotImplemented", method=call.method)
+            parameters = read_parameters(method, call.parameters)
+            self.endless = method.streams
+            found = await answer(parameters, self._send if call.more and not call.oneway else None)
+            if not call.oneway:
+                await self._write(found if isinstance(found, bytes) else encode_reply(Reply(found)))
+        except Problem as problem:
+            await self._refuse(refusal_of(problem), call.oneway)
+        except Refusal as refusal:
+            await self._refuse(refusal, call.oneway)
+        except ConnectionError:
+            raise
+        except Exception as error:
+            text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+            get_logger().critical("unforeseen error", doing=f"answering {call.method}", traceback=text)
+            problem = Problem("internal-error", f"{call.method}: {type(error).__name__}: {error}", "please report it")
+            await self._refuse(refusal_of(problem), call.oneway)
+
+    async def _refuse(self, refusal: Refusal, oneway: bool = False) -> None:
+        if not oneway:
+            await self._write(encode_reply(Reply(refusal.parameters, error=refusal.error)))
+
+    async def _send(self, reply: Union[Mapping[str, Any], bytes]) -> None:
+        await self._write(reply if isinstance(reply, bytes) else encode_reply(Reply(reply, continues=True)))
+
+    async def _write(self, message: bytes) -> None:
+        """Send a message piece by piece, as the client takes it. Raises ConnectionError."""
+        view = memoryview(message)
+        for start in range(0, len(view), CHUNK):
+            if self.transport.is_closing():
+                raise ConnectionAbortedError("closed by the client")
+            self.transport.write(view[start : start + CHUNK])
+            if self._full is not None:
+                await asyncio.wait([self._full], timeout=STALL)
+            if self._full is not None:
+                raise ConnectionAbortedError(f"nothing was taken for {STALL:.0f} s")
+
+
+async def _get_info(parameters: Any, send: Optional[Send]) -> Mapping[str, Any]:
+    names = {"vendor": "kmodd", "product": "kmodd", "version": __version__, "url": "man:kmodd(8)"}
+    return {**names, "interfaces": sorted(TEXTS)}
+
+
+async def _get_interface_description(parameters: Any, send: Optional[Send]) -> Mapping[str, Any]:
+    return {"description": describe(parameters.interface)}
+
+
+def _raise_files(wanted: int) -> int:
+    """Let this process open as many files, where the hard limit allows it; returns how many it may open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+    return most
