@@ -144,6 +144,10 @@ class Sysroot:
     def motd(self) -> Path:
         return self.resolve("/run/motd.d") / "kmodd"
 
+    @property
+    def socket(self) -> Path:
+        return self.runtime / "io.kmodd.Manager"
+
     # -- rpm -------------------------------------------------------------------------------------------------------
     @property
     def rpm_database(self) -> str:

@@ -48,9 +48,8 @@ class Report:
     settled_kernels: Mapping[str, Judgement]
     looked: float  # seconds since the epoch
 
-    @property
-    def document(self) -> dict[str, Any]:
-        return status_document(self.snapshot, self.judgements)
+    def document(self, holder: Optional[str] = None) -> dict[str, Any]:
+        return status_document(self.snapshot, self.judgements, holder=holder, looked=self.looked)
 
     def changes(self, previous: Optional[Report]) -> tuple[Change, ...]:
         """Return what settled otherwise than in the previous report: targets first, then kernels."""

@@ -29,6 +29,9 @@ PACKAGES = {
     "patch": "patch", "strip": "binutils", "mokutil": "mokutil",
 }  # fmt: skip
 
+#: Limits of this process as it was started, which children get back: programs that use select(2) fail above 1024.
+FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -90,6 +93,7 @@ async def run(
 
     def prepare() -> None:
         _die_with_parent()
+        resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
         if nice:

@@ -23,8 +23,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
-        "alert", "boot", "build", "compress", "config", "dropins", "install", "kernels", "loaded", "lock", "mok",
-        "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
+        "alert", "boot", "build", "compress", "config", "control", "dropins", "install", "kernels", "loaded", "lock",
+        "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
@@ -47,6 +47,7 @@ PATHS = {
     },
     "kmodd/build/unpack.py": {"/usr"},
     "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
+    "kmodd/control/address.py": {"/proc/self/fd/"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/install.py": {
         "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",

@@ -14,7 +14,7 @@ LONGEST = 107  # bytes of sun_path, without its NUL
 
 @contextlib.contextmanager
 def short_name(path: str) -> Iterator[str]:
-    """Give a name of a path that fits sun_path, as long as the block runs: by its directory's descriptor. Raises OSError."""
+    """Give a name of a path that fits sun_path while the block runs: by its directory's descriptor. Raises OSError."""
     if len(os.fsencode(path)) <= LONGEST:
         yield path
         return

@@ -89,6 +89,7 @@ def _problem(reply: Reply, method: str) -> Problem:
     if reply.error == f"{MANAGER}.Problem":
         return Problem(str(found.get("problem")), str(found.get("message")), str(found.get("hint", "")))
     if reply.error.endswith(".PermissionDenied"):
-        return Problem("permission-denied", f"only root may ask kmodd for {method.rpartition('.')[2]}", "run it as root")
+        text = f"only root may ask kmodd for {method.rpartition('.')[2]}"
+        return Problem("permission-denied", text, "run it as root")
     said = ", ".join(f"{name} {value}" for name, value in found.items())
     return Problem("call-refused", f"kmodd refused {method}: {reply.error} {said}".rstrip(), "do versions differ?")

@@ -37,6 +37,13 @@ class Subscription:
             raise Refusal(f"{MANAGER}.TooSlow")
         return message
 
+    def left(self) -> Iterator[bytes]:
+        """Yield the events that already wait."""
+        while not self._events.empty():
+            message = self._events.get_nowait()
+            if message is not None:
+                yield message
+
 
 class Feed:
     """Takes events, and gives them to all subscriptions."""

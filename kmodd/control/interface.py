@@ -1,4 +1,4 @@
-"""What can be asked: the interfaces as texts (https://varlink.org/Interface-Definition), and as models of the parameters.
+"""What can be asked: the interfaces' texts (https://varlink.org/Interface-Definition), and the parameters' models.
 
 Must not: answer.
 """

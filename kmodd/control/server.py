@@ -1,4 +1,4 @@
-"""The server: takes calls from many clients at once and passes them to the methods, one after the other for each client.
+"""The server: takes calls from many clients at once and passes them to the methods, for each client one at a time.
 
 What a client can cost is bounded: its unread input, its untaken output, its number of connections. Nothing here wakes
 up while nobody asks. Must not: know what the methods do.
@@ -184,8 +184,8 @@ class Connection(asyncio.BufferedProtocol):
         except Exception as error:
             text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             get_logger().critical("unforeseen error", doing=f"answering {call.method}", traceback=text)
-            problem = Problem("internal-error", f"{call.method}: {type(error).__name__}: {error}", "please report it")
-            await self._refuse(refusal_of(problem), call.oneway)
+            said = f"{call.method}: {type(error).__name__}: {error}"
+            await self._refuse(refusal_of(Problem("internal-error", said, "please report it")), call.oneway)
 
     async def _refuse(self, refusal: Refusal, oneway: bool = False) -> None:
         if not oneway:

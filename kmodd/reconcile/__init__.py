@@ -36,7 +36,7 @@ from ..record import Attempt, Installed, KernelRecord
 from ..sign.making import KeyMaker
 from .memory import MemoryWork
 from .observe import Observer, open_keyring
-from .targets import TargetWork, as_problem
+from .targets import BuildObserver, TargetWork, as_problem
 
 HOLD = 10.0  # seconds that finished objects wait for others of the same kernel, to share one depmod
 MOST_PASSES = 50
@@ -50,12 +50,18 @@ def policy_of(settings: Settings) -> Policy:
 class Reconciler:
     """Brings one root to what its registry says. knock is called when a build ended, or a pause is over."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, knock: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        sysroot: Sysroot,
+        settings: Settings,
+        knock: Callable[[str], None],
+        observe_build: BuildObserver = lambda *_: None,
+    ) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.policy = policy_of(settings)
         self.observer = Observer(sysroot, settings)
-        self.work = TargetWork(sysroot, settings, self.observer)
+        self.work = TargetWork(sysroot, settings, self.observer, observe_build)
         self.store = self.observer.store
         self.memory = MemoryWork(self.store)
         self.knock = knock

@@ -12,7 +12,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Optional
+from typing import Callable, Literal, Optional
 
 from ..build.builder import Builder, Yield
 from ..build.jobserver import Jobserver
@@ -30,14 +30,21 @@ from ..record import Attempt, Built, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from .observe import Observer
 
+#: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
+#: seconds it took. Must return at once.
+BuildObserver = Callable[[Target, str, Optional[Path], float], None]
+
 
 class TargetWork:
     """Builds and installs single targets of one root."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, observer: Observer) -> None:
+    def __init__(
+        self, sysroot: Sysroot, settings: Settings, observer: Observer, observe_build: BuildObserver
+    ) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.observer = observer
+        self.observe_build = observe_build
         self.store = observer.store
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user)
@@ -57,6 +64,7 @@ class TargetWork:
             try:
                 path = self._open_log(target)
                 where = self.sysroot.inside(path)
+                self.observe_build(target, "started", path, 0.0)
                 scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
                 try:
                     compiler = await self.observer.compiler(kernel)
@@ -98,6 +106,7 @@ class TargetWork:
                 return
             finally:
                 _close_log(path, outcome, time.time() - began)
+                self.observe_build(target, outcome, path, time.time() - began)
             log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
 
     async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:

@@ -9,25 +9,31 @@ import argparse
 import asyncio
 import contextlib
 import gc
+import os
 import signal
 import sys
 import time
-from typing import Optional
+from typing import Any, Optional
 
-from . import __version__
-from .alert import Alerts
-from .build.sandbox import build_owner
-from .config import Settings, read_settings
-from .errors import Problem
-from .lock import Lock
-from .log import configure, get_logger
-from .model import Judgement, Verdict
-from .notify import Notifier
-from .paths import Sysroot
-from .planner import judge
-from .reconcile import Reconciler, next_wake
-from .report import Observer, Report, make_report, summary
-from .watch import Bell, Watcher, settle
+from .. import __version__
+from ..alert import Alerts
+from ..build.sandbox import build_owner
+from ..config import Settings, read_settings
+from ..control.listener import Listener
+from ..control.server import Server
+from ..errors import Problem
+from ..lock import Lock
+from ..log import configure, get_logger
+from ..model import Action, Judgement, Verdict
+from ..notify import Notifier
+from ..paths import Sysroot
+from ..planner import judge
+from ..reconcile import Reconciler, next_wake
+from ..report import Observer, Report, make_report, summary
+from ..watch import Bell, Watcher, settle
+from .events import Events
+from .looks import Looks
+from .methods import Methods
 
 RETRY = 60.0  # seconds until a look that failed as a whole is repeated
 
@@ -43,13 +49,18 @@ class Daemon:
         self.lock = Lock(sysroot)
         self.bell = Bell()
         self.watcher = Watcher(sysroot, self.bell)
-        self.reconciler = Reconciler(sysroot, settings, self.bell.ring)
+        self.looks = Looks()
+        self.events = Events(sysroot)
+        self.reconciler = Reconciler(sysroot, settings, self.bell.ring, self.events.build)
+        self.actions: tuple[Action, ...] = ()  # the last plan
+        self.listener = Listener(sysroot)
+        self.methods = Methods(self)
+        self.server = Server(self.methods.answers)
         self.stopping = asyncio.Event()
         self.reload = False
         self.timer: Optional[asyncio.TimerHandle] = None
         self.alerts = Alerts(sysroot)
-        self.observers: list[Observer] = [self.alerts]
-        self.told: Optional[Report] = None
+        self.observers: list[Observer] = [self.alerts, self.events.changes]
         self._take()
 
     async def serve(self) -> None:
@@ -60,8 +71,9 @@ class Daemon:
             self.reconciler.heal()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)
-            loop.add_signal_handler(signal.SIGHUP, self._hup)
+            loop.add_signal_handler(signal.SIGHUP, self.ask_reload)
             self._alive()
+            await self._listen()
             self.watcher.start()
             get_logger().info("kmodd started", version=__version__, root=str(self.sysroot.root))
             self.bell.ring("start")
@@ -73,24 +85,42 @@ class Daemon:
             self.notifier.status("stopping")
             if work.done():
                 work.result()
+            await self.server.stop()
             work.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await work
             await self.reconciler.stop()
             await self.alerts.stop()
+            await self.events.stop()
         finally:
+            self.listener.close()
+            self.methods.stop()
             self.watcher.stop()
             self.lock.release()
         get_logger().info("kmodd stopped")
 
-    # -- signals and timers ----------------------------------------------------------------------------------------
-    def _stop(self) -> None:
-        self.stopping.set()
+    async def _listen(self) -> None:
+        """Open the control socket; without one kmodd still does what it is for."""
+        try:
+            await self.server.start(self.listener.open())
+        except Problem as problem:
+            get_logger().error("no control socket", problem=problem.code, reason=problem.message, hint=problem.hint)
 
-    def _hup(self) -> None:
+    # -- what callers ask for --------------------------------------------------------------------------------------
+    def ring(self, reason: str) -> None:
+        self.bell.ring(reason)
+
+    def status(self, report: Report) -> dict[str, Any]:
+        return report.document(f"kmodd (pid {os.getpid()})")
+
+    def ask_reload(self) -> None:
         self.notifier.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         self.reload = True
         self.bell.ring("reload")
+
+    # -- signals and timers ----------------------------------------------------------------------------------------
+    def _stop(self) -> None:
+        self.stopping.set()
 
     def _alive(self) -> None:
         """Tell the watchdog, as long as the loop turns."""
@@ -115,6 +145,7 @@ class Daemon:
             reasons = await settle(
                 self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
             )
+            self.looks.begin()
             get_logger().debug("looked again", reasons=" ".join(reasons))
             reload, self.reload = self.reload, False  # one that is asked for from here on is answered by the next look
             if reload:
@@ -122,13 +153,14 @@ class Daemon:
             self.watcher.rearm()
             try:
                 self._tell("looking")
-                actions = await self.reconciler.settle()
-                self._wake_at(next_wake(actions))
+                self.actions = await self.reconciler.settle()
+                self._wake_at(next_wake(self.actions))
                 self._report()
             except Problem as problem:
                 get_logger().error("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
                 self.notifier.status(f"{problem.message}; trying again in {RETRY:.0f} s")
                 self._wake_at(time.time() + RETRY)
+                self.looks.fail(problem)
             if first or reload:
                 self.notifier.ready()
                 gc.collect()
@@ -138,6 +170,7 @@ class Daemon:
     def _transaction(self, pid: int) -> None:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)
         self.notifier.status(f"waiting for the rpm transaction of pid {pid}")
+        self.events.doing(f"waiting for the rpm transaction of pid {pid}")
         self.notifier.ready()  # else a scriptlet that starts or reloads kmodd would wait for its own transaction
 
     def _read_settings(self) -> None:
@@ -162,6 +195,7 @@ class Daemon:
     # -- reporting -------------------------------------------------------------------------------------------------
     def _tell(self, activity: str) -> None:
         self.lock.tell(self.reconciler.builds, activity)
+        self.events.doing(activity)
 
     def _report(self) -> None:
         snapshot = self.reconciler.snapshot
@@ -170,10 +204,9 @@ class Daemon:
         judgements = judge(snapshot, self.reconciler.policy, time.time())
         for target in self.reconciler.builds:
             judgements[target] = Judgement(Verdict.BUILDING, "is being built")
-        report = make_report(snapshot, judgements, time.time(), self.told)
+        report = make_report(snapshot, judgements, time.time(), self.looks.report)
         for observe in self.observers:
-            observe(self.told, report)
-        self.told = report
+            observe(self.looks.report, report)
         running = sorted(self.reconciler.builds)
         doing = ""
         if running:
@@ -181,6 +214,7 @@ class Daemon:
             doing = f"building {running[0]}{more}; "
         self.notifier.status(doing + summary(judgements))
         self._tell("building" if running else "idle")
+        self.looks.end(report, idle=not running)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -214,7 +248,3 @@ def main() -> None:
             event, problem=problem.code, reason=problem.message, hint=problem.hint
         )
         sys.exit(1)
-
-
-if __name__ == "__main__":
-    main()

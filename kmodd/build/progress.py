@@ -1,0 +1,45 @@
+"""How far a build is, told by its log: by the files that Kbuild says it compiles. Must not: write."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Optional
+
+COMPILED = b"  CC [M]  "  # scripts/Kbuild.include, quiet_cmd_cc_o_c; make V=1 says nothing of the kind
+PIECE = 1 << 20  # bytes read at once
+
+
+class CompiledFiles:
+    """Counts the files that a growing log tells of."""
+
+    def __init__(self, log: Path) -> None:
+        self.log = log
+        self.count = 0
+        self._offset = 0
+        self._rest = b""
+
+    def read(self) -> int:
+        """Return the count, with what was written since it was last asked for. Raises OSError."""
+        with self.log.open("rb") as stream:
+            stream.seek(self._offset)
+            while piece := stream.read(PIECE):
+                self._offset += len(piece)
+                *lines, self._rest = (self._rest + piece).split(b"\n")
+                self.count += sum(line.startswith(COMPILED) for line in lines)
+                self._rest = self._rest[: len(COMPILED)]
+        return self.count
+
+
+def estimate(log: Path) -> Optional[int]:
+    """Return how many files a build will compile, by the newest other log of its module that tells of any.
+
+    log: MODULE/RELEASE/ATTEMPT.log.
+    """
+    try:
+        others = [path for path in log.parent.parent.glob("*/*.log") if path != log]
+        for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+            if count := CompiledFiles(other).read():
+                return count
+    except OSError:
+        pass
+    return None

@@ -1,0 +1,61 @@
+"""The looks by number, for callers who wait for one that begins after they asked. Must not: cause a look."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import NamedTuple, Optional
+
+from ..errors import Problem
+from ..report import Report
+
+
+class _Wish(NamedTuple):
+    number: int  # of the first look that will do
+    idle: bool  # it must leave nothing under way
+
+
+class Looks:
+    """Counts the looks and hands their reports to who waits."""
+
+    def __init__(self) -> None:
+        self.report: Optional[Report] = None  # the last one
+        self._begun = 0
+        self._wishes: dict[asyncio.Future[Report], _Wish] = {}
+
+    def begin(self) -> None:
+        self._begun += 1
+
+    def end(self, report: Report, idle: bool) -> None:
+        """Take the report of the look that was begun. idle: no build runs."""
+        self.report = report
+        for future, wish in self._wishes.items():
+            if wish.number <= self._begun and (idle or not wish.idle) and not future.done():
+                future.set_result(report)
+
+    def fail(self, problem: Problem) -> None:
+        """Take the failure of the look that was begun."""
+        for future, wish in self._wishes.items():
+            if wish.number <= self._begun and not future.done():
+                future.set_exception(problem)
+
+    async def first(self, patience: float) -> Report:
+        """Return the last report; waits for the first look if need be, as many seconds at most. Raises Problem."""
+        if self.report is not None:
+            return self.report
+        return await self._wait(_Wish(self._begun, False), patience)
+
+    async def next(self, *, idle: bool) -> Report:
+        """Return the report of a look that begins from now on; idle: one that leaves no build. Raises Problem."""
+        return await self._wait(_Wish(self._begun + 1, idle), None)
+
+    async def _wait(self, wish: _Wish, patience: Optional[float]) -> Report:
+        future: asyncio.Future[Report] = asyncio.get_running_loop().create_future()
+        self._wishes[future] = wish
+        try:
+            await asyncio.wait([future], timeout=patience)
+            if not future.done():
+                text = "kmodd has not finished its first look yet"
+                raise Problem("not-observed", text, "ask again in a while; STATUS= in systemctl status kmodd tells why")
+            return future.result()
+        finally:
+            del self._wishes[future]

@@ -1,0 +1,196 @@
+"""What the methods of io.kmodd.Manager do (control.interface). Reading costs no look: answers are of the last one.
+
+Must not: speak Varlink, or change anything but by the daemon's bell.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import difflib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Optional, Protocol, Union
+
+from ..config import read_settings
+from ..control.codec import Reply, encode_reply
+from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waiting
+from ..control.server import Answer, Send
+from ..errors import Problem
+from ..model import Action
+from ..paths import Sysroot
+from ..report import Report, plan_document
+from .events import Events
+from .looks import Looks
+
+PATIENCE = 10.0  # seconds that a caller waits for the first look of all
+TAIL = 1 << 17  # bytes of a log that are answered at once
+PIECE = 1 << 16
+
+Document = Mapping[str, Any]
+
+
+class Host(Protocol):
+    """What the methods need of the daemon."""
+
+    sysroot: Sysroot
+    looks: Looks
+    events: Events
+    actions: tuple[Action, ...]
+
+    def status(self, report: Report) -> dict[str, Any]:
+        """Return the document of a report."""
+
+    def ring(self, reason: str) -> None:
+        """Ask for a look."""
+
+    def ask_reload(self) -> None:
+        """Ask for the settings to be read again."""
+
+
+class Methods:
+    """Answers for one daemon."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.answers: dict[str, Answer] = {
+            f"{MANAGER}.Status": self.status,
+            f"{MANAGER}.Plan": self.plan,
+            f"{MANAGER}.Logs": self.logs,
+            f"{MANAGER}.Subscribe": self.subscribe,
+            f"{MANAGER}.Sync": self.sync,
+            f"{MANAGER}.Verify": self.verify,
+            f"{MANAGER}.Reload": self.reload,
+        }
+        self._rendered: tuple[Optional[Report], bytes] = (None, b"")
+        self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the looks
+
+    async def status(self, asked: Selection, send: Optional[Send]) -> Union[Document, bytes]:
+        report = await self.host.looks.first(PATIENCE)
+        if asked.module is None and asked.kernel is None:
+            if self._rendered[0] is not report:
+                self._rendered = (report, encode_reply(Reply(self.host.status(report))))
+            return self._rendered[1]
+        check_names(report, asked.module, asked.kernel)
+        return choose(self.host.status(report), asked.module, asked.kernel)
+
+    async def plan(self, asked: Parameters, send: Optional[Send]) -> Document:
+        await self.host.looks.first(PATIENCE)
+        return plan_document(self.host.actions)
+
+    async def logs(self, asked: OfModule, send: Optional[Send]) -> Document:
+        report = await self.host.looks.first(PATIENCE)
+        check_names(report, asked.module, asked.kernel)
+        attempts = [
+            (record.attempt.began, record.attempt.log)
+            for target, record in report.snapshot.records.items()
+            if target.module == asked.module and asked.kernel in (None, target.kernel)
+            if record.attempt and record.attempt.log
+        ]
+        if not attempts:
+            raise Problem("log-missing", f"{asked.module} was not built yet", "kmoddctl explain tells why")
+        log = max(attempts)[1]
+        path, loop = self.host.sysroot.resolve(log), asyncio.get_running_loop()
+        answer = {"schema": 1, "log": log, "truncated": False}
+        if send is None:
+            text, truncated = await loop.run_in_executor(self._reader, _tail, path, log)
+            return {**answer, "text": text, "truncated": truncated}
+        decoder, offset = codecs.getincrementaldecoder("utf-8")("replace"), 0
+        while piece := await loop.run_in_executor(self._reader, _read, path, log, offset):
+            offset += len(piece)
+            await send({**answer, "text": decoder.decode(piece)})
+        return {**answer, "text": decoder.decode(b"", final=True)}
+
+    async def subscribe(self, asked: Parameters, send: Optional[Send]) -> Document:
+        assert send is not None  # the interface wants more
+        with self.host.events.subscribed() as subscription:
+            while True:
+                await send(await subscription.next())
+
+    async def sync(self, asked: Waiting, send: Optional[Send]) -> Document:
+        self.host.ring("Sync")
+        if asked.wait is False:
+            return {}
+        work = asyncio.ensure_future(self.host.looks.next(idle=True))
+        try:
+            if send is not None:
+                await self._narrate(work, send)
+            return {"status": self.host.status(await work)}
+        finally:
+            work.cancel()
+
+    async def _narrate(self, work: asyncio.Future[Report], send: Send) -> None:
+        """Send the events until some work is done, those before its end included."""
+        with self.host.events.subscribed() as subscription:
+            while not work.done():
+                event = asyncio.ensure_future(subscription.next())
+                try:
+                    either: list[asyncio.Future[Any]] = [work, event]
+                    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+                    if event.done():
+                        await send(event.result())
+                finally:
+                    event.cancel()
+            for left in subscription.left():
+                await send(left)
+
+    async def verify(self, asked: Parameters, send: Optional[Send]) -> Document:
+        self.host.ring("Verify")
+        return self.host.status(await self.host.looks.next(idle=False))
+
+    async def reload(self, asked: Parameters, send: Optional[Send]) -> Document:
+        read_settings(self.host.sysroot)  # what is wrong with them is for the caller
+        self.host.ask_reload()
+        return {}
+
+    def stop(self) -> None:
+        self._reader.shutdown(wait=False)
+
+
+def _read(path: Path, log: str, offset: int) -> bytes:
+    try:
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(PIECE)
+    except OSError as error:
+        raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
+
+
+def _tail(path: Path, log: str) -> tuple[str, bool]:
+    """Return the end of a log and whether there is more."""
+    try:
+        with path.open("rb") as stream:
+            size = stream.seek(0, os.SEEK_END)
+            stream.seek(max(0, size - TAIL))
+            return stream.read(TAIL).decode(errors="replace"), size > TAIL
+    except OSError as error:
+        raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
+
+
+def check_names(report: Report, module: Optional[str], kernel: Optional[str]) -> None:
+    """Raise Problem module-unknown or kernel-unknown, with a suggestion, where a look found nothing of that name."""
+    snapshot = report.snapshot
+    modules = {*snapshot.modules, *(b.name for b in snapshot.broken), *(t.module for t in snapshot.records)}
+    for code, what, name, known in (
+        ("module-unknown", "no module {} is registered", module, modules),
+        ("kernel-unknown", "kernel {} is not installed", kernel, set(snapshot.kernels)),
+    ):
+        if name is not None and name not in known:
+            close = difflib.get_close_matches(name, sorted(known), 1)
+            hint = f"did you mean {close[0]}?" if close else "kmoddctl status lists all of them"
+            raise Problem(code, what.format(name), hint)
+
+
+def choose(status: Mapping[str, Any], module: Optional[str], kernel: Optional[str]) -> dict[str, Any]:
+    """Return what a status says of one module, one kernel, or both."""
+    return {
+        **status,
+        "kernels": [found for found in status["kernels"] if kernel in (None, found["release"])],
+        "targets": [
+            found
+            for found in status["targets"]
+            if module in (None, found["module"]) and kernel in (None, found["kernel"])
+        ],
+    }

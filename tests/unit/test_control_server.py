@@ -1,0 +1,361 @@
+"""The server on a real socket, with methods of its own: replies, refusals, and clients of every kind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+from collections.abc import Awaitable, Mapping
+from pathlib import Path
+from typing import Any, Callable, Optional
+
+import pytest
+
+from kmodd.control import server as room
+from kmodd.control.codec import LIMIT, Call, encode_call
+from kmodd.control.feed import MOST_EVENTS, Feed
+from kmodd.control.interface import MANAGER, SERVICE
+from kmodd.control.server import Send, Server
+from kmodd.errors import Problem
+
+BIG = "x" * (4 << 20)
+
+
+class Methods:
+    def __init__(self) -> None:
+        self.feed = Feed()
+        self.answers = {
+            f"{MANAGER}.{name}": getattr(self, name.lower()) for name in ("Status", "Plan", "Logs", "Subscribe", "Sync")
+        }
+        self.calls = 0
+
+    async def status(self, asked: Any, send: Optional[Send]) -> Mapping[str, Any]:
+        self.calls += 1
+        return {"module": asked.module, "number": self.calls}
+
+    async def plan(self, asked: Any, send: Optional[Send]) -> Mapping[str, Any]:
+        raise KeyError("a bug")
+
+    async def logs(self, asked: Any, send: Optional[Send]) -> Mapping[str, Any]:
+        if asked.module == "big":
+            return {"text": BIG}
+        raise Problem("log-missing", "there is none", "build it")
+
+    async def subscribe(self, asked: Any, send: Optional[Send]) -> Mapping[str, Any]:
+        assert send is not None
+        with self.feed.subscribed() as subscription:
+            while True:
+                await send(await subscription.next())
+
+    async def sync(self, asked: Any, send: Optional[Send]) -> Mapping[str, Any]:
+        for number in range(3):
+            if send is not None:
+                await send({"event": number})
+            await asyncio.sleep(0.01)
+        return {"status": "done"}
+
+
+class Peer:
+    """A raw client."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, method: str, parameters: Optional[Mapping[str, Any]] = None, **flags: bool) -> None:
+        name = method if "." in method else f"{MANAGER}.{method}"
+        self.writer.write(encode_call(Call(name, parameters or {}, **flags)))
+
+    async def receive(self) -> Any:
+        data = await asyncio.wait_for(self.reader.readuntil(b"\0"), 20)
+        return json.loads(data[:-1])
+
+    async def ask(self, method: str, parameters: Optional[Mapping[str, Any]] = None, **flags: bool) -> Any:
+        self.send(method, parameters, **flags)
+        return await self.receive()
+
+    async def is_closed(self) -> bool:
+        try:
+            return await asyncio.wait_for(self.reader.read(), 20) == b""
+        except ConnectionResetError:
+            return True
+
+
+class Ground:
+    def __init__(self, path: Path) -> None:
+        self.path = str(path)
+        self.methods = Methods()
+        self.server = Server(self.methods.answers)
+        self.peers: list[Peer] = []
+
+    async def peer(self) -> Peer:
+        self.peers.append(Peer(*await asyncio.open_unix_connection(self.path, limit=1 << 24)))
+        return self.peers[-1]
+
+
+def serve(tmp_path: Path, test: Callable[[Ground], Awaitable[None]]) -> None:
+    """Run a test beside a server; afterwards neither task nor connection may be left."""
+
+    async def run() -> None:
+        ground = Ground(tmp_path / "socket")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(ground.path)
+        before = asyncio.all_tasks()
+        await ground.server.start(listener)
+        await test(ground)
+        await ground.server.stop()
+        for peer in ground.peers:
+            peer.writer.close()
+        await asyncio.sleep(0.01)
+        assert ground.server.connections == set()
+        assert not ground.server.users
+        assert not ground.methods.feed
+        assert asyncio.all_tasks() == before
+
+    asyncio.run(asyncio.wait_for(run(), 60))
+
+
+CASES: dict[str, tuple[str, dict[str, Any], dict[str, bool], dict[str, Any]]] = {
+    "a method": ("Status", {"module": "m"}, {}, {"parameters": {"module": "m", "number": 1}}),
+    "null for what is left out": ("Status", {"module": None}, {}, {"parameters": {"module": None, "number": 1}}),
+    "unknown parameter": ("Status", {"x": 1}, {}, {"error": "InvalidParameter", "parameters": {"parameter": "x"}}),
+    "wrong type": ("Status", {"module": 1}, {}, {"error": "InvalidParameter", "parameters": {"parameter": "module"}}),
+    "a path for a name": (
+        "Status", {"module": "../x"}, {}, {"error": "InvalidParameter", "parameters": {"parameter": "module"}},
+    ),
+    "missing parameter": ("Logs", {}, {}, {"error": "InvalidParameter", "parameters": {"parameter": "module"}}),
+    "upgrade": ("Status", {}, {"upgrade": True}, {"error": "InvalidParameter", "parameters": {"parameter": "upgrade"}}),
+    "unknown method": (
+        "Nothing", {}, {}, {"error": "MethodNotFound", "parameters": {"method": f"{MANAGER}.Nothing"}},
+    ),
+    "unknown interface": ("a.b.C", {}, {}, {"error": "InterfaceNotFound", "parameters": {"interface": "a.b"}}),
+    "no answer": (
+        "Verify", {}, {}, {"error": "MethodNotImplemented", "parameters": {"method": f"{MANAGER}.Verify"}},
+    ),
+    "a stream without more": ("Subscribe", {}, {}, {"error": "ExpectedMore", "parameters": {}}),
+    "unknown description": (
+        f"{SERVICE}.GetInterfaceDescription", {"interface": "a.b"}, {},
+        {"error": "InterfaceNotFound", "parameters": {"interface": "a.b"}},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=list(CASES))
+def test_reply_is_what_varlink_says(
+    case: tuple[str, dict[str, Any], dict[str, bool], dict[str, Any]], tmp_path: Path
+) -> None:
+    method, parameters, flags, expected = case
+    if "error" in expected:
+        expected = {**expected, "error": f"{SERVICE}.{expected['error']}"}
+
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        assert await peer.ask(method, parameters, **flags) == expected
+        assert (await peer.ask("Status"))["parameters"]["module"] is None  # the connection goes on
+
+    serve(tmp_path, test)
+
+
+def test_problems_keep_code_message_and_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        assert await peer.ask("Logs", {"module": "m"}) == {
+            "error": f"{MANAGER}.Problem",
+            "parameters": {"problem": "log-missing", "message": "there is none", "hint": "build it"},
+        }
+        unforeseen = await peer.ask("Plan")
+        assert unforeseen["parameters"]["problem"] == "internal-error"
+
+    serve(tmp_path, test)
+    assert "a bug" in capsys.readouterr().out  # the traceback is logged
+
+
+def test_more_gets_all_replies_and_oneway_none(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        peer.send("Sync", more=True)
+        got = [await peer.receive() for _ in range(4)]
+        assert [reply.get("continues", False) for reply in got] == [True, True, True, False]
+        assert await peer.ask("Sync") == {"parameters": {"status": "done"}}
+        for flags in ({"oneway": True}, {"oneway": True, "more": True}):
+            peer.send("Sync", **flags)
+        peer.send("Nothing", oneway=True)
+        assert await peer.ask("Status") == {"parameters": {"module": None, "number": 1}}
+
+    serve(tmp_path, test)
+
+
+def test_calls_of_one_client_are_answered_in_their_order(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        for _ in range(3000):  # many times what is read at once
+            peer.send("Status")
+        numbers = [(await peer.receive())["parameters"]["number"] for _ in range(3000)]
+        assert numbers == list(range(1, 3001))
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("data", "part"),
+    [
+        (b"garbage\0", "message"),
+        (b"[]\0", "message"),
+        (b'{"method": 3}\0', "method"),
+        (b'{"method": "a.B", "more": 3}\0', "more"),
+        (b" " * (LIMIT + 1), "message"),
+        (b'{"method": "a.B", "parameters": {"\\ud800": "\\ud800"}}\0', None),
+        (encode_call(Call(f"{MANAGER}.Status", {"\ud800": "\ud800"})), None),
+        (encode_call(Call(f"{MANAGER}.Status", {"module": "\ud800"})), None),
+    ],
+)
+def test_malformed_calls_end_their_own_connection_alone(data: bytes, part: Optional[str], tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        good, bad = await ground.peer(), await ground.peer()
+        bad.writer.write(data)
+        reply = await bad.receive()
+        assert reply["error"].startswith(SERVICE)
+        if part is not None:
+            assert reply == {"error": f"{SERVICE}.InvalidParameter", "parameters": {"parameter": part}}
+            assert await bad.is_closed()
+        assert "parameters" in await good.ask("Status")
+
+    serve(tmp_path, test)
+
+
+def test_half_closed_client_gets_its_answers(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        for _ in range(3):
+            peer.send("Sync", more=True)
+        peer.send("Status")
+        peer.writer.write_eof()
+        replies = (await asyncio.wait_for(peer.reader.read(), 20)).split(b"\0")[:-1]
+        assert len(replies) == 13
+        idle = await ground.peer()
+        idle.writer.write_eof()
+        assert await idle.is_closed()
+        subscriber = await ground.peer()
+        subscriber.send("Subscribe", more=True)
+        await asyncio.sleep(0.05)
+        assert ground.methods.feed
+        subscriber.writer.write_eof()
+        assert await subscriber.is_closed()
+
+    serve(tmp_path, test)
+
+
+def test_client_that_goes_away_leaves_nothing(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        for flags in ({"more": True}, {}):
+            for method in ("Subscribe", "Sync", "Status"):
+                peer = await ground.peer()
+                peer.send(method, **flags)
+                await peer.writer.drain()
+                peer.writer.transport.abort()
+        for _ in range(1000):
+            if not ground.server.connections:
+                break
+            await asyncio.sleep(0.01)
+        assert not ground.server.connections
+        assert "parameters" in await (await ground.peer()).ask("Status")
+
+    serve(tmp_path, test)
+
+
+def test_who_does_not_read_is_dropped_and_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "STALL", 0.2)
+
+    async def test(ground: Ground) -> None:
+        slow = socket.socket(socket.AF_UNIX)
+        slow.connect(ground.path)
+        slow.sendall(encode_call(Call(f"{MANAGER}.Logs", {"module": "big"})))
+        good = await ground.peer()
+        assert len((await good.ask("Logs", {"module": "big"}))["parameters"]["text"]) == len(BIG)
+        for _ in range(1000):
+            if len(ground.server.connections) == 1:
+                break
+            await asyncio.sleep(0.01)
+        assert len(ground.server.connections) == 1
+        slow.close()
+
+    serve(tmp_path, test)
+
+
+def test_subscriber_that_lags_is_told_so(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        lagging, good = await ground.peer(), await ground.peer()
+        for peer in (lagging, good):
+            peer.send("Subscribe", more=True)
+        await asyncio.sleep(0.05)
+        lagging.writer.transport.pause_reading()  # type: ignore[attr-defined]
+        for number in range(40 * MOST_EVENTS):
+            ground.methods.feed.publish({"number": number, "text": "x" * 2000})
+            if number % 10 == 0:
+                assert (await good.receive())["parameters"]["event"]["number"] == number
+            else:
+                await good.receive()
+        lagging.writer.transport.resume_reading()  # type: ignore[attr-defined]
+        reply = {"continues": True}
+        while reply.get("continues"):
+            reply = await lagging.receive()
+        assert reply == {"error": f"{MANAGER}.TooSlow", "parameters": {}}
+        assert "parameters" in await lagging.ask("Status")
+
+    serve(tmp_path, test)
+
+
+def test_connections_beyond_the_limit_are_refused(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        ground.server.most = 3
+        held = [await ground.peer() for _ in range(3)]
+        for peer in held:
+            await peer.ask("Status")
+        refused = await ground.peer()
+        assert await refused.receive() == {"error": f"{MANAGER}.TooManyConnections", "parameters": {}}
+        assert await refused.is_closed()
+        held[0].writer.close()
+        for _ in range(1000):
+            if len(ground.server.connections) == 2:
+                break
+            await asyncio.sleep(0.01)
+        assert "parameters" in await (await ground.peer()).ask("Status")
+
+    serve(tmp_path, test)
+
+
+@pytest.mark.parametrize(
+    ("uid", "taken", "own", "expected"),
+    [
+        (0, 4095, 4095, True),
+        (0, 4096, 0, False),
+        (7, 2000, 2000, True),
+        (7, 2100, 2048, False),
+        (7, 4031, 0, True),
+        (7, 4032, 0, False),
+    ],
+)
+def test_root_finds_room_whoever_else_comes(uid: int, taken: int, own: int, expected: bool) -> None:
+    server = Server({})
+    server.connections = set(range(taken))  # type: ignore[arg-type]
+    server.users[uid] = own
+    assert server.is_room_for(uid) == expected
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_who_is_not_root_is_refused_what_changes(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        os.chmod(ground.path, 0o666)
+        os.chmod(tmp_path, 0o755)
+        for part in tmp_path.parents[:2]:
+            os.chmod(part, 0o755)
+        os.seteuid(65534)
+        try:
+            peer = await ground.peer()
+            assert (await peer.ask("Status"))["parameters"]["number"] == 1
+        finally:
+            os.seteuid(0)
+        assert await peer.ask("Sync") == {"error": f"{SERVICE}.PermissionDenied", "parameters": {}}
+        assert "status" in (await (await ground.peer()).ask("Sync"))["parameters"]
+
+    serve(tmp_path, test)
