@@ -122,7 +122,8 @@ def test_limit_is_that_of_one_message(extra: int, taken: bool) -> None:
     if taken:
         assert unfinished.next() is None
     else:
-        pytest.raises(Malformed, unfinished.next)
+        with pytest.raises(Malformed):
+            unfinished.next()
 
 
 @pytest.mark.parametrize(
