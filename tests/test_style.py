@@ -47,7 +47,7 @@ PATHS = {
     },
     "kmodd/build/unpack.py": {"/usr"},
     "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
-    "kmodd/control/address.py": {"/proc/self/fd/"},
+    "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/install.py": {
         "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",

@@ -24,3 +24,12 @@ def short_name(path: str) -> Iterator[str]:
         yield f"/proc/self/fd/{descriptor}/{name}"
     finally:
         os.close(descriptor)
+
+
+def socket_of(root: str) -> str:
+    """Return the path of the control socket of a root, its links followed inside it. Raises Problem."""
+    if root == "/":  # as the kernel follows its links, kmodd.paths need not be imported
+        return "/run/kmodd/io.kmodd.Manager"
+    from ..paths import Sysroot
+
+    return str(Sysroot.at(root).socket)

@@ -5,6 +5,7 @@ Must not: print, or fall back on anything.
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import time
@@ -52,6 +53,10 @@ class Client:
     def stream(self, method: str, **parameters: Any) -> Iterator[dict[str, Any]]:
         """Yield all that a method answers, as it comes. Raises Problem as call does."""
         return self._replies(Call(f"{MANAGER}.{method}", parameters, more=True))
+
+    def wait(self, seconds: float) -> bool:
+        """Tell whether something more of an answer comes within some seconds."""
+        return self._decoder.pending > 0 or bool(select.select([self._socket], [], [], seconds)[0])
 
     def _replies(self, call: Call) -> Iterator[dict[str, Any]]:
         try:

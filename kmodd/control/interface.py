@@ -23,6 +23,7 @@ _DOCUMENT = """\
   looked: ?float,
   holder: ?string,
   kernels: []Kernel,
+  modules: []Module,
   targets: []Target,
   leftovers: []string,
   problems: []BrokenFile
@@ -41,6 +42,7 @@ type Kernel (
   release: string,
   verdict: Verdict,
   running: bool,
+  default_boot: ?bool,
   build_tree: bool,
   reason: string,
   problem: string,
@@ -50,11 +52,33 @@ type Kernel (
   kernel_devel: string
 )
 
+# source: the table of the module file. A module that is not registered is remembered, since some of it is installed.
+type Module (
+  name: string,
+  version: string,
+  registered: bool,
+  required: bool,
+  enabled: bool,
+  file: string,
+  source: object,
+  depends: []string
+)
+
 # An installed file. signer: sha256 of the certificate, or "".
 type InstalledObject (name: string, path: string, sha256: string, signer: string, compressed: string)
 
-# outcome: succeeded or failed. log: a file.
-type Attempt (began: float, ended: float, outcome: string, problem: string, log: string)
+# stage: build or install. outcome: succeeded or failed. failures: so many in a row. log: a file.
+type Attempt (
+  began: float,
+  ended: float,
+  stage: string,
+  outcome: string,
+  problem: string,
+  message: string,
+  transient: bool,
+  failures: int,
+  log: string
+)
 
 # A module on a kernel.
 type Target (
@@ -107,6 +131,9 @@ method Status(module: ?string, kernel: ?string) -> {_DOCUMENT}
 # What is due by that.
 method Plan() -> (schema: int, actions: []object)
 
+# The whole story of a module, as kmoddctl explain --json prints it.
+method Explain(module: string, kernel: ?string) -> (schema: int, module: ?object, targets: []object)
+
 # The text of the last build's log. Without "more" only its end, and truncated tells whether that is not all.
 # With "more" all of it, in pieces.
 method Logs(module: string, kernel: ?string) -> (schema: int, log: string, text: string, truncated: bool)
@@ -153,7 +180,7 @@ error ExpectedMore ()
 """,
 }
 
-Release = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^/\s]+$")]
+Release = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^/\s.][^/\s]*$")]
 
 
 class Parameters(BaseModel):
@@ -189,6 +216,7 @@ class Method(NamedTuple):
 METHODS = {
     f"{MANAGER}.Status": Method(Selection),
     f"{MANAGER}.Plan": Method(),
+    f"{MANAGER}.Explain": Method(OfModule),
     f"{MANAGER}.Logs": Method(OfModule),
     f"{MANAGER}.Subscribe": Method(streams=True),
     f"{MANAGER}.Sync": Method(Waiting, changes=True),

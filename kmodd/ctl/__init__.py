@@ -40,7 +40,9 @@ COMMANDS = {
     "verify": ("status", "check that what is installed would load"),
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
+    "watch": ("watch", "show what the daemon does, as it happens"),
     "sync": ("change", "look, plan and apply once"),
+    "reload": ("watch", "have the daemon read its settings again"),
     "add": ("change", "register a source directory"),
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),
@@ -146,7 +148,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         print(f"kmoddctl: {problem.message}", file=sys.stderr)
         if problem.hint:
             print(f"  hint: {problem.hint}", file=sys.stderr)
-        sys.exit(USAGE if problem.code.startswith("usage-") else FAILED)
+        codes = {"daemon-unreachable": UNREACHABLE}
+        sys.exit(USAGE if problem.code.startswith("usage-") else codes.get(problem.code, FAILED))
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(DONE)

@@ -20,16 +20,22 @@ from ..reconcile import Reconciler
 from ..registry import add, remove
 from ..watch import Bell, settle
 from . import DONE
-from .documents import check_module
+from .documents import check_module, exit_code
 from .look import Look, look
 from .plan import print_plan
-from .status import run_status
+from .status import print_status, run_status
+from .watch import sync_by_daemon
 
 VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
 
 
 def run_sync(options: argparse.Namespace) -> int:
     """kmoddctl sync"""
+    if not options.dry_run:
+        document = sync_by_daemon(options.root, options.verbose)
+        if document is not None:
+            print_status(document, False, options.json)
+            return exit_code(document["targets"], False)
     seen = look(options)
     if options.dry_run:
         print_plan(seen.plan(), options.json)

@@ -58,6 +58,7 @@ class Daemon:
         self.server = Server(self.methods.answers)
         self.stopping = asyncio.Event()
         self.reload = False
+        self.settling = False  # and a look follows as soon as nothing moves
         self.timer: Optional[asyncio.TimerHandle] = None
         self.alerts = Alerts(sysroot)
         self.observers: list[Observer] = [self.alerts, self.events.changes]
@@ -107,6 +108,9 @@ class Daemon:
             get_logger().error("no control socket", problem=problem.code, reason=problem.message, hint=problem.hint)
 
     # -- what callers ask for --------------------------------------------------------------------------------------
+    def is_disturbed(self) -> bool:
+        return self.settling or bool(self.bell)
+
     def ring(self, reason: str) -> None:
         self.bell.ring(reason)
 
@@ -142,9 +146,11 @@ class Daemon:
         first = True
         while True:
             await self.bell.rung()
+            self.settling = True
             reasons = await settle(
                 self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
             )
+            self.settling = False
             self.looks.begin()
             get_logger().debug("looked again", reasons=" ".join(reasons))
             reload, self.reload = self.reload, False  # one that is asked for from here on is answered by the next look
@@ -171,6 +177,7 @@ class Daemon:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)
         self.notifier.status(f"waiting for the rpm transaction of pid {pid}")
         self.events.doing(f"waiting for the rpm transaction of pid {pid}")
+        self.settling = False  # that may take long
         self.notifier.ready()  # else a scriptlet that starts or reloads kmodd would wait for its own transaction
 
     def _read_settings(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import NamedTuple, Optional
 
 from ..errors import Problem
@@ -19,7 +20,7 @@ class Looks:
 
     def __init__(self) -> None:
         self.report: Optional[Report] = None  # the last one
-        self._begun = 0
+        self._begun = self._ended = 0
         self._wishes: dict[asyncio.Future[Report], _Wish] = {}
 
     def begin(self) -> None:
@@ -28,21 +29,30 @@ class Looks:
     def end(self, report: Report, idle: bool) -> None:
         """Take the report of the look that was begun. idle: no build runs."""
         self.report = report
+        self._ended = self._begun
         for future, wish in self._wishes.items():
             if wish.number <= self._begun and (idle or not wish.idle) and not future.done():
                 future.set_result(report)
 
     def fail(self, problem: Problem) -> None:
         """Take the failure of the look that was begun."""
+        self._ended = self._begun
         for future, wish in self._wishes.items():
             if wish.number <= self._begun and not future.done():
                 future.set_exception(problem)
 
-    async def first(self, patience: float) -> Report:
-        """Return the last report; waits for the first look if need be, as many seconds at most. Raises Problem."""
-        if self.report is not None:
-            return self.report
-        return await self._wait(_Wish(self._begun, False), patience)
+    async def latest(self, disturbed: bool, moment: float, patience: float) -> Report:
+        """Return the last report. Raises Problem.
+
+        disturbed: something happened since that look began; then the one that takes it in is waited for, a moment
+        (seconds) at most, and for the first look of all for as long as patience says.
+        """
+        if self.report is None:
+            return await self._wait(_Wish(1, False), patience)
+        if disturbed or self._begun > self._ended:
+            with contextlib.suppress(Problem):
+                return await self._wait(_Wish(self._begun + disturbed, False), moment)
+        return self.report
 
     async def next(self, *, idle: bool) -> Report:
         """Return the report of a look that begins from now on; idle: one that leaves no build. Raises Problem."""

@@ -8,28 +8,33 @@ from __future__ import annotations
 import asyncio
 import codecs
 import difflib
+import functools
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Optional, Protocol, Union
+from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
+from ..build.logs import LogReader
 from ..config import read_settings
 from ..control.codec import Reply, encode_reply
 from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waiting
 from ..control.server import Answer, Send
 from ..errors import Problem
+from ..files import explained
 from ..model import Action
 from ..paths import Sysroot
-from ..report import Report, plan_document
+from ..report import Report, explain_document, plan_document
 from .events import Events
 from .looks import Looks
 
 PATIENCE = 10.0  # seconds that a caller waits for the first look of all
+MOMENT = 1.0  # seconds that a caller waits for a look that is due, such as after kmoddctl add
 TAIL = 1 << 17  # bytes of a log that are answered at once
 PIECE = 1 << 16
 
 Document = Mapping[str, Any]
+_Found = TypeVar("_Found")
 
 
 class Host(Protocol):
@@ -42,6 +47,9 @@ class Host(Protocol):
 
     def status(self, report: Report) -> dict[str, Any]:
         """Return the document of a report."""
+
+    def is_disturbed(self) -> bool:
+        """Tell whether a look is to follow soon."""
 
     def ring(self, reason: str) -> None:
         """Ask for a look."""
@@ -58,6 +66,7 @@ class Methods:
         self.answers: dict[str, Answer] = {
             f"{MANAGER}.Status": self.status,
             f"{MANAGER}.Plan": self.plan,
+            f"{MANAGER}.Explain": self.explain,
             f"{MANAGER}.Logs": self.logs,
             f"{MANAGER}.Subscribe": self.subscribe,
             f"{MANAGER}.Sync": self.sync,
@@ -65,10 +74,14 @@ class Methods:
             f"{MANAGER}.Reload": self.reload,
         }
         self._rendered: tuple[Optional[Report], bytes] = (None, b"")
+        self._logs = LogReader(host.sysroot)
         self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the looks
 
+    async def _report(self) -> Report:
+        return await self.host.looks.latest(self.host.is_disturbed(), MOMENT, PATIENCE)
+
     async def status(self, asked: Selection, send: Optional[Send]) -> Union[Document, bytes]:
-        report = await self.host.looks.first(PATIENCE)
+        report = await self._report()
         if asked.module is None and asked.kernel is None:
             if self._rendered[0] is not report:
                 self._rendered = (report, encode_reply(Reply(self.host.status(report))))
@@ -77,31 +90,42 @@ class Methods:
         return choose(self.host.status(report), asked.module, asked.kernel)
 
     async def plan(self, asked: Parameters, send: Optional[Send]) -> Document:
-        await self.host.looks.first(PATIENCE)
+        await self._report()
         return plan_document(self.host.actions)
 
-    async def logs(self, asked: OfModule, send: Optional[Send]) -> Document:
-        report = await self.host.looks.first(PATIENCE)
+    async def explain(self, asked: OfModule, send: Optional[Send]) -> Document:
+        report = await self._report()
         check_names(report, asked.module, asked.kernel)
-        attempts = [
-            (record.attempt.began, record.attempt.log)
-            for target, record in report.snapshot.records.items()
-            if target.module == asked.module and asked.kernel in (None, target.kernel)
-            if record.attempt and record.attempt.log
-        ]
-        if not attempts:
+        chosen = [t for t in report.judgements if t.module == asked.module and asked.kernel in (None, t.kernel)]
+        logs = {t: await self._read(self._logs.story, t.module, t.kernel) for t in chosen}
+        return explain_document(
+            asked.module, report.snapshot, report.judgements, self.host.actions, kernel=asked.kernel, logs=logs
+        )
+
+    async def logs(self, asked: OfModule, send: Optional[Send]) -> Document:
+        log = await self._read(self._find_log, asked.module, asked.kernel)
+        if log is None:
+            check_names(await self._report(), asked.module, asked.kernel)
             raise Problem("log-missing", f"{asked.module} was not built yet", "kmoddctl explain tells why")
-        log = max(attempts)[1]
-        path, loop = self.host.sysroot.resolve(log), asyncio.get_running_loop()
-        answer = {"schema": 1, "log": log, "truncated": False}
+        path, answer = self.host.sysroot.resolve(log), {"schema": 1, "log": log, "truncated": False}
         if send is None:
-            text, truncated = await loop.run_in_executor(self._reader, _tail, path, log)
+            text, truncated = await self._read(_tail, path, log)
             return {**answer, "text": text, "truncated": truncated}
         decoder, offset = codecs.getincrementaldecoder("utf-8")("replace"), 0
-        while piece := await loop.run_in_executor(self._reader, _read, path, log, offset):
+        while piece := await self._read(_piece, path, log, offset):
             offset += len(piece)
             await send({**answer, "text": decoder.decode(piece)})
         return {**answer, "text": decoder.decode(b"", final=True)}
+
+    async def _read(self, function: Callable[..., _Found], *arguments: Any) -> _Found:
+        """Call what reads files where it holds up neither clients that need none, nor looks."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, functools.partial(function, *arguments))
+
+    def _find_log(self, module: str, kernel: Optional[str]) -> Optional[str]:
+        releases = [kernel] if kernel else self._logs.kernels(module)
+        with explained(f"reading the logs of {module}"):
+            found = [one for release in releases for one in self._logs.attempts(module, release)]
+        return max(found, key=lambda one: one["began"] or 0)["log"] if found else None
 
     async def subscribe(self, asked: Parameters, send: Optional[Send]) -> Document:
         assert send is not None  # the interface wants more
@@ -149,7 +173,7 @@ class Methods:
         self._reader.shutdown(wait=False)
 
 
-def _read(path: Path, log: str, offset: int) -> bytes:
+def _piece(path: Path, log: str, offset: int) -> bytes:
     try:
         with path.open("rb") as stream:
             stream.seek(offset)
@@ -188,6 +212,7 @@ def choose(status: Mapping[str, Any], module: Optional[str], kernel: Optional[st
     return {
         **status,
         "kernels": [found for found in status["kernels"] if kernel in (None, found["release"])],
+        "modules": [found for found in status["modules"] if module in (None, found["name"])],
         "targets": [
             found
             for found in status["targets"]

@@ -33,6 +33,10 @@ class Bell:
             if not waiter.done():
                 waiter.set_result(None)
 
+    def __bool__(self) -> bool:
+        """Tell whether the bell has rung and nobody took the reasons."""
+        return bool(self._reasons)
+
     async def rung(self, timeout: Optional[float] = None) -> bool:
         """Wait until the bell has rung, or for timeout seconds, and tell whether it has; the reasons stay."""
         if not self._reasons:

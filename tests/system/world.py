@@ -132,15 +132,18 @@ class World:
         """Return the words that run the daemon."""
         return [sys.executable, "-m", "kmodd.daemon", "--root", str(self.root), "--log-level", "debug"]
 
-    def start(self, env: Optional[dict[str, str]] = None, before: Sequence[str] = ()) -> None:
+    def start(
+        self, env: Optional[dict[str, str]] = None, before: Sequence[str] = (), pass_fds: Sequence[int] = ()
+    ) -> None:
         """Start kmodd as systemd would and wait until it is ready. before: words that run the command."""
-        path = self.root.parent / f"notify.{len(self.told)}.{time.monotonic_ns()}"
+        path = self.log.parent / f"notify.{len(self.told)}.{time.monotonic_ns()}"
         self.notify = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self.notify.bind(str(path))
         self.notify.setblocking(False)
         with self.log.open("ab") as stream:
             self.child = subprocess.Popen(
                 [*before, *self.command()],
+                pass_fds=pass_fds,
                 stderr=stream,
                 env={**os.environ, "NOTIFY_SOCKET": str(path), **(env or {})},
             )
