@@ -65,7 +65,15 @@ type Module (
 )
 
 # An installed file. signer: sha256 of the certificate, or "".
-type InstalledObject (name: string, path: string, sha256: string, signer: string, compressed: string)
+# in_memory: what the running kernel has of it: current, stale, absent or unknown.
+type InstalledObject (
+  name: string,
+  path: string,
+  sha256: string,
+  signer: string,
+  compressed: string,
+  in_memory: string
+)
 
 # stage: build or install. outcome: succeeded or failed. failures: so many in a row. log: a file.
 type Attempt (
@@ -91,6 +99,7 @@ type Target (
   problem: string,
   hint: string,
   objects: []InstalledObject,
+  stale_in_memory: ?(reason: string, hint: string),
   fingerprint: string,
   warnings: []string,
   last_attempt: ?Attempt

@@ -111,7 +111,7 @@ def test_asyncvarlink_client_calls_every_method(running: World) -> None:
             call = VarlinkMethodCall(f"{MANAGER}.{name}", given, more=name == "Subscribe")
             if call.more:
                 replies = protocol.call_more(call)
-                reply, _ = await anext(replies)
+                reply, _ = await replies.__anext__()
                 assert reply.continues
                 await replies.aclose()
             else:
