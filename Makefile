@@ -39,6 +39,7 @@ vm: setup
 bench: setup
 	@$(BIN)/python bench/idle.py
 	@$(BIN)/python bench/latency.py
+	@$(BIN)/python bench/control.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

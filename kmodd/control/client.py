@@ -91,8 +91,8 @@ def _unreachable(why: str) -> Problem:
 
 def _problem(reply: Reply, method: str) -> Problem:
     found = reply.parameters
-    if reply.error == f"{MANAGER}.Problem":
-        return Problem(str(found.get("problem")), str(found.get("message")), str(found.get("hint", "")))
+    if reply.error == f"{MANAGER}.Problem" and "problem" in found:
+        return Problem(str(found["problem"]), str(found.get("message", "")), str(found.get("hint", "")))
     if reply.error.endswith(".PermissionDenied"):
         text = f"only root may ask kmodd for {method.rpartition('.')[2]}"
         return Problem("permission-denied", text, "run it as root")
