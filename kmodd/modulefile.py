@@ -12,6 +12,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}(\.[A-Za-z0-9_+-]+)*")
 SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m|h|)")
+PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${x} is make's
+PLACEHOLDERS = ("kernel", "build_tree", "jobs", "source")
 SECONDS = {"ms": 0.001, "s": 1, "sec": 1, "": 1, "min": 60, "m": 60, "h": 3600}
 
 
@@ -52,6 +54,31 @@ def _within(value: str) -> str:
     return value
 
 
+def _filled(value: str) -> str:
+    for found in PLACEHOLDER.finditer(value):
+        if found[1] not in PLACEHOLDERS:
+            known = ", ".join(f"{{{name}}}" for name in PLACEHOLDERS)
+            raise ValueError(f"unknown placeholder {found[0]}; there are {known}")
+    return value
+
+
+def _argvs(value: Any) -> Any:
+    """Take one argv for a list of one."""
+    if not isinstance(value, (list, tuple)):
+        return value
+    if all(isinstance(item, str) for item in value):
+        value = [value] if value else []
+    elif not all(isinstance(item, (list, tuple)) for item in value):
+        raise ValueError("must be a list of words, or a list of such lists")
+    return tuple(tuple(item) for item in value)  # see _patch
+
+
+def _argv(value: tuple[str, ...]) -> tuple[str, ...]:
+    if not value or not value[0]:
+        raise ValueError("must begin with a program")
+    return value
+
+
 def seconds(value: object) -> object:
     """Return the seconds of a time span such as "30min", "90s", "1h" or a bare number."""
     if isinstance(value, str):
@@ -66,6 +93,7 @@ Name = Annotated[str, AfterValidator(_name)]
 Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
+Filled = Annotated[str, AfterValidator(_line), AfterValidator(_filled)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
@@ -127,10 +155,21 @@ class Source(Table):
 class Build(Table):
     directory: InnerPath = "."
     config: dict[Annotated[str, Field(pattern=r"^CONFIG_[A-Za-z0-9_]+$")], Union[Line, int]] = {}
-    arguments: tuple[Line, ...] = ()
+    arguments: tuple[Filled, ...] = ()
+    command: Annotated[
+        tuple[Annotated[tuple[Filled, ...], AfterValidator(_argv)], ...], BeforeValidator(_argvs)
+    ] = ()
     depends: tuple[Name, ...] = ()
+    symvers: tuple[AbsolutePath, ...] = ()
     timeout: TimeSpan = 1800.0
     strip: bool = True
+
+    @model_validator(mode="after")
+    def _own_way(self) -> Build:
+        for key in ("config", "arguments"):
+            if self.command and getattr(self, key):
+                raise ValueError(f"{key} is for make and goes without command; put it into the command")
+        return self
 
 
 class Object(Table):

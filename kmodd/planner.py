@@ -50,6 +50,7 @@ INPUT_WORDS = {
     "source": "its source changed",
     "patches": "its patches changed",
     "module": "its module file changed",
+    "symvers": "the Module.symvers of others changed",
     "build_tree": "the kernel's configuration or symvers changed",
     "compiler": "the compiler changed",
 }

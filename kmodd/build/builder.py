@@ -6,10 +6,11 @@ Must not: copy sources, sign, install, retry, or remember anything.
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import stat
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -19,7 +20,7 @@ from ..files import explained
 from ..model import Kernel
 from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
-from . import failure, sandbox
+from . import command, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
 from .patches import apply
@@ -27,6 +28,7 @@ from .room import SOURCE, Room
 from .unpack import unpack
 
 LARGEST_OBJECT = 1 << 30  # bytes
+LARGEST_SYMVERS = 64 << 20  # bytes
 ELF_RELOCATABLE = b"\x01\x00"
 
 
@@ -83,16 +85,13 @@ class Builder:
             words.append(f"KCFLAGS={' '.join(flags)}")
         if symvers:
             words.append(f"KBUILD_EXTRA_SYMBOLS={' '.join(symvers)}")
-        filled = {
-            "{kernel}": kernel.release,
-            "{build_tree}": str(kernel.build_tree),
-            "{jobs}": str(self.jobserver.jobs),
-        }
-        for argument in build.arguments:
-            for mark, value in filled.items():
-                argument = argument.replace(mark, value)
-            words.append(argument)
+        words += [command.fill(argument, self.marks(kernel)) for argument in build.arguments]
         return [*words, "modules"]
+
+    def marks(self, kernel: Kernel) -> dict[str, str]:
+        """Return what placeholders stand for, as seen inside."""
+        tree = str(kernel.build_tree)
+        return {"kernel": kernel.release, "build_tree": tree, "jobs": str(self.jobserver.jobs), "source": SOURCE}
 
     async def build(
         self,
@@ -107,9 +106,9 @@ class Builder:
     ) -> Yield:
         """Build the copy in scratch/source, where an archive is unpacked first.
 
-        symvers: host paths of dependencies' Module.symvers. patches: host paths and what is said of them, in order.
-        Raises Problem archive-*, patch-*, build-failed, build-timeout, no-objects, object-missing, object-invalid and
-        the transient ones of `failure`.
+        symvers: host paths of others' Module.symvers. patches: host paths and what is said of them, in order.
+        Raises Problem archive-*, patch-*, build-directory-missing, command-missing, build-failed, build-timeout,
+        no-objects, object-missing, object-invalid and the transient ones of `failure`.
         """
         room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
         source = module.file.source
@@ -126,23 +125,20 @@ class Builder:
             copy.chmod(0o644)
             inside.append(f"{sandbox.WORK}/symvers/{number}")
         where = self.sysroot.inside(log)
-        words = self.make_words(module, kernel, compiler, inside)
         room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
             room.say(compiler.mismatch)
-        room.say(" ".join(words))
-        timeout = module.file.build.timeout
-        before = time.monotonic()
-        try:
-            status = await room.run(words, timeout=timeout, jobs=True)
-        except Problem as problem:
-            if problem.code != "tool-timeout":
-                raise
-            text = f"the build did not end within {timeout:g} s (build.timeout) and was killed"
-            raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
-        room.say(f"make ended with exit status {status} after {time.monotonic() - before:.1f} s")
-        if status != 0:
-            raise failure.explain(log, status, where)
+        build = module.file.build
+        if not (scratch / "source" / build.directory).is_dir():
+            text = f"{module.path}: build.directory: {build.directory} is not a directory of the source"
+            raise Problem("build-directory-missing", text, "correct it, or source.strip", transient=False)
+        until = time.monotonic() + module.file.build.timeout
+        if build.command:
+            env = command.environment(compiler, inside, self.jobserver.flags)
+            for words in command.steps(build, self.marks(kernel)):
+                await self._make(room, module, words, until, directory=command.directory(build), env=env)
+        else:
+            await self._make(room, module, self.make_words(module, kernel, compiler, inside), until)
         objects = self._collect(module, scratch / "source", where)
         if module.file.build.strip:
             names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects]
@@ -153,17 +149,45 @@ class Builder:
             check_object(path)
         return Yield(
             tuple(objects),
-            self._find_symvers(scratch / "source" / module.file.build.directory),
+            self._find_symvers(scratch / "source", scratch / "source" / build.directory, *(o.parent for o in objects)),
             tuple(warnings),
         )
 
-    def _find_symvers(self, directory: Path) -> Optional[Path]:
-        path = directory / "Module.symvers"
+    async def _make(
+        self,
+        room: Room,
+        module: Module,
+        words: Sequence[str],
+        until: float,
+        *,
+        directory: str = SOURCE,
+        env: Mapping[str, str] = {},
+    ) -> None:
+        """Run make, or what a module has instead. until: time.monotonic() when it must have ended.
+
+        Raises Problem build-failed, build-timeout, command-missing and the transient ones of `failure`.
+        """
+        room.say(shlex.join(words))
+        where, begun, before = self.sysroot.inside(room.log), room.log.stat().st_size, time.monotonic()
         try:
-            found = path.lstat()
-        except OSError:
-            return None
-        return path if stat.S_ISREG(found.st_mode) and 0 < found.st_size < 64 << 20 else None
+            status = await room.run(words, timeout=max(until - before, 0.1), directory=directory, env=env, jobs=True)
+        except Problem as problem:
+            if problem.code != "tool-timeout":
+                raise
+            text = f"the build did not end within {module.file.build.timeout:g} s (build.timeout) and was killed"
+            raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
+        if status != 0:
+            command.check_started(room.said_since(begun))
+        room.say(f"{words[0]} ended with exit status {status} after {time.monotonic() - before:.1f} s")
+        if status != 0:
+            raise failure.explain(room.log, status, where, begun)
+
+    def _find_symvers(self, top: Path, *directories: Path) -> Optional[Path]:
+        """Return the Module.symvers of the first directory that has one."""
+        for path in (directory / "Module.symvers" for directory in directories):
+            if is_plain(path, top) and 0 < path.lstat().st_size < LARGEST_SYMVERS:
+                return path
+        return None
 
     def _collect(self, module: Module, top: Path, where: str) -> list[Path]:
         """Return the objects that are to be installed: those of [[object]], else every .ko under the source."""

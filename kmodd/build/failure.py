@@ -34,10 +34,11 @@ PASSING = (
 #: What counts as the first useful line, the earlier pattern the better.
 ERRORS = (
     re.compile(r"^(?P<line>\S[^\n]*:\d+(?::\d+)?: (?:fatal )?error: .*)$"),
-    re.compile(r"^(?P<line>ERROR: modpost: .*)$"),
+    re.compile(r"^(?P<line>(?:ERROR|FATAL): modpost: .*)$"),
     re.compile(r"^(?P<line>ld(?:\.\w+)?: .*)$"),
     re.compile(r"^(?P<line>[^\n]*undefined reference to .*)$"),
     re.compile(r"^(?P<line>\S+:\d+: \*\*\* .*)$"),
+    re.compile(r"^(?P<line>configure: error: .*)$"),
     re.compile(r"^(?P<line>make(?:\[\d+\])?: \*\*\* (?!\[|Deleting|Waiting).*)$"),
     re.compile(r"^(?P<line>/bin/(?:ba)?sh: .*)$"),
     re.compile(r"^(?P<line>error: .*|Error: .*)$"),
@@ -49,7 +50,7 @@ ERRORS = (
 QUOTED = re.compile(r"\s*\d*\s*\||\S[^:]*:\d+(?::\d+)?: (?:error|warning|note): ")
 #: No other line is looked at closely.
 TELLING = re.compile(
-    r"rror|ERROR|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|Killed|not found|Resource|Too many", re.ASCII
+    r"rror|ERROR|FATAL|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|Killed|not found|Resource|Too many", re.ASCII
 )
 LONGEST = 1000  # characters of a line that are looked at
 
@@ -110,9 +111,13 @@ def find_error(text: str) -> Optional[dict[str, Any]]:
     }
 
 
-def explain(log: Path, status: int, where: str) -> Problem:
-    """Return the problem that a failed build is. where: the log's path as the administrator sees it."""
+def explain(log: Path, status: int, where: str, begun: int = 0) -> Problem:
+    """Return the problem that a failed build is.
+
+    where: the log's path as the administrator sees it. begun: the offset at which what failed began to write.
+    """
     with log.open("rb") as stream:
+        stream.seek(begun)
         text = stream.read(LARGEST).decode(errors="replace")
     telling = [line for _, line in _telling(text) if not QUOTED.match(line)]
     for pattern, code, sentence, hint in PASSING:
@@ -122,5 +127,5 @@ def explain(log: Path, status: int, where: str) -> Problem:
                 return Problem(code, text, f"{hint}; kmodd tries again by itself", transient=True)
     if status in (-9, 137):
         return Problem("build-killed", "the build was killed", "kmodd tries again by itself", transient=True)
-    line = first_error(text) or f"make ended with exit status {status}"
+    line = first_error(text) or f"the build ended with exit status {status}"
     return Problem("build-failed", line, f"the whole log: {where}", transient=False)

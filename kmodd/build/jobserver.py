@@ -9,8 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import os
 from collections.abc import AsyncIterator
+
+SPARE = 10  # the first descriptor that scripts leave alone: configure, for one, uses those below for itself
 
 
 class Jobserver:
@@ -27,7 +30,11 @@ class Jobserver:
     def _renew(self) -> None:
         """Start again with a full pipe; only while no build runs."""
         self.close()
-        self._pipe = os.pipe()
+        ends = os.pipe()
+        source, sink = (fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, SPARE) for end in ends)
+        self._pipe = (source, sink)
+        for end in ends:
+            os.close(end)
         # Reading without blocking must not change the flags that make sees, hence a second open file description.
         self._reader = os.open(f"/proc/self/fd/{self._pipe[0]}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         os.write(self._pipe[1], b"+" * self.jobs)

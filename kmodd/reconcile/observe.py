@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
@@ -26,6 +27,7 @@ from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
 from ..sources import DigestCache, SourceReader
+from ..sources.symvers import symvers, symvers_identity
 from ..store import Store
 from ..trust import TrustReader
 from ..verify import Verifier
@@ -141,7 +143,10 @@ class Observer:
             kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
             if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
                 continue
-            others = (self.store.symvers(t) for t, r in records.items() if t.kernel == target.kernel and r.installed)
+            others = [self.store.symvers(t) for t, r in records.items() if t.kernel == target.kernel and r.installed]
+            if module:
+                with contextlib.suppress(Problem):  # where it is gone, building says so
+                    others += symvers(self.sysroot, module, target.kernel)
             present = all(item.signer == signer.identity for item in record.installed.objects)
             faults = await self.verifier.faults(
                 target,
@@ -221,7 +226,12 @@ class Observer:
                 text = f"{kernel.build_tree} cannot be read: {error.strerror}"
                 raise Problem("build-tree-unreadable", text) from error
             said = module.file.build.model_dump_json() + str([o.model_dump_json() for o in module.file.object])
+            try:
+                others = symvers_identity(self.sysroot, module, kernel.release, self.digests.digest)
+            except OSError as error:
+                raise Problem("symvers-invalid", f"{module.path}: build.symvers: {error}") from error
             return {
+                **({"symvers": others} if others else {}),
                 "source": self.sources.identity(module),
                 "patches": self.sources.patches_identity(module, kernel.release),
                 "module": hashlib.sha256(said.encode()).hexdigest(),

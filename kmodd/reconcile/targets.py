@@ -28,6 +28,7 @@ from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, Installed, InstalledObject
 from ..sign.making import KeyMaker
+from ..sources.symvers import symvers
 from .observe import Observer
 
 #: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
@@ -72,14 +73,15 @@ class TargetWork:
                         self.observer.sources.copy, module, scratch / "source", self.builder.owners[scratch]
                     )
                     patches = self.observer.sources.patches(module, kernel.release)
-                    symvers = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
+                    depends = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
+                    others = symvers(self.sysroot, module, kernel.release)
                     made = await self.builder.build(
                         scratch,
                         module,
                         kernel,
                         compiler,
                         path,
-                        symvers=[s for s in symvers if s is not None],
+                        symvers=[*(s for s in depends if s is not None), *others],
                         patches=patches,
                     )
                     warnings = made.warnings

@@ -57,7 +57,7 @@ TABLE = [
     ("linker", LINK, "build-failed", "ld: y.o: file not recognized: file format not recognized"),
     ("only make", "make: *** [Makefile:3: all] Error 7\n", "build-failed", "make: *** [Makefile:3: all] Error 7"),
     ("nothing known", "[kmodd: x]\nsomething odd\n", "build-failed", "something odd"),
-    ("empty", "", "build-failed", "make ended with exit status 2"),
+    ("empty", "", "build-failed", "the build ended with exit status 2"),
     (
         "missing program",
         "/bin/sh: 1: bison: not found\nmake[1]: *** [Makefile:1: x] Error 127\n",

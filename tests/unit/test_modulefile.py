@@ -71,7 +71,17 @@ BAD = [
     ("build", "timeout = -1", "build.timeout"),
     ("build", 'arguments = "x"', "build.arguments"),
     ("build", 'arguments = ["a\\nb"]', "build.arguments.0"),
+    ("build", 'arguments = ["KVER={kernle}"]', "build.arguments.0: unknown placeholder {kernle}"),
     ("build", 'depends = ["a b"]', "build.depends.0"),
+    ("build", 'command = "make"', "build.command"),
+    ("build", 'command = [""]', "build.command.0: must begin with a program"),
+    ("build", "command = [[]]", "build.command.0: must begin with a program"),
+    ("build", 'command = ["make", ["x"]]', "build.command: must be a list of words, or a list of such lists"),
+    ("build", 'command = [["make"], ["x\\n"]]', "build.command.1.0"),
+    ("build", 'command = ["./run", "--with={tree}"]', "build.command.0.1: unknown placeholder {tree}"),
+    ("build", 'command = ["make"]\narguments = ["X=1"]', "build: arguments is for make and goes without command"),
+    ("build", 'command = ["make"]\nconfig = { CONFIG_A = "m" }', "build: config is for make"),
+    ("build", 'symvers = ["Module.symvers"]', "build.symvers.0: must be an absolute path"),
     ("kernels", 'match = ["a b"]', "kernels.match.0"),
     ("kernels", 'config = ["FOO"]', "kernels.config.0"),
     ("kernels", 'config = ["CONFIG_A\\n"]', "kernels.config.0"),
@@ -90,6 +100,43 @@ BAD = [
 def test_bad_value_is_refused_by_table_and_key(table: str, line: str, where: str) -> None:
     with pytest.raises(ValueError, match=re.escape(where)):
         file(f"[{table}]\n{line}\n")
+
+
+COMMANDS: list[tuple[str, Any]] = [
+    ("[]", ()),
+    ('["./run", "{kernel}", "${X}", "{ x }"]', (("./run", "{kernel}", "${X}", "{ x }"),)),
+    ('[["./configure", "--with={build_tree}"], ["make", "-j{jobs}"]]',
+     (("./configure", "--with={build_tree}"), ("make", "-j{jobs}"))),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("text", "argvs"), COMMANDS)
+def test_command_is_one_argv_or_several(text: str, argvs: Any) -> None:
+    assert file(f"[build]\ncommand = {text}\n").build.command == argvs
+
+
+SHA = "0123456789abcdef" * 4
+BAD_SOURCES = [
+    ('path = "/a"\narchive = "/b"', "source: needs exactly one of path and archive"),
+    ('path = "/a"\nstrip = 1', "source: strip goes with archive only"),
+    (f'path = "/a"\nsha256 = "{SHA}"', "source: sha256 goes with archive only"),
+    ('archive = "b"', "source.archive: must be an absolute path"),
+    ('archive = "/b"\nsha256 = "abc"', "source.sha256"),
+    (f'archive = "/b"\nsha256 = "{SHA}\\n"', "source.sha256"),
+    ('archive = "/b"\nstrip = -1', "source.strip"),
+    ('path = "/a"\npatches = [{ file = "p", fuzz = 4 }]', "source.patches.0.fuzz"),
+]
+
+
+@pytest.mark.parametrize(("text", "where"), BAD_SOURCES)
+def test_bad_source_is_refused_by_key(text: str, where: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(where)):
+        parse(ModuleFile, f"[source]\n{text}\n")
+
+
+def test_archive_and_its_digest() -> None:
+    source = parse(ModuleFile, f'[source]\narchive = "/b"\nsha256 = "{SHA.upper()}"\n').source
+    assert (source.kind, source.place, source.sha256, source.strip) == ("archive", "/b", SHA, None)
 
 
 def test_source_needs_a_path() -> None:
