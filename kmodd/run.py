@@ -13,6 +13,7 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -133,6 +134,23 @@ async def run(
     if check and done.status != 0:
         raise explain(name, done)
     return done
+
+
+def feed(argv: Sequence[str], text: bytes, env: Mapping[str, str]) -> bool:
+    """Run a program of the person at the terminal, such as a pager, with a text as its input; tells whether it could.
+
+    Unlike others it keeps the person's environment, PATH and terminal. env: more of the environment.
+    """
+    try:
+        child = subprocess.Popen([*argv], stdin=subprocess.PIPE, env={**os.environ, **env})
+    except OSError:
+        return False
+    with contextlib.suppress(KeyboardInterrupt):  # it is the program's, which may go on
+        child.communicate(text)
+    while child.poll() is None:
+        with contextlib.suppress(KeyboardInterrupt):
+            child.wait()
+    return child.returncode != 127
 
 
 def explain(name: str, done: Finished) -> Problem:

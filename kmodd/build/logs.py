@@ -29,6 +29,11 @@ def new_name(began: float, number: int) -> str:
     return f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime(began))}-{number}"
 
 
+def is_ended(text: str) -> bool:
+    """Tell whether the end of a log says that its build is over."""
+    return bool(_ENDING.match(text.rstrip("\n").rpartition("\n")[2]))
+
+
 class LogReader:
     """Reads the logs of one root."""
 

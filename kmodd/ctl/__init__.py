@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 COMMANDS = {
     "status": ("status", "show every module on every kernel, and what is to be done"),
     "plan": ("plan", "show what the daemon would do now, and why"),
-    "logs": ("logs", "print the log of the last attempt"),
+    "logs": ("logs", "show what builds printed"),
     "explain": ("explain", "tell the whole story of a module on a kernel"),
     "verify": ("status", "check that what is installed would load"),
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
@@ -54,16 +54,18 @@ COMMANDS = {
 def make_parser() -> Parser:
     """Return the parser of the whole command line."""
     common = Parser(add_help=False)
-    common.add_argument("--root", default="/", metavar="DIR", help="work on this root directory instead of /")
-    common.add_argument("--json", action="store_true", help="print JSON")
     parser = Parser(
         prog="kmoddctl",
-        description="Control out-of-tree kernel modules that kmodd keeps built for every kernel.",
+        description="Control out-of-tree kernel modules that kmodd keeps built for every kernel. "
+        "Without a command, show the status.",
         epilog="Exit codes: 0 done or all ready, 1 something failed, 2 usage, 3 the daemon is needed and cannot be "
         "reached, 4 not ready (waiting, building, blocked). See kmoddctl(8).",
     )
+    for place, defaults in ((parser, ("/", False)), (common, (argparse.SUPPRESS, argparse.SUPPRESS))):
+        place.add_argument("--root", default=defaults[0], metavar="DIR", help="work on this root directory")
+        place.add_argument("--json", default=defaults[1], action="store_true", help="print JSON")
     parser.add_argument("--version", action="version", version=f"kmoddctl {__version__}")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True, parser_class=Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (_, text) in COMMANDS.items():
         command = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
         if name in ("status", "explain", "logs", "verify"):
@@ -87,6 +89,11 @@ def make_parser() -> Parser:
             command.add_argument("--optional", action="store_true", help="a kernel is ready without it, too")
         if name in ("sync", "add", "remove", "enable", "disable"):
             command.add_argument("--dry-run", action="store_true", help="only show what would be done")
+        if name == "logs":
+            which = command.add_mutually_exclusive_group()
+            which.add_argument("--list", action="store_true", help="list the attempts whose logs are kept")
+            which.add_argument("--attempt", metavar="N", help="one that --list shows; default: 1, the last")
+            which.add_argument("--follow", action="store_true", help="print on while the build runs")
         if name == "sync":
             command.add_argument("--verbose", action="store_true", help="log what is done")
         if name == "key":
@@ -135,7 +142,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of kmoddctl(8)."""
-    options = _parse(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    options = _parse(words)
+    if options.command is None:
+        options = _parse([*words, "status"])
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow is no reason to fail
     try:
         room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
         code = getattr(room, f"run_{options.command}")(options)

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from typing import Any, Optional
 
 from ..errors import Problem
-from . import DONE, FAILED, NOT_READY
+from . import DONE, FAILED, NOT_READY, terminal
 from .daemon import ask
 
 Document = dict[str, Any]
@@ -47,6 +47,15 @@ def read_story(options: argparse.Namespace) -> Document:
     seen = look(options)
     check_names(seen.status(), options.module, options.kernel)
     return seen.story(options.module, options.kernel)
+
+
+def clean(document: Any) -> Any:
+    """Return a document whose texts can be put on a terminal."""
+    if isinstance(document, str):
+        return terminal.clean(document)
+    if isinstance(document, dict):
+        return {key: clean(value) for key, value in document.items()}
+    return [clean(value) for value in document] if isinstance(document, list) else document
 
 
 # -- choosing --------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ import json
 from typing import Any, Optional
 
 from . import terminal
-from .documents import Document, exit_code, read_story
+from .documents import Document, clean, exit_code, read_story
 from .plan import sentence
 from .status import attempt_text, marks
 from .terminal import paint
@@ -22,7 +22,8 @@ def run_explain(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(story, indent=1))
     else:
-        print("\n\n".join(["\n".join(_module(story)), *("\n".join(_target(target)) for target in story["targets"])]))
+        shown = clean(story)
+        print("\n\n".join("\n".join(part) for part in (_module(shown), *map(_target, shown["targets"]))))
     return exit_code(story["targets"], of_module=True)
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from . import DONE
-from .documents import Document, read_plan
+from .documents import Document, clean, read_plan
 
 VERBS = {"BuildModule": "build", "InstallModule": "install", "RemoveModule": "remove"}
 FILE_VERBS = {"WriteDropin": "write", "RemoveDropin": "delete"}
@@ -25,7 +25,7 @@ def print_plan(document: Document, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=1))
     else:
-        print("\n".join(map(sentence, document["actions"])) or "nothing to do")
+        print("\n".join(map(sentence, clean(document)["actions"])) or "nothing to do")
 
 
 def sentence(action: dict[str, Any]) -> str:

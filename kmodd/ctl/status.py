@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from . import terminal
-from .documents import Document, check_names, choose, exit_code, read_status
+from .documents import Document, check_names, choose, clean, exit_code, read_status
 from .terminal import paint
 
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
@@ -39,6 +39,7 @@ def print_status(document: Document, detailed: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=1))
         return
+    document = clean(document)
     if not document["kernels"]:
         print("No kernels are installed.")
     if not document["modules"]:
@@ -67,7 +68,6 @@ def _matrix(document: Document) -> list[str]:
     modules = [m for m in document["modules"] if any((m["name"], k["release"]) in cells for k in kernels)]
     if not modules or not kernels:
         return []
-    heads = [f"{m['name']} {m['version']}".strip() for m in modules]
     labels = [_label(m) for m in modules]
     widths = [max(len(label), CELL - 2) + 2 for label in labels]
     first = max(len(k["release"]) for k in kernels) + 2
@@ -79,7 +79,7 @@ def _matrix(document: Document) -> list[str]:
             row = [(cells.get((m["name"], kernel["release"]), ""), w) for m, w in zip(modules, widths)]
             rows.append(f"{kernel['release']:<{first}}{marks(kernel):<{second}}" + _cells(row))
         return [rows[0].rstrip(), *rows[1:]]
-    name_width = min(max(map(len, [*labels, *heads[:0]])) + 2, max(24, room - CELL * min(len(kernels), 4)))
+    name_width = min(max(map(len, labels)) + 2, max(24, room - CELL * min(len(kernels), 4)))
     at_once = max(1, (room - name_width + 2) // CELL)
     lines: list[str] = []
     for start in range(0, len(kernels), at_once):
@@ -101,11 +101,10 @@ def _block(
     release_width = max(len(kernel["release"]) for kernel in kernels)
     lines = []
     for key, kernel in zip(keys, kernels):
-        verdict = kernel["verdict"]
-        lines.append(
-            f"{key:<3}{terminal.clip(kernel['release'], terminal.width() - 35):<{release_width}}  "
-            f"{paint(f'{verdict:<{CELL}}', verdict)}{marks(kernel)}".rstrip()
-        )
+        release = terminal.clip(kernel["release"], terminal.width() - 35)
+        verdict, mark = kernel["verdict"], marks(kernel)
+        cell = paint(verdict, verdict) + (f"{'':<{CELL - len(verdict)}}{mark}" if mark else "")
+        lines.append(f"{key:<3}{release:<{release_width}}  {cell}")
     lines += ["", f"{'':<{name_width}}" + "".join(f"{key:<{CELL}}" for key in keys).rstrip()]
     for module, label in zip(modules, labels):
         row = [(cells.get((module["name"], kernel["release"]), ""), CELL) for kernel in kernels]

@@ -17,9 +17,14 @@ COLOURS = {
 }  # fmt: skip
 
 
+def is_terminal() -> bool:
+    """Tell whether stdout is a terminal."""
+    return sys.stdout.isatty()
+
+
 def has_colours() -> bool:
     """Tell whether stdout is a terminal that takes colours, and nobody asked for none (no-color.org)."""
-    return sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def paint(text: str, verdict: str) -> str:
@@ -30,7 +35,7 @@ def paint(text: str, verdict: str) -> str:
 
 def width() -> int:
     """Return the columns to use: the terminal's where there is one, else 80."""
-    return max(40, shutil.get_terminal_size((80, 24)).columns) if sys.stdout.isatty() else 80
+    return max(40, shutil.get_terminal_size((80, 24)).columns) if is_terminal() else 80
 
 
 def wrap(first: str, text: str, most: int = 0) -> str:
@@ -48,6 +53,13 @@ def clip(text: str, room: int) -> str:
         return text
     left = (room - 1) // 2
     return f"{text[:left]}…{text[len(text) - (room - 1 - left):]}"
+
+
+def clean(text: str) -> str:
+    """Return a text without what would steer a terminal: it may come from a compiler that quotes code of others."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
 
 
 def moment(stamp: float) -> str:
