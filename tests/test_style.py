@@ -49,6 +49,11 @@ PATHS = {
     "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
+    "kmodd/ctl/checks/machine.py": {
+        "/boot", "/etc/selinux/config", "/lib/modules", "/run/systemd/system", "/sys/fs/selinux/enforce", "/usr/bin:/bin",
+        "/var/cache", "/var/lib",
+    },
+    "kmodd/ctl/checks/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
     "kmodd/install.py": {
         "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",
     },

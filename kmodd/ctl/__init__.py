@@ -47,6 +47,7 @@ COMMANDS = {
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),
     "disable": ("change", "keep a module registered, but remove what was installed"),
+    "doctor": ("doctor", "check whether this host has what kmodd needs, and say how to mend it"),
     "key": ("keys", "make, show, enrol or replace the key that signs"),
 }
 

@@ -183,7 +183,7 @@ class Keyring:
         await self._check_pair(secret)
         with explained("publishing the certificate"):
             self.publish()
-        program = self._find_sign_file(build_tree)
+        program = self.find_sign_file(build_tree)
         certificate = self.sysroot.resolve(self.certificate)
         partial = object.with_name(f"{object.name}.~signed~")  # sign-file's own name for what it renames at the end
         try:
@@ -220,6 +220,10 @@ class Keyring:
             raise _problem(_unreadable(self.passphrase_file, error)) from error
         return {PIN: text.split("\n", 1)[0]}
 
+    async def check(self) -> None:
+        """Check that the private key can be used and belongs to the certificate. Raises Problem."""
+        await self._check_pair(self.secret())
+
     async def _check_pair(self, secret: Mapping[str, str]) -> None:
         """Check that key and certificate belong together, if one changed since. Raises Problem."""
         if self.is_token:
@@ -248,7 +252,7 @@ class Keyring:
             return "this openssl does not take the kernel's hash; see update-crypto-policies(8) and FIPS mode"
         return "run the kernel's scripts/sign-file by hand to see more"
 
-    def _find_sign_file(self, build_tree: Path) -> Path:
+    def find_sign_file(self, build_tree: Path) -> Path:
         """Return a build tree's sign-file, which root may run. Raises Problem sign-file-missing, sign-file-unsafe."""
         path = build_tree / "scripts/sign-file"
         try:

@@ -64,6 +64,26 @@ def world(ground: Path, template: Path, releases: Kernels) -> Iterator[World]:
     yield from _world(root, releases)
 
 
+@pytest.fixture(scope="session")
+def built_template(ground: Path, template: Path, releases: Kernels) -> Path:
+    """A root with a kernel and a module "alpha" that is installed, to be copied."""
+    root = ground / "built-template/root"
+    root.parent.mkdir()
+    _copy(template, root)
+    made = World(root, releases)
+    made.add("alpha")
+    assert made.sync().returncode == 0
+    return root
+
+
+@pytest.fixture
+def built(ground: Path, built_template: Path, releases: Kernels) -> Iterator[World]:
+    """A root with a kernel and a module "alpha" that is installed."""
+    root = Path(tempfile.mkdtemp(dir=ground)) / "root"
+    _copy(built_template, root)
+    yield from _world(root, releases)
+
+
 def _world(root: Path, releases: Kernels) -> Iterator[World]:
     made = World(root, releases)
     yield made
