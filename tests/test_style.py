@@ -50,8 +50,8 @@ PATHS = {
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/ctl/checks/machine.py": {
-        "/boot", "/etc/selinux/config", "/lib/modules", "/run/systemd/system", "/sys/fs/selinux/enforce", "/usr/bin:/bin",
-        "/var/cache", "/var/lib",
+        "/boot", "/etc/selinux/config", "/lib/modules", "/run/systemd/system", "/sys/fs/selinux/enforce",
+        "/usr/bin:/bin", "/var/cache", "/var/lib",
     },
     "kmodd/ctl/checks/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
     "kmodd/install.py": {

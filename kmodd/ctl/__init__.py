@@ -144,6 +144,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> None:
     """Entry point of kmoddctl(8)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--complete"]:  # for the shells' completion, and for them alone
+        from .complete import print_names
+
+        return print_names(words[1:])
     options = _parse(words)
     if options.command is None:
         options = _parse([*words, "status"])

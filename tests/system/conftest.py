@@ -81,6 +81,8 @@ def built(ground: Path, built_template: Path, releases: Kernels) -> Iterator[Wor
     """A root with a kernel and a module "alpha" that is installed."""
     root = Path(tempfile.mkdtemp(dir=ground)) / "root"
     _copy(built_template, root)
+    for path in root.glob("lib/modules/*/modules.dep"):
+        os.utime(path)  # the copied files changed (ctime) after it was written
     yield from _world(root, releases)
 
 
