@@ -91,7 +91,15 @@ _kmoddctl() {
         :
         return
         ;;
+    "watch:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
     "sync:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
+    "reload:--root")
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
         ;;
@@ -187,7 +195,9 @@ _kmoddctl() {
         "verify") COMPREPLY=($(compgen -W "-h --help --root --json --kernel" -- "$cur")) ;;
         "check") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --all" -- "$cur")) ;;
         "gate") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --wait" -- "$cur")) ;;
+        "watch") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
+        "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --optional --dry-run" -- "$cur")) ;;
         "remove") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "enable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
@@ -205,7 +215,7 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate sync add remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync reload add remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;
