@@ -40,6 +40,7 @@ bench: setup
 	@$(BIN)/python bench/idle.py
 	@$(BIN)/python bench/latency.py
 	@$(BIN)/python bench/control.py
+	@$(BIN)/python bench/verify.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

@@ -51,6 +51,22 @@ class Fault:
 
 
 @dataclass(frozen=True)
+class Check:
+    """One thing that verify looked at in an object. outcome: passed, failed, warning or skipped; message says why."""
+
+    object: str
+    check: str
+    outcome: str
+    message: str
+    problem: str = ""
+    hint: str = ""
+
+    @property
+    def is_finding(self) -> bool:
+        return self.outcome in ("failed", "warning")
+
+
+@dataclass(frozen=True)
 class Kernel:
     """One kernel release under /lib/modules."""
 
@@ -139,6 +155,8 @@ class Snapshot:
     dropins: tuple[Dropin, ...] = ()  # the ones that kmodd wrote
     signer: Signer = Signer()
     faults: Mapping[Target, tuple[Fault, ...]] = field(default_factory=dict)  # from verify
+    warnings: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)  # from verify
+    checks: Mapping[Target, tuple[Check, ...]] = field(default_factory=dict)  # all of them, where they were asked for
     running: frozenset[Target] = frozenset()
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other

@@ -202,7 +202,10 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
         ],
         "stale_in_memory": {"reason": note.text, "hint": note.hint} if note else None,
         "fingerprint": _fingerprint(target, snapshot),
-        "warnings": list(record.built.warnings) if record and record.built else [],
+        "warnings": [
+            *(record.built.warnings if record and record.built else ()),
+            *snapshot.warnings.get(target, ()),
+        ],
         "last_attempt": _attempt(attempt) if attempt else None,
     }
 

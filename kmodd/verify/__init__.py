@@ -1,52 +1,88 @@
-"""Whether the kernel would take what is installed, told by what its own tools say of the files on disk.
+"""Whether the kernel would take what is installed, told by what its own tools say and by the files on disk.
 
 For each object: it is the file that modprobe would pick, all that it needs is there in the version that it was built
-with, nobody blacklisted it, and its signature is ours (DESIGN section 6). Must not: change anything but its own
-memory of unchanged files, or decide what to do about a fault.
+with, it takes its options, nobody blacklisted it, and its signature is ours (DESIGN section 6). Must not: change
+anything but its own memory of unchanged files, or decide what to do about a fault.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import astuple
+from collections.abc import Iterable, Sequence
+from dataclasses import astuple, dataclass
 from pathlib import Path
-from typing import Union
+from typing import Optional
 
 from ..errors import Problem
 from ..files import digest_file, replace_file, stat_signature
-from ..loading import MARK
-from ..model import Fault, Kernel, Target
-from ..modulefile import canonical
+from ..model import Check, Fault, Kernel, Target
 from ..paths import Sysroot
-from ..record import Installed
-from ..run import run
-from . import signature, symbols
+from ..record import Installed, InstalledObject
+from . import elf, parameters, signature, symbols
+from .probe import Probe, module_name
 
-EDITION = 1  # of the checks: raise it when an unchanged file may be judged otherwise
+EDITION = 2  # of the checks: raise it when an unchanged file may be judged otherwise
+
+
+@dataclass(frozen=True)
+class Question:
+    """An installed target to look at.
+
+    at_boot: canonical names that are loaded at boot. certificate: ours, DER; empty where signatures are not to be
+    looked at, for the reason that unsigned gives.
+    """
+
+    target: Target
+    kernel: Kernel
+    installed: Installed
+    at_boot: tuple[str, ...] = ()
+    certificate: bytes = b""
+    unsigned: str = ""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What is remembered of a target: key is what it depends on, beyond is the files that are loaded before it."""
+
+    key: str
+    beyond: tuple[Path, ...]
+    checks: tuple[Check, ...]
 
 
 class Verifier:
-    """Checks installed targets; what did not change since the last look is not looked at again."""
+    """Checks installed targets; what did not change since the last look is not looked at again.
 
-    def __init__(self, sysroot: Sysroot) -> None:
+    anew: forget what is remembered, and tell of the checks that passed, too.
+    """
+
+    def __init__(self, sysroot: Sysroot, anew: bool = False) -> None:
         self.sysroot = sysroot
+        self.anew = anew
         self.memory = sysroot.cache / "verified.json"
+        self.probe = Probe(sysroot)
         self._digests: dict[str, tuple[object, str]] = {}
-        self._magic: dict[str, tuple[object, str]] = {}
-        self._known: dict[str, tuple[str, list[Fault]]] = {}
+        self._known: dict[Target, Answer] = {}
         self._dirty = False
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            for name, (key, faults) in json.loads(self.memory.read_bytes()).items():
-                self._known[name] = (key, [Fault(*map(str, fault)) for fault in faults])
+            known = json.loads(b"{}" if anew else self.memory.read_bytes())
+            if known.get("edition") == EDITION:
+                self._digests = {path: (tuple(key), str(digest)) for path, (key, digest) in known["digests"].items()}
+                for module, kernel, key, beyond, checks in known["answers"]:
+                    found = tuple(Check(*map(str, check)) for check in checks)
+                    self._known[Target(module, kernel)] = Answer(key, tuple(map(Path, beyond)), found)
 
     def remember(self) -> None:
         """Keep the findings for the next process, where the cache can be written."""
         if self._dirty:
-            data = {name: [key, [astuple(f) for f in faults]] for name, (key, faults) in self._known.items()}
+            answers = [
+                (t.module, t.kernel, a.key, list(map(str, a.beyond)), [astuple(c) for c in a.checks if c.is_finding])
+                for t, a in self._known.items()
+            ]
+            data = {"edition": EDITION, "digests": self._digests, "answers": answers}
             with contextlib.suppress(OSError):
                 replace_file(self.memory, json.dumps(data).encode())
             self._dirty = False
@@ -60,58 +96,46 @@ class Verifier:
                 known = self._digests.get(item.path)
                 if not known or known[0] != key:
                     known = self._digests[item.path] = (key, digest_file(path))
+                    self._dirty = True
+            except PermissionError:
+                continue  # the checks say so
             except OSError:
                 return f"{item.path} is gone"
             if known[1] != item.sha256:
                 return f"{item.path} was changed by somebody else"
         return ""
 
-    async def faults(
-        self,
-        target: Target,
-        kernel: Kernel,
-        installed: Installed,
-        *,
-        at_boot: Collection[str] = (),
-        symvers: Iterable[Path] = (),
-        certificate: bytes = b"",
-    ) -> tuple[Fault, ...]:
-        """Return what would keep the kernel from loading a target's objects as they are meant to be.
+    async def examine(self, questions: Iterable[Question]) -> dict[Target, tuple[Check, ...]]:
+        """Return what was found of each target: what is wrong or could not be checked, and with anew all else, too."""
+        asked = list(questions)
+        for release in sorted({question.target.kernel for question in asked}):
+            stale = []
+            for question in asked:
+                if question.target.kernel == release:
+                    known = self._known.get(question.target)
+                    if not known or known.key != self._key(question, known.beyond):
+                        stale.append(question)
+            if stale:
+                self._dirty = True
+                look = _Look(self.sysroot, self.probe, stale[0].kernel)
+                for question, (checks, beyond) in zip(stale, await look.all(stale)):
+                    kept = tuple(check for check in checks if self.anew or check.is_finding)
+                    self._known[question.target] = Answer(self._key(question, beyond), beyond, kept)
+        gone = self._known.keys() - {question.target for question in asked}
+        for target in gone:
+            del self._known[target]
+        return {question.target: self._known[question.target].checks for question in asked}
 
-        at_boot: canonical names that are loaded at boot. symvers: the Module.symvers of all that we install for this
-        kernel. certificate: ours, DER; empty where it cannot be read, then signatures are not looked at.
-        """
-        own = symbols.find_symvers(self.sysroot, kernel)
-        others = sorted(symvers)
-        key = self._key(kernel, installed, [*others, *([own] if own else [])], at_boot, certificate)
-        name = f"{target.kernel}/{target.module}"
-        known = self._known.get(name)
-        if not known or known[0] != key:
-            found: list[Fault] = []
-            for item in installed.objects:
-                try:
-                    found += await self._object(kernel, item.path, bool(item.signer), own, others, at_boot, certificate)
-                except (Problem, OSError) as error:
-                    message = error.message if isinstance(error, Problem) else str(error.strerror)
-                    text = f"{item.path} cannot be read as a kernel module: {message}"
-                    found.append(Fault("object-unreadable", text, "remove the file and run kmoddctl sync"))
-            known = self._known[name] = (key, found)
-            self._dirty = True
-        return tuple(known[1])
-
-    def _key(
-        self,
-        kernel: Kernel,
-        installed: Installed,
-        symvers: Sequence[Path],
-        at_boot: Collection[str],
-        certificate: bytes,
-    ) -> str:
+    def _key(self, question: Question, beyond: Sequence[Path]) -> str:
         """Return what changes when anything does that a finding depends on."""
-        directory = self.sysroot.kernel(kernel.release)
-        files = [directory / "modules.dep.bin", *symvers, *self._configurations()]
-        files += [self.sysroot.resolve(item.path) for item in installed.objects]
-        stats: list[object] = [EDITION, sorted(at_boot), hashlib.sha256(certificate).hexdigest(), kernel.signature_hash]
+        kernel = question.kernel
+        own = symbols.find_symvers(self.sysroot, kernel)
+        files = [self.sysroot.kernel(kernel.release) / "modules.dep.bin", *([own] if own else [])]
+        files += [*self.probe.configurations(), *beyond]
+        files += [self.sysroot.resolve(item.path) for item in question.installed.objects]
+        config = sorted(kernel.config.items())
+        certificate = hashlib.sha256(question.certificate).hexdigest()
+        stats: list[object] = [sorted(question.at_boot), certificate, question.unsigned, kernel.signature_hash, config]
         for path in files:
             try:
                 stats.append((str(path), *stat_signature(path)))
@@ -119,102 +143,128 @@ class Verifier:
                 stats.append((str(path), "absent"))
         return hashlib.sha256(repr(stats).encode()).hexdigest()
 
-    # -- modprobe's configuration ----------------------------------------------------------------------------------
-    def _directories(self) -> list[Path]:
-        found = (self.sysroot.resolve(d) for d in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"))
-        return [path for path in found if path.is_dir()]
 
-    def _configurations(self) -> list[Path]:
-        """Return modprobe.d's files in force: of one name only the first directory's counts (modprobe.d(5))."""
-        chosen: dict[str, Path] = {}
-        for directory in self._directories():
-            for path in sorted(directory.glob("*.conf")):
-                chosen.setdefault(path.name, path)
-        return [chosen[name] for name in sorted(chosen)]
+class _Look:
+    """One look at targets of one kernel; what they share is read once, and not kept."""
 
-    def _blacklisting(self, name: str) -> str:
-        """Return the file of somebody else that blacklists a module, as seen from inside the root, or ""."""
-        for path in self._configurations():
-            with contextlib.suppress(OSError):
-                text = path.read_text(errors="replace")
-                if text.startswith(MARK):
-                    continue
-                for line in text.splitlines():
-                    words = line.split()
-                    if words[:1] == ["blacklist"] and [canonical(w) for w in words[1:2]] == [name]:
-                        return self.sysroot.inside(path)
-        return ""
+    def __init__(self, sysroot: Sysroot, probe: Probe, kernel: Kernel) -> None:
+        self.sysroot = sysroot
+        self.probe = probe
+        self.kernel = kernel
+        self.symvers: Optional[bytes] = None
+        self.magic = ""
+        self.exports: dict[Path, dict[str, elf.Export]] = {}
+        self.turn = asyncio.Semaphore(os.cpu_count() or 1)
 
-    # -- one object ------------------------------------------------------------------------------------------------
-    async def _object(
-        self,
-        kernel: Kernel,
-        path: str,
-        signed: bool,
-        own: Union[Path, None],
-        others: Sequence[Path],
-        at_boot: Collection[str],
-        certificate: bytes,
-    ) -> list[Fault]:
-        real = self.sysroot.resolve(path)
-        name = canonical(real.name.partition(".ko")[0])
-        versions = kernel.config.get("CONFIG_MODVERSIONS") == "y"
-        chain, faults = await self._resolution(kernel, name, path)
-        magic, reference = await symbols.read_vermagic(real), await self._reference(kernel.release)
-        needed = await symbols.read_needed(real)
-        if reference and not symbols.is_same_magic(magic, reference, versions and bool(needed)):
-            text = f"{name} was built for another kernel: vermagic {magic.strip()!r} instead of {reference.strip()!r}"
+    async def all(self, questions: Sequence[Question]) -> list[tuple[list[Check], tuple[Path, ...]]]:
+        """Return the checks of each target, and the files that are loaded before its objects."""
+        own = symbols.find_symvers(self.sysroot, self.kernel)
+        self.symvers = await symbols.read_plain(own) if own else None
+        self.magic = await self._reference()
+        return await asyncio.gather(*(self._target(question) for question in questions))
+
+    async def _target(self, question: Question) -> tuple[list[Check], tuple[Path, ...]]:
+        checks: list[Check] = []
+        beyond: tuple[Path, ...] = ()
+        async with self.turn:
+            for item in question.installed.objects:
+                try:
+                    found, first = await self._object(question, item)
+                    checks += found
+                    beyond += first
+                except (Problem, OSError, ValueError) as error:
+                    message = error.message if isinstance(error, Problem) else str(error)
+                    hint = "remove the file and run kmoddctl sync"
+                    if isinstance(error, OSError):
+                        message = str(error.strerror)
+                        hint = "run it as root" if isinstance(error, PermissionError) else hint
+                    text = f"{item.path} cannot be read as a kernel module: {message}"
+                    fault = Fault("object-unreadable", text, hint)
+                    checks += _checks(module_name(item.path), "object", [fault], "")
+        return checks, tuple(dict.fromkeys(beyond))
+
+    async def _object(self, question: Question, item: InstalledObject) -> tuple[list[Check], tuple[Path, ...]]:
+        real = self.sysroot.resolve(item.path)
+        name = module_name(real)
+        data = await symbols.read_plain(real)
+        contents = elf.read(data, name)
+        resolution = await self.probe.resolve(self.kernel.release, name, item.path)
+        faults = [resolution.fault] if resolution.fault else []
+        checks = _checks(name, "modprobe", faults, f"modprobe loads {item.path}")
+        checks += [*self._magic(name, contents), *await self._symbols(name, contents, resolution.first)]
+        if name in question.at_boot:
+            where = self.probe.blacklisting(name)
+            text = f"{name} is to be loaded at boot, but {where} blacklists it"
+            hint = f"remove the line from {where}, or at_boot from the module"
+            found = [Fault("blacklisted", text, hint)] if where else []
+            checks += _checks(name, "blacklist", found, "nobody keeps it from being loaded at boot")
+        refused, unknown = parameters.check(name, contents, resolution.options)
+        checks += _checks(name, "options", refused, resolution.options or "none")
+        checks += [Check(name, "options", "warning", f.message, f.problem, f.hint) for f in unknown]
+        checks += await self._signature(question, name, bool(item.signer), data)
+        return checks, resolution.first
+
+    def _magic(self, name: str, contents: elf.Contents) -> list[Check]:
+        magic, versions = contents.first("vermagic"), self.kernel.config.get("CONFIG_MODVERSIONS") == "y"
+        if not self.magic:
+            return [Check(name, "vermagic", "skipped", "the kernel has no module of its own to compare with")]
+        faults = []
+        if not symbols.is_same_magic(magic, self.magic, versions and bool(contents.crcs)):
+            text = f"{name} was built for another kernel: vermagic {magic.strip()!r} instead of {self.magic.strip()!r}"
             faults.append(Fault("vermagic-mismatch", text, "remove the file and run kmoddctl sync"))
-        if own is not None and (versions or needed):
-            exported = symbols.parse_symvers(await symbols.read_plain(own), needed)
-            ours: dict[str, symbols.Exported] = {}
-            for file in others:
-                ours.update(symbols.parse_symvers(await symbols.read_plain(file), needed))
-            faults += symbols.check_symbols(name, needed, exported, ours, chain, versions)
-        if name in at_boot:
-            where = self._blacklisting(name)
-            if where:
-                text = f"{name} is to be loaded at boot, but {where} blacklists it"
-                faults.append(Fault("blacklisted", text, f"remove the line from {where}, or at_boot from the module"))
-        if kernel.signature_hash and signed and certificate:
-            faults += await signature.check(name, await symbols.read_plain(real), certificate)
-        return faults
+        return _checks(name, "vermagic", faults, magic.strip())
 
-    async def _reference(self, release: str) -> str:
-        order = self.sysroot.kernel(release) / "modules.order"
+    async def _symbols(self, name: str, contents: elf.Contents, first: Sequence[Path]) -> list[Check]:
+        """Check what an object needs; what is loaded before it and is none of the kernel's own is asked itself."""
+        if self.symvers is None:
+            return [Check(name, "symbols", "skipped", "the kernel has neither a symvers nor a build tree")]
+        wanted = symbols.needed(contents)
+        exported = symbols.look_up(self.symvers, wanted)
+        own = self.sysroot.kernel(self.kernel.release) / "kernel"
+        for path in first:
+            if own not in path.parents:
+                if path not in self.exports:
+                    self.exports[path] = dict((await symbols.read_object(path, module_name(path))).exports)
+                exported.update({key: value for key, value in self.exports[path].items() if key in wanted})
+        before = {module_name(path) for path in first if path.exists()}
+        faults = symbols.check_symbols(name, contents, exported, before, self.kernel.config)
+        lost = [fault for fault in faults if fault.problem == "dependency-missing"]
+        others = [fault for fault in faults if fault not in lost]
+        what = "symbols and their CRCs" if self.kernel.config.get("CONFIG_MODVERSIONS") == "y" else "symbols"
+        said = ", ".join(sorted(before)) or "nothing"
+        return [
+            *_checks(name, "symbols", others, f"{len(exported)} of {len(wanted)} {what} match"),
+            *_checks(name, "dependencies", lost, f"{said} is loaded before it"),
+        ]
+
+    async def _signature(self, question: Question, name: str, signed: bool, data: bytes) -> list[Check]:
+        if not self.kernel.signature_hash:
+            return [Check(name, "signature", "passed", "this kernel knows no signatures")]
+        if not signed or not question.certificate:
+            return [Check(name, "signature", "skipped", question.unsigned or "it was installed unsigned")]
+        faults = await signature.check(name, data, question.certificate)
+        return _checks(name, "signature", faults, "is kmodd's, over this content")
+
+    async def _reference(self) -> str:
+        """Return the vermagic of the kernel's own modules, "" where there is none to look at."""
+        directory = self.sysroot.kernel(self.kernel.release)
         try:
-            key = stat_signature(order)
+            lines = (directory / "modules.order").read_text().splitlines()
         except OSError:
             return ""
-        known = self._magic.get(release)
-        if not known or known[0] != key:
-            known = self._magic[release] = (key, await symbols.reference_vermagic(self.sysroot, release))
-        return known[1]
+        for line in lines:
+            for suffix in ("", ".xz", ".zst", ".gz"):
+                path = (directory / line).with_suffix(f".ko{suffix}")
+                if path.is_file():
+                    try:
+                        return (await symbols.read_object(path, "")).first("vermagic")
+                    except (Problem, OSError, ValueError):
+                        return ""
+        return ""
 
-    async def _resolution(self, kernel: Kernel, name: str, path: str) -> tuple[list[str], list[Fault]]:
-        """Return what modprobe would load before an object, and what is wrong if it would not load that very file."""
-        argv: list[Union[str, Path]] = ["modprobe", "--show-depends", "-S", kernel.release]
-        if not self.sysroot.is_host:
-            argv += ["-d", self.sysroot.root]
-            for directory in self._directories() or [self.sysroot.resolve("/etc/modprobe.d")]:
-                argv += ["-C", directory]
-        try:
-            done = await run([*argv, name], timeout=30)
-        except Problem as problem:
-            text = f"modprobe would not load {name}: {problem.message}"
-            return [], [Fault("modprobe-refuses", text, f"modprobe -n -v -S {kernel.release} {name}")]
-        lines = [line.split() for line in done.text.splitlines() if line.strip()]
-        chain = [canonical(Path(words[1]).name.partition(".ko")[0]) for words in lines[:-1] if len(words) > 1]
-        last = lines[-1] if lines else [""]
-        chosen = last[1] if last[0] == "insmod" and len(last) > 1 else ""
-        if chosen and os.path.realpath(chosen) == str(self.sysroot.resolve(path)):
-            return chain, []
-        if last[0] == "install":
-            text = f"modprobe would run a command instead of loading {name}: {' '.join(last[1:])}"
-            return chain, [Fault("install-command", text, f"find it: modprobe -c | grep 'install {name}'")]
-        if last[0] == "builtin":
-            text = f"{name} is built into this kernel, so that no module of that name is ever loaded"
-            return chain, [Fault("object-built-in", text, "exclude this kernel with [kernels]")]
-        shown = chosen if self.sysroot.is_host else chosen[len(str(self.sysroot.root)) :]
-        text = f"modprobe would load {shown or 'nothing'} instead of {path}"
-        return chain, [Fault("object-shadowed", text, "remove the other file and run depmod, or see depmod.d(5)")]
+
+def _checks(name: str, check: str, faults: Sequence[Fault], passed: str) -> list[Check]:
+    """Return a check's outcome: that it passed, or every fault."""
+    if not faults:
+        return [Check(name, check, "passed", passed)]
+    return [Check(name, check, "failed", fault.message, fault.problem, fault.hint) for fault in faults]

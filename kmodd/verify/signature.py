@@ -6,6 +6,7 @@ Format: include/linux/module_signature.h: content, PKCS #7, struct module_signat
 
 from __future__ import annotations
 
+import base64
 import tempfile
 from pathlib import Path
 from typing import Optional, Union
@@ -16,6 +17,7 @@ from ..run import run
 MAGIC = b"~Module signature appended~\n"
 TRAILER = 12
 PKCS7 = 2  # enum pkey_id_type
+PEM = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n"
 
 
 def split(data: bytes) -> Optional[tuple[bytes, bytes]]:
@@ -44,8 +46,7 @@ async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
         files = {key: Path(directory, key) for key in ("content", "signature", "certificate")}
         files["content"].write_bytes(parts[0])
         files["signature"].write_bytes(parts[1])
-        pem = await run(["openssl", "x509", "-inform", "DER"], stdin=certificate)
-        files["certificate"].write_bytes(pem.stdout)
+        files["certificate"].write_bytes(PEM % base64.encodebytes(certificate))
         argv: list[Union[str, Path]] = ["openssl", "cms", "-verify", "-binary", "-inform", "DER"]
         argv += ["-in", files["signature"], "-content", files["content"]]
         argv += ["-certfile", files["certificate"], "-nointern", "-noverify"]

@@ -1,31 +1,27 @@
-"""What a module needs of a kernel: its vermagic and the CRCs of the symbols that it uses, against what there is.
+"""What a module needs of a kernel: its vermagic and the symbols that it uses, against what there is.
 
-Formats: Module.symvers (Documentation/kbuild/modules.rst), `modprobe --dump-modversions`, `modinfo -F vermagic`. The
-comparisons are those of kernel/module/version.c. Must not: change anything.
+Format: Module.symvers (Documentation/kbuild/modules.rst). The comparisons are those of resolve_symbol() and
+same_magic() in kernel/module. Must not: change anything.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
 from ..model import Fault, Kernel
 from ..modulefile import canonical
 from ..paths import Sysroot
 from ..run import run
+from .elf import Contents, Export, read
 
 DECOMPRESSORS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
-
-
-@dataclass(frozen=True)
-class Exported:
-    """A symbol that something exports: its CRC, and the module that has it ("vmlinux" for the kernel)."""
-
-    crc: int
-    provider: str
+FEW = 64  # names up to which searching for each is quicker than reading every line
+#: license_is_gpl_compatible() of include/linux/license.h
+GPL = frozenset(
+    {"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"}
+)  # fmt: skip
 
 
 async def read_plain(path: Path) -> bytes:
@@ -36,17 +32,36 @@ async def read_plain(path: Path) -> bytes:
     return (await run([tool, "-dc"], stdin=path.read_bytes())).stdout
 
 
-def parse_symvers(data: bytes, wanted: Collection[str]) -> dict[str, Exported]:
-    """Return what a symvers file says of some symbols."""
-    found: dict[str, Exported] = {}
-    for line in data.decode(errors="replace").splitlines():
-        words = line.split("\t")
+async def read_object(path: Path, name: str) -> Contents:
+    """Return what a module's file says. Raises OSError, Problem and ValueError."""
+    return read(await read_plain(path), name)
+
+
+def look_up(symvers: bytes, wanted: Collection[str]) -> dict[str, Export]:
+    """Return what a symvers file says of some symbols, without making a table of all of them."""
+    found: dict[str, Export] = {}
+    for line in _lines(symvers, wanted):
+        words = line.decode(errors="replace").split("\t")
         if len(words) >= 3 and words[1] in wanted:
+            more = [*words[3:], "", ""]
             try:
-                found[words[1]] = Exported(int(words[0], 16), canonical(words[2].rpartition("/")[2]))
+                provider = canonical(words[2].rpartition("/")[2])
+                found[words[1]] = Export(int(words[0], 16), provider, more[0].endswith("_GPL"), more[1])
             except ValueError:
                 continue
     return found
+
+
+def _lines(data: bytes, wanted: Collection[str]) -> Iterable[bytes]:
+    if len(wanted) > FEW:
+        yield from data.splitlines()
+        return
+    for name in wanted:
+        at = data.find(b"\t%s\t" % name.encode())
+        while at >= 0:
+            end = data.find(b"\n", at)
+            yield data[data.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(data)]
+            at = data.find(b"\t%s\t" % name.encode(), at + 1)
 
 
 def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
@@ -58,20 +73,6 @@ def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
     return next((path for path in candidates if path.is_file()), None)
 
 
-async def read_needed(path: Path) -> dict[str, int]:
-    """Return the symbols that an object uses, with the CRCs it was built with. Raises Problem."""
-    needed = {}
-    for line in (await run(["modprobe", "--dump-modversions", path], timeout=30)).text.splitlines():
-        crc, _, name = line.partition("\t")
-        needed[name.strip()] = int(crc, 16)
-    return needed
-
-
-async def read_vermagic(path: Path) -> str:
-    """Return an object's vermagic. Raises Problem."""
-    return (await run(["modinfo", "-F", "vermagic", path], timeout=30)).text.strip()
-
-
 def is_same_magic(ours: str, theirs: str, versioned: bool) -> bool:
     """Compare as same_magic() of kernel/module/version.c: with CRCs the release itself does not count."""
     if versioned:
@@ -79,42 +80,61 @@ def is_same_magic(ours: str, theirs: str, versioned: bool) -> bool:
     return ours.split() == theirs.split()
 
 
+def needed(contents: Contents) -> frozenset[str]:
+    """Return the symbols that the kernel looks at when it loads an object: module_layout for its CRC alone."""
+    return frozenset(contents.needs) | (contents.crcs.keys() & {"module_layout"})
+
+
 def check_symbols(
     name: str,
-    needed: dict[str, int],
-    kernel: dict[str, Exported],
-    others: dict[str, Exported],
-    loaded_first: Iterable[str],
-    versions: bool,
+    contents: Contents,
+    exported: Mapping[str, Export],
+    loaded_first: Collection[str],
+    config: Mapping[str, str],
 ) -> list[Fault]:
     """Return what is wrong with an object's symbols.
 
-    kernel: what the kernel and its modules export. others: what modules that we install export, which counts first.
-    loaded_first: canonical names of what modprobe loads before it. versions: whether the kernel has MODVERSIONS.
+    exported: what the kernel, its modules and those that are loaded before it export, as far as it is needed.
+    loaded_first: canonical names of what modprobe loads before it. config: of the kernel.
     """
-    if versions and not needed:
+    versions = config.get("CONFIG_MODVERSIONS") == "y"
+    if versions and not contents.crcs:
         text = f"{name} has no symbol versions, which this kernel demands"
         return [Fault("symbol-versions-missing", text, "build it against this kernel's own kernel-devel")]
-    available = {*loaded_first, "vmlinux"}
-    unknown, differing, absent = [], [], {}
-    for symbol, crc in sorted(needed.items()):
-        exported = others.get(symbol) or kernel.get(symbol)
-        if exported is None:
-            if symbol != "module_layout":
-                unknown.append(symbol)
-        elif versions and exported.crc != crc:
+    free = contents.first("license") in GPL
+    strict = config.get("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS") != "y"
+    imported = contents.info.get("import_ns", ())
+    unknown, forbidden, differing, foreign = [], [], [], []
+    absent: dict[str, str] = {}
+    for symbol in sorted(needed(contents)):
+        found, weak = exported.get(symbol), contents.needs.get(symbol, True)
+        if found is None or (found.gpl and not free):
+            if not weak:
+                (unknown if found is None else forbidden).append(symbol)
+        elif found.provider not in loaded_first and found.provider != "vmlinux":
+            if not weak:
+                absent[found.provider] = symbol
+        elif versions and symbol in contents.crcs and found.crc not in (0, contents.crcs[symbol]):
             differing.append(symbol)
-        elif exported.provider not in available:
-            absent[exported.provider] = symbol
+        elif found.namespace and strict and found.namespace not in imported:
+            foreign.append(f"{symbol} of namespace {found.namespace}")
     faults = []
     if differing:
-        more = f" and {len(differing) - 1} more" if len(differing) > 1 else ""
-        text = f"{name} was built for another version of {differing[0]}{more}"
+        text = f"{name} was built for another version of {_some(differing)}"
         faults.append(Fault("symbol-version-mismatch", text, "kmodd builds it anew when kernel-devel changes"))
-    if unknown:
-        more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
-        text = f"nothing exports {unknown[0]}{more}, which {name} needs"
+    lost = [module for module in contents.first("depends").split(",") if module and canonical(module) not in loaded_first]
+    if unknown and lost:
+        absent.update(dict.fromkeys(map(canonical, lost), _some(unknown)))
+    elif unknown:
+        text = f"nothing exports {_some(unknown)}, which {name} needs"
         faults.append(Fault("symbol-unknown", text, "is a module missing that it depends on?"))
+    if forbidden:
+        text = f"{name} uses {_some(forbidden)}, which only modules under the GPL may use"
+        text += f", and its license is {contents.first('license') or 'not told'}"
+        faults.append(Fault("symbol-gpl-only", text, "ask whoever wrote the module for one that this kernel takes"))
+    if foreign:
+        text = f"{name} uses {_some(foreign)}, but does not import it"
+        faults.append(Fault("symbol-namespace", text, "its source lacks MODULE_IMPORT_NS"))
     for provider, symbol in sorted(absent.items()):
         text = f"{name} needs {symbol} of {provider}, which is not installed for this kernel"
         hint = "install the package that has it (kernel-modules, kernel-modules-extra), or register it"
@@ -122,19 +142,5 @@ def check_symbols(
     return faults
 
 
-async def reference_vermagic(sysroot: Sysroot, release: str) -> str:
-    """Return the vermagic of the kernel's own modules, "" where there is none to look at."""
-    directory = sysroot.kernel(release)
-    try:
-        lines = (directory / "modules.order").read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        for suffix in ("", ".xz", ".zst", ".gz"):
-            path = (directory / line).with_suffix(f".ko{suffix}")
-            if path.is_file():
-                try:
-                    return await read_vermagic(path)
-                except Problem:
-                    return ""
-    return ""
+def _some(symbols: list[str]) -> str:
+    return symbols[0] + (f" and {len(symbols) - 1} more" if len(symbols) > 1 else "")
