@@ -210,6 +210,26 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
     }
 
 
+def verify_document(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> dict[str, Any]:
+    """Return what `kmoddctl verify --json` prints: every target with each check that was made of its objects."""
+    targets = []
+    for found in status_document(snapshot, judgements)["targets"]:
+        target = Target(found["module"], found["kernel"])
+        checks = [asdict(check) for check in snapshot.checks.get(target, ())]
+        for item in found["objects"]:
+            damage = snapshot.damaged.get(target)
+            if target in snapshot.checks and not any(c["problem"] == "object-unreadable" for c in checks):
+                said = {"outcome": "passed", "message": f"{item['path']} is what kmodd installed"}
+            elif damage and item["path"] in damage:
+                said = {"outcome": "failed", "message": damage}
+            else:
+                continue
+            checks.insert(0, {"object": item["name"], "check": "content", **said, "problem": "", "hint": ""})
+        keys = ("module", "kernel", "required", "verdict", "reason", "problem", "hint", "objects")
+        targets.append({**{key: found[key] for key in keys}, "checks": checks})
+    return {"schema": 1, "targets": targets}
+
+
 def _attempt(attempt: Attempt) -> dict[str, Any]:
     return {
         "began": attempt.began,

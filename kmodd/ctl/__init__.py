@@ -37,7 +37,7 @@ COMMANDS = {
     "plan": ("plan", "show what the daemon would do now, and why"),
     "logs": ("logs", "show what builds printed"),
     "explain": ("explain", "tell the whole story of a module on a kernel"),
-    "verify": ("status", "check that what is installed would load"),
+    "verify": ("verify", "check that what is installed would load"),
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
     "watch": ("watch", "show what the daemon does, as it happens"),

@@ -27,6 +27,16 @@ def read_status(options: argparse.Namespace) -> Document:
     return look(options).status()
 
 
+def read_verification(options: argparse.Namespace) -> Document:
+    """Return the checks of the targets that options.module and options.kernel choose, made anew. Raises Problem."""
+    from .look import look
+
+    seen = look(options, anew=True)
+    check_names(seen.status(), options.module, options.kernel)
+    document = seen.verification()
+    return {**document, "targets": choose({**seen.status(), **document}, options.module, options.kernel)["targets"]}
+
+
 def read_plan(options: argparse.Namespace) -> Document:
     """Return the plan of a root. Raises Problem."""
     found = ask(options.root, "Plan")

@@ -17,7 +17,7 @@ from ..paths import Sysroot
 from ..planner import judge, plan
 from ..reconcile import policy_of
 from ..reconcile.observe import Observer
-from ..report import explain_document, plan_document, status_document
+from ..report import explain_document, plan_document, status_document, verify_document
 from .documents import Document
 
 
@@ -39,21 +39,24 @@ class Look:
     def plan(self) -> Document:
         return plan_document(self.actions)
 
+    def verification(self) -> Document:
+        return verify_document(self.snapshot, self.judgements)
+
     def story(self, module: str, kernel: Optional[str]) -> Document:
         logs = LogReader(self.sysroot)
         read = {t: logs.story(t.module, t.kernel) for t in self.judgements if t.module == module}
         return explain_document(module, self.snapshot, self.judgements, self.actions, kernel=kernel, logs=read)
 
 
-def look(options: argparse.Namespace) -> Look:
-    """Look at the root that --root names. Raises Problem."""
+def look(options: argparse.Namespace, anew: bool = False) -> Look:
+    """Look at the root that --root names. anew: do without what is remembered of checks. Raises Problem."""
     configure("error")
     sysroot = Sysroot.at(options.root)
     settings = read_settings(sysroot)
     lock = Lock(sysroot)
 
     async def see() -> Snapshot:
-        return await Observer(sysroot, settings, brief=True).observe(lock.running())
+        return await Observer(sysroot, settings, brief=True, anew=anew).observe(lock.running())
 
     snapshot = asyncio.run(see())
     policy, now = policy_of(settings), time.time()

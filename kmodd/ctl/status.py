@@ -29,11 +29,6 @@ def run_status(options: argparse.Namespace) -> int:
     return exit_code(document["targets"], options.module is not None)
 
 
-def run_verify(options: argparse.Namespace) -> int:
-    """kmoddctl verify [MODULE] [--kernel R]"""
-    return run_status(options)
-
-
 def print_status(document: Document, detailed: bool, as_json: bool) -> None:
     """Print a status: as JSON, in detail (for one module), or as a matrix."""
     if as_json:

@@ -18,7 +18,7 @@ from ..errors import Problem
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import Fault, Kernel, Loaded, Signer, Snapshot, Target
+from ..model import Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
 from ..paths import Sysroot
 from ..planner import find_exclusion
@@ -27,10 +27,10 @@ from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
 from ..sources import DigestCache, SourceReader
-from ..sources.symvers import symvers, symvers_identity
+from ..sources.symvers import symvers_identity
 from ..store import Store
 from ..trust import TrustReader
-from ..verify import Verifier
+from ..verify import Question, Verifier
 
 
 def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
@@ -45,8 +45,8 @@ def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
 class Observer:
     """Everything that reads a root, and what it remembers between two looks."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, brief: bool = False) -> None:
-        """brief: for one look only, where rpm(8) answers sooner than its binding is imported."""
+    def __init__(self, sysroot: Sysroot, settings: Settings, brief: bool = False, anew: bool = False) -> None:
+        """brief: for one look only, where rpm(8) answers sooner than its binding is imported. anew: as Verifier's."""
         self.sysroot = sysroot
         self.registry = RegistryReader(sysroot)
         self.kernels = KernelReader(sysroot)
@@ -56,7 +56,7 @@ class Observer:
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
-        self.verifier = Verifier(sysroot)
+        self.verifier = Verifier(sysroot, anew)
         self.loaded = LoadedReader(sysroot)
         self.keyring = open_keyring(sysroot, settings)
         self.trust = TrustReader(sysroot, settings.sign.trusted)
@@ -88,7 +88,7 @@ class Observer:
         self.sources.remember()
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
         signer = self.keyring.signer()
-        faults = await self._faults(registry, kernels, records, damaged, signer)
+        checks = await self._checks(registry, kernels, records, damaged, signer)
         self.verifier.remember()
         return Snapshot(
             kernels=kernels,
@@ -102,7 +102,14 @@ class Observer:
             kernel_attempts={k: r.attempt for k, r in self.store.kernel_records().items() if r.attempt},
             dropins=dropins,
             signer=signer,
-            faults=faults,
+            faults={
+                target: tuple(Fault(c.problem, c.message, c.hint) for c in found if c.outcome == "failed")
+                for target, found in checks.items()
+            },
+            warnings={
+                target: tuple(c.message for c in found if c.outcome == "warning") for target, found in checks.items()
+            },
+            checks=checks,
             running=running,
             loaded=await asyncio.to_thread(self._loaded, kernels, records, store_damaged),
             boot=self.loaded.boot() if self.sysroot.is_host else "",
@@ -124,41 +131,49 @@ class Observer:
                 }
         return self.loaded.read(asked)
 
-    async def _faults(
+    async def _checks(
         self,
         registry: Registry,
         kernels: Mapping[str, Kernel],
         records: Mapping[Target, TargetRecord],
         damaged: Mapping[Target, str],
         signer: Signer,
-    ) -> dict[Target, tuple[Fault, ...]]:
+    ) -> dict[Target, tuple[Check, ...]]:
         """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
-        found: dict[Target, tuple[Fault, ...]] = {}
+        questions = []
+        trust: dict[Target, tuple[Check, ...]] = {}
         published = self.keyring.published
+        certificate, unsigned = b"", "there is no key to compare with"
         try:
             certificate = published.read_bytes() if signer.identity else b""
-        except OSError:
-            certificate = b""
-        for target, record in records.items():
+        except OSError as error:
+            unsigned = f"{self.sysroot.inside(published)} cannot be read: {error.strerror}"
+        for target, record in sorted(records.items()):
             kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
             if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
                 continue
-            others = [self.store.symvers(t) for t, r in records.items() if t.kernel == target.kernel and r.installed]
-            if module:
-                with contextlib.suppress(Problem):  # where it is gone, building says so
-                    others += symvers(self.sysroot, module, target.kernel)
-            present = all(item.signer == signer.identity for item in record.installed.objects)
-            faults = await self.verifier.faults(
+            objects = record.installed.objects
+            present = all(item.signer == signer.identity for item in objects)
+            question = Question(
                 target,
                 kernel,
                 record.installed,
-                at_boot=[canonical(name) for name in module.file.load.at_boot] if module else [],
-                symvers=[path for path in others if path is not None],
-                certificate=certificate if present else b"",  # a former key's work is only compared with the record
+                at_boot=tuple(canonical(name) for name in module.file.load.at_boot) if module else (),
+                # a former key's work is only compared with the record
+                certificate=certificate if present else b"",
+                unsigned=unsigned if present else "it was signed by a former key",
             )
-            signed = present or all(item.signer for item in record.installed.objects)
-            found[target] = (*faults, *await self.trust.faults(kernel, signer, published, signed))
-        return found
+            questions.append(question)
+            signed = present or all(item.signer for item in objects)
+            faults = await self.trust.faults(kernel, signer, published, signed)
+            name = objects[0].name if objects else target.module
+            trust[target] = tuple(Check(name, "trust", "failed", f.message, f.problem, f.hint) for f in faults)
+            if self.verifier.anew and not faults:
+                why = self.trust.enforcement(kernel)
+                said = f"the kernel trusts kmodd's key, which it must ({why})" if why else "any signature will do"
+                trust[target] = (Check(name, "trust", "passed", said),)
+        found = await self.verifier.examine(questions)
+        return {target: (*found[target], *trust[target]) for target in found}
 
     def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
         symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}

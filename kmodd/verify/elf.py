@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 RELOCATABLE, SYMTAB, NOBITS = 1, 2, 8  # ET_REL, SHT_SYMTAB, SHT_NOBITS
 ABSOLUTE, WEAK = 0xFFF1, 2  # SHN_ABS, STB_WEAK
@@ -53,17 +53,17 @@ class Section(NamedTuple):
 
 
 def read(data: bytes, provider: str) -> Contents:
-    """Return what an uncompressed object says. provider: the canonical name that its exports go by. Raises ValueError."""
+    """Return what an uncompressed object says. provider: the name that its exports go by. Raises ValueError."""
     if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] != 2 or data[5] not in (1, 2):
         raise ValueError("it is no 64-bit ELF file")
     order = "<" if data[5] == 1 else ">"
     sections = _sections(data, order)
     named = {section.name: section.data for section in sections}
     info: dict[str, list[str]] = {}
-    for entry in bytes(named.get(".modinfo", b"")).split(b"\0"):
-        key, equals, value = entry.decode(errors="replace").partition("=")
+    for line in bytes(named.get(".modinfo", b"")).split(b"\0"):
+        key, equals, text = line.decode(errors="replace").partition("=")
         if equals:
-            info.setdefault(key, []).append(value)
+            info.setdefault(key, []).append(text)
     needs: dict[str, bool] = {}
     exported: dict[str, bool] = {}
     crcs: dict[str, int] = {}
@@ -73,8 +73,9 @@ def read(data: bytes, provider: str) -> Contents:
     if table is None or table.link >= len(sections) or len(table.data) % 24:
         raise ValueError("it has no symbol table")
     names = bytes(sections[table.link].data)
-    for at, bits, _, index, value, _ in struct.iter_unpack(f"{order}IBBHQQ", table.data):
-        name = _text(names, at)
+    byteorder: Literal["little", "big"] = "little" if order == "<" else "big"
+    for place, bits, _, index, value, _ in struct.iter_unpack(f"{order}IBBHQQ", table.data):
+        name = _text(names, place)
         if index == 0:
             if name and name not in LINKERS:
                 needs[name] = bits >> 4 == WEAK
@@ -82,7 +83,7 @@ def read(data: bytes, provider: str) -> Contents:
             exported[name[len("__ksymtab_") :]] = "gpl" in sections[index].name
         elif name.startswith("__crc_"):
             if index != ABSOLUTE and index < len(sections):
-                value = int.from_bytes(sections[index].data[value : value + 4], "little" if order == "<" else "big")
+                value = int.from_bytes(sections[index].data[value : value + 4], byteorder)
             crcs[name[len("__crc_") :]] = value & 0xFFFFFFFF
         elif name.startswith("__kstrtabns_") and index < len(sections):
             namespaces[name[len("__kstrtabns_") :]] = _text(bytes(sections[index].data), value)
@@ -105,7 +106,7 @@ def _sections(data: bytes, order: str) -> list[Section]:
     (kind,) = struct.unpack_from(f"{order}H", data, 16)
     (start,) = struct.unpack_from(f"{order}Q", data, 40)
     size, count, strings = struct.unpack_from(f"{order}HHH", data, 58)
-    if kind != RELOCATABLE or size != 64 or not 0 < count or strings >= count or start + size * count > len(data):
+    if kind != RELOCATABLE or size != 64 or count == 0 or strings >= count or start + size * count > len(data):
         raise ValueError("it is cut off, or no relocatable ELF file")
     view = memoryview(data)
     heads = list(struct.iter_unpack(f"{order}IIQQQQIIQQ", view[start : start + size * count]))

@@ -19,9 +19,7 @@ from .elf import Contents, Export, read
 DECOMPRESSORS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
 FEW = 64  # names up to which searching for each is quicker than reading every line
 #: license_is_gpl_compatible() of include/linux/license.h
-GPL = frozenset(
-    {"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"}
-)  # fmt: skip
+GPL = frozenset({"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"})
 
 
 async def read_plain(path: Path) -> bytes:
@@ -104,7 +102,10 @@ def check_symbols(
     free = contents.first("license") in GPL
     strict = config.get("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS") != "y"
     imported = contents.info.get("import_ns", ())
-    unknown, forbidden, differing, foreign = [], [], [], []
+    unknown: list[str] = []
+    forbidden: list[str] = []
+    differing: list[str] = []
+    foreign: list[str] = []
     absent: dict[str, str] = {}
     for symbol in sorted(needed(contents)):
         found, weak = exported.get(symbol), contents.needs.get(symbol, True)
@@ -122,9 +123,9 @@ def check_symbols(
     if differing:
         text = f"{name} was built for another version of {_some(differing)}"
         faults.append(Fault("symbol-version-mismatch", text, "kmodd builds it anew when kernel-devel changes"))
-    lost = [module for module in contents.first("depends").split(",") if module and canonical(module) not in loaded_first]
+    lost = {canonical(module) for module in contents.first("depends").split(",") if module} - set(loaded_first)
     if unknown and lost:
-        absent.update(dict.fromkeys(map(canonical, lost), _some(unknown)))
+        absent.update(dict.fromkeys(lost, _some(unknown)))
     elif unknown:
         text = f"nothing exports {_some(unknown)}, which {name} needs"
         faults.append(Fault("symbol-unknown", text, "is a module missing that it depends on?"))

@@ -34,6 +34,7 @@ class Case:
     release: int = 0  # which of the server's kernels
     enforced: bool = False  # on a kernel that is booted with module.sig_enforce=1
     at_boot: bool = False
+    taint: str = "OE"  # of what loads: out of tree, and signed by a key that the kernel does not know
 
     @property
     def module(self) -> str:
@@ -105,6 +106,17 @@ def change_configuration(server: Server, module: str) -> None:
     server.replace(module, server.sign(server.build(module, text_of(module), tree)))
 
 
+def change_text(old: bytes, new: bytes) -> Spoil:
+    """Return the spoiling of a text in the object, signed by our key: what modpost would not let through."""
+
+    def spoil(server: Server, module: str) -> None:
+        content = server.unsigned(module)
+        assert content.count(old) == 1 and len(old) == len(new)
+        server.replace(module, server.sign(content.replace(old, new)))
+
+    return spoil
+
+
 def delete_own_provider(server: Server, _module: str) -> None:
     server.object("lost_provider", server.releases[0]).unlink()
 
@@ -116,7 +128,6 @@ def delete_kernel_provider(server: Server, _module: str) -> None:
 def change_provider(server: Server, _module: str) -> None:
     text = text_of("changed_provider").replace("_value(int n)", "_value(long n)")
     server.replace("changed_provider", server.sign(server.build("changed_provider", text)))
-    server.keep_symvers("changed_provider")
 
 
 def add_update(server: Server, module: str) -> None:
@@ -150,6 +161,10 @@ CONSUMER = Source("consumer", DECLARE.format("provider"), "provider_value(1)", d
 CRC7 = "#include <linux/crc7.h>"
 KEY_REJECTED = "Key was rejected by service"
 AT_BOOT = 'at_boot = ["{0}"]\n'
+
+DMA_BUF = '#include <linux/dma-buf.h>\nMODULE_IMPORT_NS(DMA_BUF);'
+USE_DMA_BUF = "number > 1000 ? (dma_buf_put(NULL), 1) : 0"
+MAKE_PROPRIETARY = change_text(b"\0license=GPL\0", b"\0license=BSD\0")
 
 # A kernel that does not enforce compares no signature of a key that it does not know: it loads anything of the right
 # format, and so "signed, then changed" loads there. That kmodd calls it blocked all the same is no disagreement, since
@@ -219,6 +234,64 @@ CASES = (
         "disagrees about version of symbol changed_provider_value",
     ),
     Case("  that provider", Source("changed_provider", exports=True), OURS),
+    Case("proprietary", Source("proprietary"), OURS, MAKE_PROPRIETARY, taint="POE"),
+    Case(
+        "proprietary, uses a GPL-only symbol",
+        Source("gpl_only", "#include <linux/ktime.h>", "(int)ktime_get()"),
+        REFUSED,
+        MAKE_PROPRIETARY,
+        "Unknown symbol ktime_get",
+        "blocked",
+    ),
+    Case("imports a namespace", Source("imports", DMA_BUF, USE_DMA_BUF), OURS, verdict="ready"),
+    Case(
+        "does not import a namespace",
+        Source("imports_not", DMA_BUF, USE_DMA_BUF),
+        REFUSED,
+        change_text(b"\0import_ns=DMA_BUF\0", b"\0import_ns=DMA_BUG\0"),
+        "from namespace DMA_BUF, but does not import it",
+        "blocked",
+    ),
+    Case(
+        "an option with a bad value",
+        Source("bad_value"),
+        REFUSED,
+        configure("options {module} number=many"),
+        "`many' invalid for parameter `number'",
+        "blocked",
+    ),
+    Case(
+        "an option with too great a value",
+        Source("great_value"),
+        REFUSED,
+        configure("options {module} number=2147483648"),
+        "result out of range",
+        "blocked",
+    ),
+    Case(
+        "an option without its value",
+        Source("no_value"),
+        REFUSED,
+        configure("options {module} number"),
+        "for parameter `number'",
+        "blocked",
+    ),
+    Case(
+        "options at the edge of what is taken",
+        Source("edge_value"),
+        OURS,
+        configure("options {module} number=-0x80000000 word=\"a b\""),
+        verdict="ready",
+        parameters=(("number", "-2147483648"), ("word", "a b")),
+    ),
+    Case(
+        "an option that it does not have",
+        Source("no_option"),
+        OURS,
+        configure("options {module} nmber=7"),
+        "unknown parameter 'nmber' ignored",
+        "ready",
+    ),
     Case("unsigned", Source("unsigned_one"), OTHER, remove_signature),
     Case("signed by another key", Source("foreign_key"), OTHER, sign_by_other),
     Case("signed, then changed", Source("changed"), OTHER, change_content, "Number 0", "blocked"),

@@ -144,12 +144,6 @@ class Server:
         record["installed"]["objects"][0]["sha256"] = hashlib.sha256(content).hexdigest()
         self._record_path(module, release).write_text(json.dumps(record))
 
-    def keep_symvers(self, module: str) -> None:
-        """Put the Module.symvers of what was built last beside the record, as a build by kmodd does."""
-        kept = self.root / "var/lib/kmodd/targets" / self.releases[0] / f"{module}.objects/Module.symvers"
-        assert kept.exists()
-        kept.write_bytes((self.top / "build" / module / "Module.symvers").read_bytes())
-
     def unsigned(self, module: str, release: Optional[str] = None) -> bytes:
         """Return a target's object as it was built, before it was signed."""
         release = release or self.releases[0]

@@ -139,11 +139,11 @@ def test_verdict_and_kernel_agree(found: Found, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.kernel == OURS], ids=by_name)
-def test_what_loads_has_its_parameters_and_taints_only_as_out_of_tree_and_unverified(found: Found, case: Case) -> None:
+def test_what_loads_has_its_parameters_and_taints_only_as_it_must(found: Found, case: Case) -> None:
     outcome = found.rows[case].outcome
     assert outcome.exit == 0 and outcome.stderr == "" and outcome.srcversion
     assert dict(case.parameters).items() <= outcome.parameters.items()
-    assert outcome.taint == "OE"
+    assert outcome.taint == case.taint
 
 
 def test_every_boot_takes_the_distributions_own_module(found: Found) -> None:

@@ -1,0 +1,58 @@
+"""verify: every check of every installed object, made anew. Takes documents; imports nothing heavy."""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from . import terminal
+from .documents import Document, exit_code, read_verification
+from .terminal import paint
+
+#: What is printed for an outcome, in the colour of a verdict.
+OUTCOMES = {"passed": ("ok", "ready"), "failed": ("FAILED", "failed"), "warning": ("warning", "warning"),
+            "skipped": ("not checked", "waiting")}  # fmt: skip
+NAMED = max(map(len, ("dependencies", "not checked")))
+
+
+def run_verify(options: argparse.Namespace) -> int:
+    """kmoddctl verify [MODULE] [--kernel R]"""
+    document = read_verification(options)
+    if options.json:
+        print(json.dumps(document, indent=1))
+    else:
+        parts = [_target(target) for target in document["targets"] if target["verdict"] != "excluded"]
+        print("\n\n".join("\n".join(part) for part in [*parts, [_summary(document)]]))
+    return exit_code(document["targets"], options.module is not None)
+
+
+def _target(target: Document) -> list[str]:
+    verdict = target["verdict"]
+    lines = [f"{paint(target['module'], 'title')} on {target['kernel']}: {paint(verdict, verdict)}"]
+    said = {check["message"] for check in target["checks"]}
+    if verdict != "ready" and target["reason"] not in said:
+        lines.append(terminal.wrap("  ", target["reason"]))
+        lines += [f"    → {target['hint']}"] if target["hint"] else []
+    for name in dict.fromkeys(check["object"] for check in target["checks"]):
+        lines.append(f"  {name}")
+        for check in target["checks"]:
+            if check["object"] == name:
+                lines += _check(check)
+    return lines
+
+
+def _check(check: Document) -> list[str]:
+    word, colour = OUTCOMES[check["outcome"]]
+    first = f"    {check['check']:<{NAMED + 2}}{word:<{NAMED + 2}}"
+    wrapped = terminal.wrap(first, check["message"])
+    lines = [wrapped.replace(word, paint(word, colour), 1)]
+    return [*lines, f"{'':<{len(first)}}→ {check['hint']}"] if check["hint"] else lines
+
+
+def _summary(document: Document) -> str:
+    checks = [check for target in document["targets"] for check in target["checks"]]
+    if not checks:
+        return "Nothing is installed that could be checked."
+    counts = {outcome: sum(check["outcome"] == outcome for check in checks) for outcome in OUTCOMES}
+    names = {"passed": "passed", "failed": "failed", "warning": "warned of", "skipped": "could not be made"}
+    return f"{len(checks)} checks: " + ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)
