@@ -73,7 +73,7 @@ PATHS = {
         "/sys/kernel/security/lockdown",
         "/sys/module/module/parameters/sig_enforce",
     },
-    "kmodd/verify/__init__.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
+    "kmodd/verify/probe.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
     "kmodd/verify/signature.py": {"/dev/null"},
 }  # fmt: skip
 ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(?:/|$|:)")
