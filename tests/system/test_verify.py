@@ -1,0 +1,199 @@
+"""kmoddctl verify on real kernels: what is read of objects, what is remembered, and what is told of what is wrong."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from world import GOOD, World
+
+from kmodd.verify import elf, symbols
+
+EXPORT = "int {name}_get({type} n);\nint {name}_get({type} n) {{ return n; }}\nEXPORT_SYMBOL_GPL({name}_get);\n"
+PROVIDER = GOOD + EXPORT
+CONSUMER = """\
+#include <linux/module.h>
+int provider_get(int n);
+static int __init consumer_init(void) { return provider_get(0); }
+static void __exit consumer_exit(void) { }
+module_init(consumer_init);
+module_exit(consumer_exit);
+MODULE_LICENSE("GPL");
+"""
+#: Runs kmoddctl, and lists the programs that it starts and the installed objects that it opens.
+SPY = """\
+import sys
+from kmodd.ctl import main
+def hear(event, words):
+    if event == "subprocess.Popen":
+        print("started", str(words[0]).rpartition("/")[2], file=sys.stderr)
+    elif event == "open" and "/extra/" in str(words[0]):
+        print("opened", words[0], file=sys.stderr)
+sys.addaudithook(hear)
+main(sys.argv[1:])
+"""
+
+
+def said(*argv: Any) -> list[list[str]]:
+    done = subprocess.run([str(word) for word in argv], check=True, capture_output=True, text=True)
+    return [line.split() for line in done.stdout.splitlines()]
+
+
+def verify(world: World, *words: str, code: int = 0) -> list[dict[str, Any]]:
+    """Return the targets of `kmoddctl verify --json`."""
+    done = world.ctl("verify", "--json", *words)
+    assert done.returncode == code, done.stdout + done.stderr
+    document = json.loads(done.stdout)
+    assert document["schema"] == 1
+    return list(document["targets"])
+
+
+def outcomes(target: dict[str, Any]) -> dict[str, str]:
+    return {check["check"]: check["outcome"] for check in target["checks"]}
+
+
+def activity(world: World, command: str) -> tuple[set[str], set[str]]:
+    """Return the programs that a command started, and the installed objects that it opened."""
+    argv = [sys.executable, "-c", SPY, command, "--root", str(world.root)]
+    done = subprocess.run(argv, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    lines = [line.partition(" ") for line in done.stderr.splitlines()]
+    return {w for verb, _, w in lines if verb == "started"}, {w for verb, _, w in lines if verb == "opened"}
+
+
+def test_what_is_read_of_objects_is_what_kmod_and_nm_say(world: World) -> None:
+    own = world.root / "lib/modules" / world.kernel
+    symvers = gzip.decompress(next(own.glob("symvers.gz")).read_bytes())
+    exporting = 0
+    for path in sorted(own.rglob("*.ko"))[::3]:
+        name = path.stem.replace("-", "_")
+        found = elf.read(path.read_bytes(), name)
+        assert found.crcs == {n: int(crc, 16) for crc, n in said("modprobe", "--dump-modversions", path)}
+        undefined = {words[1]: words[0] in "wv" for words in said("nm", "-u", path)}
+        assert found.needs == {n: weak for n, weak in undefined.items() if n not in elf.LINKERS}
+        assert found.first("vermagic").split() == said("modinfo", "-F", "vermagic", path)[0]
+        typed = {words[0].partition(":")[0] for words in said("modinfo", "-p", path) if words}
+        assert typed - {e.partition(":")[0] for e in found.info.get("parm", ())} <= found.parameters
+        assert found.exports == symbols.look_up(symvers, found.exports)
+        assert {n: e.crc for n, e in found.exports.items()} == {
+            words[1]: int(words[0], 16) for words in (said("modprobe", "--show-exports", path) if found.exports else [])
+        }
+        exporting += bool(found.exports)
+    assert exporting > 10
+
+
+def test_verify_tells_each_check_and_changes_nothing_but_its_memory(world: World) -> None:
+    world.add("one", more='[load]\nat_boot = ["one"]\noptions = { one = "value=3" }\n')
+    assert world.sync().returncode == 0
+    (target,) = verify(world)
+    names = ("content", "modprobe", "vermagic", "symbols", "dependencies", "blacklist", "options", "signature", "trust")
+    assert outcomes(target) == dict.fromkeys(names, "passed")
+    said = {check["check"]: check["message"] for check in target["checks"]}
+    assert (said["options"], target["verdict"]) == ("value=3", "ready")
+    count = re.fullmatch(r"(\d+) of (\d+) symbols and their CRCs match", said["symbols"])
+    assert count and count[1] == count[2] != "0"
+    text = world.ctl("verify", "one").stdout
+    assert "9 checks: 9 passed" in text and "FAILED" not in text
+    assert world.ctl("verify", "two").returncode == 1
+
+
+def test_bad_options_block_and_unknown_ones_warn(world: World) -> None:
+    world.add("one", more='[load]\noptions = { one = "value=3 valu=4" }\n')
+    world.add("two", more='[load]\noptions = { two = "value=three" }\n')
+    world.sync()
+    one, two = verify(world, code=4)
+    assert (one["verdict"], two["verdict"], two["problem"]) == ("ready", "blocked", "parameter-invalid")
+    assert [c["problem"] for c in one["checks"] if c["outcome"] == "warning"] == ["parameter-unknown"]
+    assert "no parameter valu" in world.target("one")["warnings"][0]
+    text = world.ctl("verify", "two").stdout
+    assert "FAILED" in text and "→ modinfo -p two" in text
+    assert world.ctl("verify", "one").returncode == 0
+
+
+def test_unchanged_files_are_not_looked_at_again_but_by_verify(world: World) -> None:
+    world.add("one")
+    world.sync()
+    world.ctl("status")
+    tools = {"modprobe", "openssl", "gzip", "xz", "zstd", "modinfo", "nm"}
+    programs, opened = activity(world, "status")
+    assert (programs & tools, opened) == (set(), set())
+    programs, opened = activity(world, "verify")
+    assert {"modprobe", "openssl"} <= programs and any("extra/one/one.ko" in path for path in opened)
+    path = world.root / "lib/modules" / world.kernel / "extra/one" / "one.ko"
+    os.utime(path)
+    assert any("extra/one/one.ko" in path for path in activity(world, "status")[1])
+
+
+def test_installed_provider_counts_whatever_its_build_left(world: World) -> None:
+    world.add("provider", {"provider.c": PROVIDER.format(name="provider", type="int")})
+    world.add("consumer", {"consumer.c": CONSUMER}, '[build]\ndepends = ["provider"]\n')
+    assert world.sync().returncode == 0
+    assert outcomes(verify(world, "consumer")[0])["symbols"] == "passed"
+    work = world.root / "tmp/other"
+    work.mkdir()
+    (work / "provider.c").write_text(PROVIDER.format(name="provider", type="long"))
+    (work / "Makefile").write_text("obj-m := provider.o\n")
+    subprocess.run(
+        ["make", "-C", world.root / "usr/src/kernels" / world.kernel, f"M={work}", "modules"],
+        check=True,
+        capture_output=True,
+    )
+    shutil.copyfile(work / "provider.ko", world.root / "lib/modules" / world.kernel / "extra/provider/provider.ko")
+    assert world.verdict("provider") == "building"
+    subprocess.run(["depmod", "-b", world.root, world.kernel], check=True, capture_output=True)
+    (consumer,) = verify(world, "consumer", code=4)
+    assert consumer["problem"] == "symbol-version-mismatch" and "provider_get" in consumer["reason"]
+    (provider,) = verify(world, "provider", code=4)
+    assert outcomes(provider) == {"content": "failed"}
+    assert world.sync().returncode == 0
+    assert {target["verdict"] for target in verify(world)} == {"ready"}
+
+
+def test_kernel_without_modversions_has_its_symbols_checked(world: World) -> None:
+    tree, own = world.root / "usr/src/kernels" / world.kernel, world.root / "lib/modules" / world.kernel
+    places = (".config", "include/config/auto.conf", "include/generated/autoconf.h")
+    for path in (*(tree / place for place in places), own / "config"):
+        if path.exists():
+            text = re.sub(r"^.*CONFIG_(ASM_)?MODVERSIONS\b.*\n", "", path.read_text(), flags=re.MULTILINE)
+            path.unlink()  # hard links
+            path.write_text(text)
+    world.add("one")
+    world.sync()
+    (one,) = verify(world, code=4)
+    assert one["problem"] == "vermagic-mismatch"  # the kernel itself was not rebuilt
+    checks = {check["check"]: check for check in one["checks"]}
+    assert checks["symbols"]["outcome"] == "passed"
+    assert re.fullmatch(r"([1-9]\d*) of \1 symbols match", checks["symbols"]["message"])
+    symvers = next(own.glob("symvers.gz"))
+    text = gzip.decompress(symvers.read_bytes())
+    lines = [line for line in text.splitlines(True) if b"\tparam_ops_int\t" not in line]
+    symvers.unlink()
+    symvers.write_bytes(gzip.compress(b"".join(lines)))
+    (one,) = verify(world, code=4)
+    assert [c["problem"] for c in one["checks"] if c["check"] == "symbols"] == ["symbol-unknown"]
+
+
+def test_verify_needs_no_root_and_says_what_it_could_not_read(world: World) -> None:
+    world.add("one")
+    world.sync()
+    world.root.parent.chmod(0o755)
+    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "kmodd.ctl", "verify"]
+
+    def look() -> tuple[int, str]:
+        done = subprocess.run([*argv, "--root", str(world.root)], capture_output=True, text=True)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.returncode, " ".join(done.stdout.split())
+
+    code, text = look()
+    assert code == 0 and "signature ok" in text and "0 failed" not in text, text
+    (object_,) = Path(world.root / "lib/modules" / world.kernel / "extra/one").iterdir()
+    object_.chmod(0o600)
+    code, text = look()
+    assert code == 4 and "cannot be read as a kernel module: Permission denied" in text and "run it as root" in text
