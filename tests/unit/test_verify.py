@@ -25,8 +25,8 @@ def refusals(options: str) -> list[str]:
     [
         "", "flag", "flag=1", "flag=Yes", "flag=on", "flag=off", "either", "turned=n", "number=-1", "number=+7",
         "number=0x7f", "number=017", "number=2147483647", "number=-2147483648", "count=4294967295", "small=255",
-        "big=18446744073709551615", "word=", 'word="a number=x b"', '"word=a number=x"', "list=1,-2,0x3", "words=a,,b", "own=whatever", "own",
-        "with-dash=1", "flag=true", "-- number=x", f"word={'x' * 1024}", "dyndbg=+p",
+        "big=18446744073709551615", "word=", 'word="a number=x b"', '"word=a number=x"', "list=1,-2,0x3", "words=a,,b",
+        "own=whatever", "own", "with-dash=1", "flag=true", "-- number=x", f"word={'x' * 1024}", "dyndbg=+p",
     ],
 )  # fmt: skip
 def test_options_that_a_kernel_takes_are_no_fault(options: str) -> None:
