@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
-from . import debian, dnf, modules, rpmfile, tree
+from . import debian, dnf, modules, rpmfile, srpm, tree
 from .cache import find_cache, hand_out, provide
 from .command import GroundError
 
 RECIPE = 3  # raise it with every change of what the packages hold
+SOURCE_RECIPE = 1  # likewise of what the source RPM holds
 
 
 def uses_apt() -> bool:
@@ -17,9 +19,10 @@ def uses_apt() -> bool:
     return shutil.which("apt-get") is not None
 
 
-def cache_key(release: str, slim: bool, compression: str) -> str:
+def cache_key(release: str, slim: bool, compression: str, disabled: Sequence[str] = ()) -> str:
     """Return the name that identifies one kernel's packages in the cache."""
-    return f"{release}_{'slim' if slim else 'full'}_{compression}_r{RECIPE}"
+    without = "".join(f"_without-{symbol}" for symbol in disabled)
+    return f"{release}_{'slim' if slim else 'full'}_{compression}{without}_r{RECIPE}"
 
 
 def find_cached(series: str, cache: Path) -> list[str]:
@@ -46,11 +49,19 @@ def pick(series: str, count: int, cache: str = "") -> list[str]:
     return found[::-1][:count]
 
 
-def make(release: str, output: Path, slim: bool = False, compression: str = "keep", cache: str = "") -> list[Path]:
+def make(
+    release: str,
+    output: Path,
+    slim: bool = False,
+    compression: str = "keep",
+    cache: str = "",
+    disabled: Sequence[str] = (),
+) -> list[Path]:
     """Put the RPMs of one kernel into the output directory and return their paths: core, modules-core, devel.
 
     slim keeps only the modules that tests and the demo need; compression is "keep" (as the distribution has them),
-    "none", "xz", "zstd" or "gzip". On a machine with dnf both are ignored: its packages come unchanged.
+    "none", "xz", "zstd" or "gzip". disabled: configuration symbols that the kernel is to come without, of those that
+    modules.DISABLEABLE knows. On a machine with dnf all three are ignored: its packages come unchanged.
     """
     where = find_cache(cache)
 
@@ -61,17 +72,32 @@ def make(release: str, output: Path, slim: bool = False, compression: str = "kee
         modules.check_compression(compression)
         unpacked, staged = work / "unpacked", work / "staged"
         debian.unpack(debian.fetch_kernel(release, where), unpacked)
-        tree.stage(unpacked, release, staged, slim, compression)
+        tree.stage(unpacked, release, staged, slim, compression, disabled)
         shutil.rmtree(unpacked)
         rpmfile.build_rpms(staged, release, work)
         shutil.rmtree(staged)
         for path in work.glob("*.rpm"):
             path.chmod(0o444)  # they are handed out as hard links
 
-    made = provide(where, "kernels", cache_key(release, slim, compression), fill)
+    made = provide(where, "kernels", cache_key(release, slim, compression, disabled), fill)
     output.mkdir(parents=True, exist_ok=True)
     results = []
     for path in sorted(made.glob("*.rpm"), key=lambda path: ("-devel-" in path.name, "-modules-" in path.name)):
         hand_out(path, output / path.name)
         results.append(output / path.name)
     return results
+
+
+def make_source(release: str, output: Path, cache: str = "") -> Path:
+    """Put the source RPM of one kernel into the output directory and return its path."""
+    where = find_cache(cache)
+
+    def fill(work: Path) -> None:
+        srpm.make_srpm(release, where, work)
+        for path in work.glob("*.rpm"):
+            path.chmod(0o444)
+
+    (made,) = provide(where, "srpms", f"{release}_r{SOURCE_RECIPE}", fill).glob("*.src.rpm")
+    output.mkdir(parents=True, exist_ok=True)
+    hand_out(made, output / made.name)
+    return output / made.name

@@ -17,6 +17,8 @@ PACK = {
 }
 UNPACK = {"xz": ("xz", "-d"), "zstd": ("zstd", "-d", "--rm", "-q"), "gzip": ("gzip", "-d")}
 COMPRESSIONS = ("none", *PACK)
+#: Symbols that a kernel can be had without, each with its one module, which exports nothing.
+DISABLEABLE = {"CONFIG_BCACHE": "bcache"}
 
 # What third-party modules of the tests link against, what a virtual machine boots with, and what tests rebuild.
 # Only .ko names that a kernel has count: a driver may be built in here and a module there.
@@ -103,3 +105,18 @@ def configured(text: str, compression: str) -> str:
     else:
         new = "".join(f"CONFIG_MODULE_COMPRESS{name}=y\n" for name in names) or "# CONFIG_MODULE_COMPRESS is not set\n"
     return text[: first.start()] + new + option.sub("", text[first.start() :])
+
+
+def disable(tree: Path, directory: Path, symbol: str) -> None:
+    """Make a build tree and a kernel's directory what they are where the vendor left a symbol unset."""
+    name = DISABLEABLE[symbol]
+    for path in directory.rglob(f"{name}.ko*"):
+        path.unlink()
+    for path in (directory / "modules.order", tree / "Module.symvers"):
+        lines = path.read_text().splitlines(keepends=True)
+        path.write_text("".join(line for line in lines if not re.search(rf"/{name}(\.ko)?\b", line)))
+    setting = re.compile(rf"^(#define )?{symbol}(_MODULE)?[ =].*\n", re.MULTILINE)
+    for path in (directory / "config", tree / ".config"):
+        path.write_text(setting.sub(f"# {symbol} is not set\n", path.read_text()))
+    for path in (tree / "include/config/auto.conf", tree / "include/generated/autoconf.h"):
+        path.write_text(setting.sub("", path.read_text()))

@@ -8,10 +8,11 @@ from __future__ import annotations
 import gzip
 import re
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from .command import GroundError
-from .modules import SLIM, configured, depmod, keep_only, recompress
+from .modules import SLIM, configured, depmod, disable, keep_only, recompress
 
 SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
 # What depmod writes. A newer kmod than the one at build time writes more of them, so all are listed.
@@ -110,10 +111,17 @@ def stage_modules(unpacked: Path, release: str, stage: Path) -> Path:
     return directory
 
 
-def stage(unpacked: Path, release: str, destination: Path, slim: bool, compression: str) -> None:
-    """Lay out one kernel below destination; compression is "keep" or one of modules.COMPRESSIONS."""
+def stage(
+    unpacked: Path, release: str, destination: Path, slim: bool, compression: str, disabled: Sequence[str] = ()
+) -> None:
+    """Lay out one kernel below destination.
+
+    compression: "keep" or one of modules.COMPRESSIONS. disabled: symbols of modules.DISABLEABLE.
+    """
     tree = stage_devel(unpacked, release, destination, slim)
     directory = stage_modules(unpacked, release, destination)
+    for symbol in disabled:
+        disable(tree, directory, symbol)
     symvers = (tree / "Module.symvers").read_bytes()
     (directory / "symvers.gz").write_bytes(gzip.compress(symvers, mtime=0))
     if slim:

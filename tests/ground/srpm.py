@@ -1,0 +1,108 @@
+"""The source RPM of a ground kernel: Debian's patched tree, one more patch over it, and a spec file that unpacks both.
+
+Its name is what rpm wrote into the kernel's own packages as SOURCERPM; its tree is what they were built from.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from . import debian
+from .command import GroundError, run
+from .rpmfile import split_release
+
+#: What the ground's vendor patches in his kernel: to be seen in what is built from it.
+VENDOR_PATCH = """\
+The description tells that the distribution's own patches are in.
+
+--- a/drivers/block/nbd.c
++++ b/drivers/block/nbd.c
+@@ -{line},3 +{line},3 @@
+ {before}
+-MODULE_DESCRIPTION("Network Block Device");
++MODULE_DESCRIPTION("Network Block Device, patched by the vendor");
+ {after}
+"""
+SPEC = """\
+%global debug_package %{{nil}}
+%global _source_payload w0.gzdio
+
+Name: kernel{flavour}
+Version: {version}
+Release: {rpm_release}
+Summary: The Linux kernel {release}, repacked for tests
+License: GPL-2.0-only
+Source0: {tarball}
+Patch1: vendor.patch
+BuildRequires: a-tool-that-is-not-here
+ExclusiveArch: x86_64
+%description
+%{{summary}}.
+
+%prep
+%setup -q -n kernel-%{{version}}-%{{release}} -c
+mv {top} linux-%{{version}}-%{{release}}.%{{_target_cpu}}
+cd linux-%{{version}}-%{{release}}.%{{_target_cpu}}
+%patch1 -p1 -F0
+{prep}
+%build
+exit 1
+"""
+
+
+def _version(package: Path) -> str:
+    return run(["dpkg-deb", "--field", package, "Version"]).strip()
+
+
+def find_source(release: str, cache: Path) -> Path:
+    """Return Debian's package of the source that a kernel was built from. Raises GroundError where it has another."""
+    headers = debian.fetch(f"linux-headers-{release}", cache)
+    source = debian.fetch(f"linux-source-{'.'.join(release.split('.')[:2])}", cache)
+    if _version(source) != _version(headers):
+        raise GroundError(f"{source.name} is not the source of {headers.name}")
+    return source
+
+
+def vendor_patch(nbd: str) -> str:
+    """Return the vendor's patch for a tree's drivers/block/nbd.c."""
+    lines = nbd.splitlines()
+    at = next(number for number, line in enumerate(lines) if line.startswith("MODULE_DESCRIPTION("))
+    return VENDOR_PATCH.format(line=at, before=lines[at - 1], after=lines[at + 1])
+
+
+def build_srpm(release: str, tarball: Path, output: Path, prep: str = "", more: str = "") -> Path:
+    """Wrap a tar archive of a kernel's source as that kernel's source RPM.
+
+    prep: more lines of %prep. more: put behind rpm's Release, for the source of another build.
+    """
+    version, rpm_release, flavour = split_release(release)
+    names = run(["tar", "-tf", tarball, "--wildcards", "*/drivers/block/nbd.c", "--occurrence=1"]).split()
+    if len(names) != 1:
+        raise GroundError(f"{tarball} holds {len(names)} drivers/block/nbd.c")
+    top = names[0].split("/")[0]
+    with tempfile.TemporaryDirectory(prefix=".srpm.", dir=output) as name:
+        work = Path(name)
+        (work / "SOURCES").mkdir()
+        (work / "SOURCES" / tarball.name).symlink_to(tarball)
+        (work / "SOURCES/vendor.patch").write_text(vendor_patch(run(["tar", "-xOf", tarball, names[0]])))
+        spec = work / "kernel.spec"
+        spec.write_text(
+            SPEC.format(
+                flavour=flavour, version=version, rpm_release=rpm_release + more, release=release,
+                tarball=tarball.name, top=top, prep=prep,
+            )
+        )  # fmt: skip
+        run(["rpmbuild", "-bs", "--quiet", "--target", "x86_64", "--define", f"_topdir {work}",
+             "--define", f"_dbpath {work}/db", spec])  # fmt: skip
+        (made,) = work.glob("SRPMS/*.src.rpm")
+        return made.rename(output / made.name)
+
+
+def make_srpm(release: str, cache: Path, output: Path) -> None:
+    """Build a kernel's source RPM below output."""
+    unpacked = output / "unpacked"
+    debian.unpack([find_source(release, cache)], unpacked)
+    (tarball,) = unpacked.glob("usr/src/linux-source-*.tar.xz")
+    build_srpm(release, tarball, output)
+    run(["rm", "-rf", unpacked])
