@@ -37,6 +37,10 @@ class BuildTable(Table):
     keep_logs: Annotated[int, Field(ge=1)] = 10  # per target
 
 
+class SourcesTable(Table):
+    srpm_path: tuple[AbsolutePath, ...] = ("/srv/srpms",)  # where the kernels' source RPMs lie
+
+
 class RetryTable(Table):
     first: TimeSpan = 60.0
     longest: TimeSpan = 3600.0
@@ -77,6 +81,7 @@ class NotifyTable(Table):
 class Settings(Table):
     daemon: DaemonTable = DaemonTable()
     build: BuildTable = BuildTable()
+    sources: SourcesTable = SourcesTable()
     retry: RetryTable = RetryTable()
     sign: SignTable = SignTable()
     metrics: MetricsTable = MetricsTable()

@@ -71,12 +71,14 @@ class KernelReader:
         installed: Mapping[str, Collection[str]],
         devel_packages: Mapping[str, str],
         changed: Mapping[str, float],
+        source_packages: Mapping[str, str] = {},
     ) -> dict[str, Kernel]:
         """Return the kernels by release.
 
         symbols: configuration symbols that are asked for. objects: canonical names, to tell which the kernel has
         itself. installed: release -> our objects' paths relative to the kernel's directory. devel_packages: release
         -> NEVRA. changed: release -> when files outside its directory that matter to depmod changed (mtime).
+        source_packages: release -> file name of the source RPM.
         Raises OSError where /lib/modules exists and cannot be listed.
         """
         try:
@@ -104,6 +106,7 @@ class KernelReader:
                 build_tree=tree,
                 build_tree_fault=fault,
                 devel_package=devel_packages.get(release, ""),
+                source_package=source_packages.get(release, ""),
                 config=config,
                 compression=self._compression(directory, config),
                 signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",

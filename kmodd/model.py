@@ -79,6 +79,7 @@ class Kernel:
     build_tree: Optional[str] = None  # in-root path of a usable tree
     build_tree_fault: Optional[Fault] = None
     devel_package: str = ""  # NEVRA, where the rpm database knows it
+    source_package: str = ""  # file name of the source RPM that it was built from, likewise
     config: Mapping[str, str] = field(default_factory=dict)  # only the symbols that somebody asks for
     compression: str = ""  # of its own modules: "", xz, zst or gz
     signature_hash: str = ""  # CONFIG_MODULE_SIG_HASH; "" where it knows no signatures

@@ -79,6 +79,12 @@ def _argv(value: tuple[str, ...]) -> tuple[str, ...]:
     return value
 
 
+def _below(value: str) -> str:
+    if any(part in ("", ".") for part in _within(value).split("/")):
+        raise ValueError("must be a path below the kernel's source directory, such as drivers/md/bcache")
+    return value
+
+
 def seconds(value: object) -> object:
     """Return the seconds of a time span such as "30min", "90s", "1h" or a bare number."""
     if isinstance(value, str):
@@ -96,6 +102,7 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.
 Filled = Annotated[str, AfterValidator(_line), AfterValidator(_filled)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
+KernelPath = Annotated[str, AfterValidator(_line), AfterValidator(_below)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 
 
@@ -130,12 +137,13 @@ class Source(Table):
     archive: Optional[AbsolutePath] = None
     sha256: Optional[Digest] = None  # of the archive
     strip: Optional[Annotated[int, Field(ge=0, le=9)]] = None  # leading directories of the archive's names; None: 1
+    kernel: tuple[KernelPath, ...] = ()  # directories and .c files of the kernel's own source
     patches: tuple[Annotated[Patch, BeforeValidator(_patch)], ...] = ()
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if (self.path is None) == (self.archive is None):
-            raise ValueError("needs exactly one of path and archive")
+        if (self.path is not None) + (self.archive is not None) + bool(self.kernel) != 1:
+            raise ValueError("needs exactly one of path, archive and kernel")
         for key in ("sha256", "strip"):
             if self.archive is None and getattr(self, key) is not None:
                 raise ValueError(f"{key} goes with archive only")
@@ -144,12 +152,12 @@ class Source(Table):
     @property
     def kind(self) -> str:
         """Return the key that says where the source is."""
-        return "path" if self.archive is None else "archive"
+        return "kernel" if self.kernel else "path" if self.archive is None else "archive"
 
     @property
     def place(self) -> str:
         """Return where the source is."""
-        return self.path or self.archive or ""
+        return " ".join(self.kernel) or self.path or self.archive or ""
 
 
 class Build(Table):

@@ -125,6 +125,10 @@ class Sysroot:
         return self.cache / "build"
 
     @property
+    def kernel_sources(self) -> Path:
+        return self.cache / "kernel-source"
+
+    @property
     def logs(self) -> Path:
         return self.resolve("/var/log/kmodd")
 
@@ -197,3 +201,6 @@ JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 #: gcc toolsets of the EL family (Software Collections).
 TOOLSETS = "/opt/rh"
+
+#: rpm's own configuration on this host, such as %dist on EL8.
+RPM_CONFIGURATION = Path("/etc/rpm")

@@ -66,6 +66,9 @@ RULES = {
     7: "what the checks of the installed files find decides",
 }
 
+#: What is wrong with inputs that somebody is to provide.
+WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown")
+
 OTHER_KEY = "signed by another key"
 SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
 FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first installation makes one
@@ -295,7 +298,7 @@ class _Planning:
             return _Settled(f"installed; {fault.message}") if isinstance(decision, _Settled) else decision
         if kernel.build_tree_fault is not None:
             return Wait(target, fault.message, fault.problem, fault.hint)
-        if fault.problem == "depends-not-ready":
+        if fault.problem in WAITED_FOR:
             return Wait(target, fault.message, fault.problem, fault.hint)
         return _Failed(fault, 3)
 

@@ -18,20 +18,20 @@ def _text(value: Union[str, bytes]) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes) else value  # rpm < 4.15 gives bytes
 
 
-def devel_packages(root: str, database: str) -> dict[str, str]:
-    """Return the NEVRA of the providing package by release. root is a host path, database an in-root path."""
+def devel_packages(root: str, database: str) -> dict[str, tuple[str, str]]:
+    """Return the providing package's NEVRA and source RPM by release. root: a host path, database: an in-root path."""
     import rpm
 
     rpm.addMacro("_dbpath", database)
     transaction = rpm.TransactionSet(root)
     transaction.setVSFlags(rpm._RPMVSF_NODIGESTS | rpm._RPMVSF_NOSIGNATURES)
-    answer: dict[str, str] = {}
+    answer: dict[str, tuple[str, str]] = {}
     for header in transaction.dbMatch("providename", CAPABILITY):
-        package = _text(header[rpm.RPMTAG_NEVRA])
+        package = (_text(header[rpm.RPMTAG_NEVRA]), _text(header[rpm.RPMTAG_SOURCERPM] or ""))
         names, flags, versions = (header[tag] for tag in ("providename", "provideflags", "provideversion"))
         for name, flag, version in zip(names, flags, versions):
             if _text(name) == CAPABILITY and flag & EQUAL[0] == EQUAL[1]:
-                answer[_text(version)] = max(answer.get(_text(version), ""), package)
+                answer[_text(version)] = max(answer.get(_text(version), ("", "")), package)
     return answer
 
 

@@ -27,6 +27,10 @@ CONTENTS = (*DATABASES, "rpmdb.sqlite-wal", "Index.db")
 HINT = "rpm --verifydb tells more, rpm --rebuilddb repairs it; kmodd looks again when the database changes"
 
 
+NONE = "(none)"  # what rpm prints for a tag that a package lacks
+Package = tuple[str, str]  # NEVRA, and the file name of the source RPM, "" where the package does not say it
+
+
 class RpmQueries(Protocol):
     """What kmodd asks rpm."""
 
@@ -36,15 +40,24 @@ class RpmQueries(Protocol):
         Raises Problem rpmdb-unreadable (transient) and tool-missing.
         """
 
+    async def source_packages(self, releases: Iterable[str]) -> dict[str, str]:
+        """Return the file name of the source RPM that each release's build tree was built from, likewise."""
+
 
 class _CachedQueries:
     """Asks only when the database's files changed."""
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
-        self._known: tuple[object, dict[str, str]] = (None, {})
+        self._known: tuple[object, dict[str, Package]] = (None, {})
 
     async def devel_packages(self, releases: Iterable[str]) -> dict[str, str]:
+        return {release: package[0] for release, package in (await self._packages(releases)).items()}
+
+    async def source_packages(self, releases: Iterable[str]) -> dict[str, str]:
+        return {release: package[1] for release, package in (await self._packages(releases)).items() if package[1]}
+
+    async def _packages(self, releases: Iterable[str]) -> dict[str, Package]:
         try:
             database = self.sysroot.rpm_database
             key = self._signature(database)
@@ -71,7 +84,7 @@ class _CachedQueries:
                 found[name] = (inode, size, modified)
         return (database, found) if any(name in found for name in DATABASES) else None
 
-    async def _ask(self, database: str) -> dict[str, str]:
+    async def _ask(self, database: str) -> dict[str, Package]:
         raise NotImplementedError
 
     def _check(self, done: Finished, database: str, missing: bool = False) -> None:
@@ -97,28 +110,28 @@ class BindingQueries(_CachedQueries):
             return False
         return done.status == 0
 
-    async def _ask(self, database: str) -> dict[str, str]:
+    async def _ask(self, database: str) -> dict[str, Package]:
         argv: Sequence[Union[str, Path]] = [sys.executable, "-I", CHILD, self.sysroot.root, database]
         done = await run(argv, check=False)
         self._check(done, database)
-        answer: dict[str, str] = json.loads(done.stdout)
-        return answer
+        return {release: (package[0], package[1]) for release, package in json.loads(done.stdout).items()}
 
 
 class CommandQueries(_CachedQueries):
     """Asks through rpm(8)."""
 
-    async def _ask(self, database: str) -> dict[str, str]:
-        form = "[%{PROVIDENAME}\\t%{PROVIDEFLAGS}\\t%{PROVIDEVERSION}\\t%{=NEVRA}\\n]"
+    async def _ask(self, database: str) -> dict[str, Package]:
+        form = "[%{PROVIDENAME}\\t%{PROVIDEFLAGS}\\t%{PROVIDEVERSION}\\t%{=NEVRA}\\t%{=SOURCERPM}\\n]"
         argv: list[Union[str, Path]] = ["rpm", "--root", self.sysroot.root, "--dbpath", database]
         argv += ["--nodigest", "--nosignature", "-q", "--whatprovides", CAPABILITY, "--qf", form]
         done = await run(argv, check=False)
         self._check(done, database, missing="no package provides" in done.text)
-        answer: dict[str, str] = {}
+        answer: dict[str, Package] = {}
         for line in done.text.splitlines():
             name, *rest = line.split("\t")
-            if name == CAPABILITY and len(rest) == 3 and int(rest[0]) & EQUAL[0] == EQUAL[1]:
-                answer[rest[1]] = max(answer.get(rest[1], ""), rest[2])
+            if name == CAPABILITY and len(rest) == 4 and int(rest[0]) & EQUAL[0] == EQUAL[1]:
+                source = "" if rest[3] == NONE else rest[3]
+                answer[rest[1]] = max(answer.get(rest[1], ("", "")), (rest[2], source))
         return answer
 
 

@@ -28,6 +28,7 @@ PACKAGES = {
     "setpriv": "util-linux",
     "make": "make", "gcc": "gcc", "xz": "xz", "zstd": "zstd", "gzip": "gzip", "openssl": "openssl", "rpm": "rpm",
     "patch": "patch", "strip": "binutils", "mokutil": "mokutil",
+    "rpmbuild": "rpm-build",
 }  # fmt: skip
 
 #: Limits of this process as it was started, which children get back: programs that use select(2) fail above 1024.

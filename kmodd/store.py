@@ -109,7 +109,7 @@ class Store:
         """Store what is to be remembered of a kernel. Raises OSError."""
         replace_file(self.kernels / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
 
-    def keep_objects(self, target: Target, files: list[Path], symvers: Optional[Path]) -> tuple[BuiltObject, ...]:
+    def keep_objects(self, target: Target, files: list[Path], symvers: bytes) -> tuple[BuiltObject, ...]:
         """Take over a build's objects, replacing older ones; a kill half way shows as damage. Raises OSError."""
         directory = self.objects(target)
         fresh = directory.with_suffix(".objects.new")
@@ -119,8 +119,8 @@ class Store:
         for file in files:
             replace_file(fresh / file.name, file.read_bytes())
             kept.append(BuiltObject(name=file.name[: -len(".ko")], sha256=digest_file(fresh / file.name)))
-        if symvers is not None:
-            replace_file(fresh / SYMVERS, symvers.read_bytes())
+        if symvers:
+            replace_file(fresh / SYMVERS, symvers)
         shutil.rmtree(directory, ignore_errors=True)
         fresh.rename(directory)
         return tuple(kept)

@@ -46,7 +46,7 @@ PATHS = {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },
     "kmodd/build/unpack.py": {"/usr"},
-    "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
+    "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/ctl/checks/machine.py": {
@@ -65,6 +65,7 @@ PATHS = {
         "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub", "/etc/hostname",
         "/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der",
     },
+    "kmodd/sources/kernel.py": {"/dev/null"},
     "kmodd/trust.py": {
         "/boot/grub2/grubenv",
         "/boot/loader/entries",

@@ -5,12 +5,13 @@ Must not: copy sources, sign, install, retry, or remember anything.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shlex
 import shutil
 import stat
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
@@ -23,6 +24,7 @@ from ..paths import Sysroot
 from . import command, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
+from .overlay import Overlay, Part
 from .patches import apply
 from .room import SOURCE, Room
 from .unpack import unpack
@@ -34,10 +36,10 @@ ELF_RELOCATABLE = b"\x01\x00"
 
 @dataclass(frozen=True)
 class Yield:
-    """What a build yielded: objects by file (name.ko, host paths in the scratch directory), and its symvers."""
+    """What a build yielded: objects by file (name.ko, host paths in the scratch directory), and its Module.symvers."""
 
     objects: tuple[Path, ...]
-    symvers: Optional[Path]
+    symvers: bytes  # of all directories that make ran for
     warnings: tuple[str, ...] = ()
 
 
@@ -69,13 +71,23 @@ class Builder:
         self.owners.pop(scratch, None)
         shutil.rmtree(scratch, ignore_errors=True)
 
-    def make_words(self, module: Module, kernel: Kernel, compiler: Compiler, symvers: Sequence[str]) -> list[str]:
-        """Return make's argv as Documentation/kbuild/modules.rst gives it."""
+    def make_words(
+        self,
+        module: Module,
+        kernel: Kernel,
+        compiler: Compiler,
+        symvers: Sequence[str],
+        part: Optional[Part] = None,
+    ) -> list[str]:
+        """Return make's argv as Documentation/kbuild/modules.rst gives it.
+
+        part: what of an overlay, which has the configuration in itself.
+        """
         build: Build = module.file.build
-        directory = os.path.normpath(f"{SOURCE}/{build.directory}")
-        words = ["make", "-C", str(kernel.build_tree), f"M={directory}", *compiler.variables]
+        directory = part.directory if part else os.path.normpath(f"{SOURCE}/{build.directory}")
+        words = ["make", "-C", SOURCE if part else str(kernel.build_tree), f"M={directory}", *compiler.variables]
         flags = []
-        for symbol, value in build.config.items():
+        for symbol, value in () if part else build.config.items():
             words.append(f"{symbol}={value}")
             if value in ("m", "y"):
                 flags.append(f"-D{symbol}{'_MODULE' if value == 'm' else ''}=1")
@@ -103,18 +115,23 @@ class Builder:
         *,
         symvers: Sequence[Path] = (),
         patches: Sequence[tuple[Path, Patch]] = (),
+        patched: Iterable[str] = (),
     ) -> Yield:
-        """Build the copy in scratch/source, where an archive is unpacked first.
+        """Build the copy in scratch/source, where an archive is unpacked first, and the kernel's own source completed.
 
-        symvers: host paths of others' Module.symvers. patches: host paths and what is said of them, in order.
-        Raises Problem archive-*, patch-*, build-directory-missing, command-missing, build-failed, build-timeout,
-        no-objects, object-missing, object-invalid and the transient ones of `failure`.
+        symvers: host paths of others' Module.symvers. patches: host paths and what is said of them, in order. patched:
+        paths in the kernel's source that they touch. Raises Problem archive-*, patch-*, build-directory-missing,
+        command-missing, build-failed, build-timeout, no-objects, object-missing, object-invalid,
+        kernel-source-makefile and the transient ones of `failure`.
         """
         room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
         source = module.file.source
         if source.archive is not None:
             name = f"{module.path}: source.archive: {source.archive}"
             await unpack(room, scratch / "tmp/archive", name, 1 if source.strip is None else source.strip)
+        overlay = Overlay(self.sysroot, kernel, scratch / "source", room.owner) if source.kernel else None
+        if overlay:
+            await asyncio.to_thread(overlay.lay, module, patched, symvers)
         faults = await apply(room, patches, f"{module.path}: source.patches")
         warnings = [f"{fault.message}: {fault.hint} ({fault.problem})" for fault in faults]
         warnings += [compiler.mismatch] if compiler.mismatch else []
@@ -128,18 +145,25 @@ class Builder:
         room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
             room.say(compiler.mismatch)
-        build = module.file.build
-        if not (scratch / "source" / build.directory).is_dir():
+        build, top = module.file.build, scratch / "source"
+        until = time.monotonic() + build.timeout
+        directories = [top / build.directory]
+        if overlay:
+            parts = overlay.parts(module)
+            directories = [top / part.directory for part in parts]
+            for part in parts:
+                await self._make(room, module, self.make_words(module, kernel, compiler, inside, part), until)
+                inside.append(f"{SOURCE}/{part.directory}/Module.symvers")
+        elif not directories[0].is_dir():
             text = f"{module.path}: build.directory: {build.directory} is not a directory of the source"
             raise Problem("build-directory-missing", text, "correct it, or source.strip", transient=False)
-        until = time.monotonic() + module.file.build.timeout
-        if build.command:
+        elif build.command:
             env = command.environment(compiler, inside, self.jobserver.flags)
             for words in command.steps(build, self.marks(kernel)):
                 await self._make(room, module, words, until, directory=command.directory(build), env=env)
         else:
             await self._make(room, module, self.make_words(module, kernel, compiler, inside), until)
-        objects = self._collect(module, scratch / "source", where)
+        objects = self._collect(module, top, directories, where)
         if module.file.build.strip:
             names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects]
             if await room.run(["strip", "--strip-debug", *names]) != 0:
@@ -147,9 +171,11 @@ class Builder:
                 raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
         for path in objects:
             check_object(path)
+        if not overlay:
+            directories += [path.parent for path in objects]
         return Yield(
             tuple(objects),
-            self._find_symvers(scratch / "source", scratch / "source" / build.directory, *(o.parent for o in objects)),
+            read_symvers(top, directories, None if overlay else 1),
             tuple(warnings),
         )
 
@@ -182,20 +208,15 @@ class Builder:
         if status != 0:
             raise failure.explain(room.log, status, where, begun)
 
-    def _find_symvers(self, top: Path, *directories: Path) -> Optional[Path]:
-        """Return the Module.symvers of the first directory that has one."""
-        for path in (directory / "Module.symvers" for directory in directories):
-            if is_plain(path, top) and 0 < path.lstat().st_size < LARGEST_SYMVERS:
-                return path
-        return None
+    def _collect(self, module: Module, top: Path, directories: Sequence[Path], where: str) -> list[Path]:
+        """Return the objects that are to be installed: those of [[object]], else every .ko under the source.
 
-    def _collect(self, module: Module, top: Path, where: str) -> list[Path]:
-        """Return the objects that are to be installed: those of [[object]], else every .ko under the source."""
+        directories: where make ran.
+        """
         if module.file.object:
             found = []
-            base = top / module.file.build.directory
             for item in module.file.object:
-                candidates = [base / item.path / f"{item.name}.ko", top / item.path / f"{item.name}.ko"]
+                candidates = [base / item.path / f"{item.name}.ko" for base in (*directories, top)]
                 path = next((c for c in candidates if is_plain(c, top)), None)
                 if path is None:
                     text = f"the build yielded no {item.path}/{item.name}.ko".replace("./", "")
@@ -218,6 +239,13 @@ class Builder:
             hint = f"is build.directory right, and does its Makefile say obj-m? The whole log: {where}"
             raise Problem("no-objects", text, hint, transient=False)
         return [objects[key] for key in sorted(objects)]
+
+
+def read_symvers(top: Path, directories: Sequence[Path], most: Optional[int] = None) -> bytes:
+    """Return the Module.symvers in some directories below top, one after the other; of the first `most` only."""
+    paths = [directory / "Module.symvers" for directory in directories]
+    found = [path for path in paths if is_plain(path, top) and 0 < path.lstat().st_size < LARGEST_SYMVERS]
+    return b"".join(path.read_bytes() for path in found[:most])
 
 
 def is_plain(path: Path, top: Path) -> bool:

@@ -78,6 +78,7 @@ class Reconciler:
         self.work.jobserver.jobs = settings.jobs
         self.observer.keyring = open_keyring(self.sysroot, settings)
         self.observer.trust.vouched = settings.sign.trusted
+        self.observer.sources.kernel.places = settings.sources.srpm_path
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:

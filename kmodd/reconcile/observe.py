@@ -51,6 +51,7 @@ class Observer:
         self.kernels = KernelReader(sysroot)
         self.boot = BootReader(sysroot)
         self.sources = SourceReader(sysroot)
+        self.sources.kernel.places = settings.sources.srpm_path
         self.digests = DigestCache()
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
@@ -61,6 +62,7 @@ class Observer:
         self.trust = TrustReader(sysroot, settings.sign.trusted)
         self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
         self.packages: dict[str, str] = {}
+        self.source_packages: dict[str, str] = {}
         self.rpm_fault: Optional[Problem] = None
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
@@ -189,7 +191,7 @@ class Observer:
         try:
             changed = self._override_change()
             kernels = self.kernels.read(
-                symbols, objects, installed, self.packages, dict.fromkeys(installed, changed)
+                symbols, objects, installed, self.packages, dict.fromkeys(installed, changed), self.source_packages
             )
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)
@@ -214,12 +216,13 @@ class Observer:
             if self.rpm is None:
                 self.rpm = await open_queries(self.sysroot)
             self.packages = await self.rpm.devel_packages(releases)
+            self.source_packages = await self.rpm.source_packages(releases)
             self.rpm_fault = None
         except Problem as problem:
             if self.rpm_fault is None or self.rpm_fault.message != problem.message:
                 get_logger().warning("rpm database not read", problem=problem.code, message=problem.message)
             self.rpm_fault = problem
-            self.packages = {}
+            self.packages, self.source_packages = {}, {}
         return self.packages != before
 
     async def compiler(self, kernel: Kernel) -> Compiler:
@@ -246,7 +249,7 @@ class Observer:
                 raise Problem("symvers-invalid", f"{module.path}: build.symvers: {error}") from error
             return {
                 **({"symvers": others} if others else {}),
-                "source": self.sources.identity(module),
+                "source": self._source(module, kernel),
                 "patches": self.sources.patches_identity(module, kernel.release),
                 "module": hashlib.sha256(said.encode()).hexdigest(),
                 "build_tree": hashlib.sha256("".join(parts).encode()).hexdigest(),
@@ -254,6 +257,11 @@ class Observer:
             }
 
         return await asyncio.to_thread(read)
+
+    def _source(self, module: Module, kernel: Kernel) -> str:
+        if module.file.source.kernel:
+            return self.sources.kernel.identity(module, kernel)
+        return self.sources.identity(module)
 
     def _damage(self, records: Mapping[Target, TargetRecord]) -> tuple[dict[Target, str], frozenset[Target]]:
         damaged: dict[Target, str] = {}

@@ -29,6 +29,7 @@ from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from ..sources.symvers import symvers
+from .material import Material
 from .observe import Observer
 
 #: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
@@ -49,6 +50,7 @@ class TargetWork:
         self.store = observer.store
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user)
+        self.material = Material(sysroot, observer.sources, self.builder)
         self.installation = Installation(sysroot)
 
     # -- building --------------------------------------------------------------------------------------------------
@@ -69,9 +71,8 @@ class TargetWork:
                 scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
                 try:
                     compiler = await self.observer.compiler(kernel)
-                    await asyncio.to_thread(
-                        self.observer.sources.copy, module, scratch / "source", self.builder.owners[scratch]
-                    )
+                    kernels = snapshot.kernels.values()
+                    patched = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels)
                     patches = self.observer.sources.patches(module, kernel.release)
                     depends = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
                     others = symvers(self.sysroot, module, kernel.release)
@@ -83,6 +84,7 @@ class TargetWork:
                         path,
                         symvers=[*(s for s in depends if s is not None), *others],
                         patches=patches,
+                        patched=patched,
                     )
                     warnings = made.warnings
                     if not await self._still(action, snapshot):

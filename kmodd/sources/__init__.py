@@ -20,6 +20,7 @@ from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from . import tree
 from .archive import ARCHIVE, Archive, check_digest, copy_file
+from .kernel import KernelSources
 
 RACY = 2.0  # seconds; a file that changed this recently may change again within its time stamp's grain
 
@@ -35,6 +36,7 @@ class SourceReader:
             loaded = json.loads(self.memory.read_bytes())
             self._known = {str(k): (str(v[0]), str(v[1])) for k, v in loaded.items()}
         self._dirty = False
+        self.kernel = KernelSources(sysroot, lambda path: self._identity(Archive(path)))
 
     def find(self, module: Module) -> Path:
         """Return the host path of a module's source. Raises Problem.

@@ -19,10 +19,13 @@ def uses_apt() -> bool:
     return shutil.which("apt-get") is not None
 
 
-def cache_key(release: str, slim: bool, compression: str, disabled: Sequence[str] = ()) -> str:
+def cache_key(
+    release: str, slim: bool, compression: str, disabled: Sequence[str] = (), complete: bool = False
+) -> str:
     """Return the name that identifies one kernel's packages in the cache."""
     without = "".join(f"_without-{symbol}" for symbol in disabled)
-    return f"{release}_{'slim' if slim else 'full'}_{compression}{without}_r{RECIPE}"
+    variant = f"{'_complete' if complete else ''}{without}"
+    return f"{release}_{'slim' if slim else 'full'}_{compression}{variant}_r{RECIPE}"
 
 
 def find_cached(series: str, cache: Path) -> list[str]:
@@ -56,12 +59,14 @@ def make(
     compression: str = "keep",
     cache: str = "",
     disabled: Sequence[str] = (),
+    complete: bool = False,
 ) -> list[Path]:
     """Put the RPMs of one kernel into the output directory and return their paths: core, modules-core, devel.
 
     slim keeps only the modules that tests and the demo need; compression is "keep" (as the distribution has them),
     "none", "xz", "zstd" or "gzip". disabled: configuration symbols that the kernel is to come without, of those that
-    modules.DISABLEABLE knows. On a machine with dnf all three are ignored: its packages come unchanged.
+    modules.DISABLEABLE knows. complete: the build tree has what RHEL's has and Debian's lacks, scripts/asn1_compiler.
+    On a machine with dnf all four are ignored: its packages come unchanged.
     """
     where = find_cache(cache)
 
@@ -73,13 +78,15 @@ def make(
         unpacked, staged = work / "unpacked", work / "staged"
         debian.unpack(debian.fetch_kernel(release, where), unpacked)
         tree.stage(unpacked, release, staged, slim, compression, disabled)
+        if complete:
+            srpm.build_asn1_compiler(release, where, staged / "usr/src/kernels" / release / "scripts")
         shutil.rmtree(unpacked)
         rpmfile.build_rpms(staged, release, work)
         shutil.rmtree(staged)
         for path in work.glob("*.rpm"):
             path.chmod(0o444)  # they are handed out as hard links
 
-    made = provide(where, "kernels", cache_key(release, slim, compression, disabled), fill)
+    made = provide(where, "kernels", cache_key(release, slim, compression, disabled, complete), fill)
     output.mkdir(parents=True, exist_ok=True)
     results = []
     for path in sorted(made.glob("*.rpm"), key=lambda path: ("-devel-" in path.name, "-modules-" in path.name)):
@@ -88,16 +95,20 @@ def make(
     return results
 
 
-def make_source(release: str, output: Path, cache: str = "") -> Path:
-    """Put the source RPM of one kernel into the output directory and return its path."""
+def make_source(release: str, output: Path, cache: str = "", only: Sequence[str] = ()) -> Path:
+    """Put the source RPM of one kernel into the output directory and return its path.
+
+    only: files and directories, to make a small one that is quick to unpack.
+    """
     where = find_cache(cache)
 
     def fill(work: Path) -> None:
-        srpm.make_srpm(release, where, work)
+        srpm.make_srpm(release, where, work, only)
         for path in work.glob("*.rpm"):
             path.chmod(0o444)
 
-    (made,) = provide(where, "srpms", f"{release}_r{SOURCE_RECIPE}", fill).glob("*.src.rpm")
+    part = "".join(f"_{path.replace('/', '-')}" for path in only)
+    (made,) = provide(where, "srpms", f"{release}{part}_r{SOURCE_RECIPE}", fill).glob("*.src.rpm")
     output.mkdir(parents=True, exist_ok=True)
     hand_out(made, output / made.name)
     return output / made.name

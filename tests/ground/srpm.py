@@ -5,7 +5,9 @@ Its name is what rpm wrote into the kernel's own packages as SOURCERPM; its tree
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import debian
@@ -24,6 +26,8 @@ The description tells that the distribution's own patches are in.
 +MODULE_DESCRIPTION("Network Block Device, patched by the vendor");
  {after}
 """
+#: What a tree is known by as a kernel's.
+TOP_FILES = ("Makefile", "Kbuild", "Kconfig", "include/linux/kernel.h")
 SPEC = """\
 %global debug_package %{{nil}}
 %global _source_payload w0.gzdio
@@ -99,10 +103,40 @@ def build_srpm(release: str, tarball: Path, output: Path, prep: str = "", more: 
         return made.rename(output / made.name)
 
 
-def make_srpm(release: str, cache: Path, output: Path) -> None:
-    """Build a kernel's source RPM below output."""
-    unpacked = output / "unpacked"
-    debian.unpack([find_source(release, cache)], unpacked)
-    (tarball,) = unpacked.glob("usr/src/linux-source-*.tar.xz")
+@contextlib.contextmanager
+def tarball_of(release: str, cache: Path, work: Path) -> Iterator[Path]:
+    """Yield the tar archive of a kernel's source, unpacked below work for as long as it is used."""
+    with tempfile.TemporaryDirectory(prefix=".source.", dir=work) as name:
+        debian.unpack([find_source(release, cache)], Path(name))
+        (tarball,) = Path(name).glob("usr/src/linux-source-*.tar.xz")
+        yield tarball
+
+
+def make_tarball(release: str, cache: Path, output: Path, only: Sequence[str] = ()) -> Path:
+    """Put a kernel's source into output as a tar archive; only: these files and directories of it."""
+    with tarball_of(release, cache, output) as tarball:
+        final = output / tarball.name
+        if only:
+            names = [f"*/{path}" for path in (*TOP_FILES, *only)]
+            run(["tar", "-xf", tarball, "-C", tarball.parent, "--wildcards", *names])
+            run(["tar", "-cf", final, "-C", tarball.parent, "-I", "xz -0", tarball.name.split(".tar")[0]])
+        else:
+            tarball.rename(final)
+        return final
+
+
+def make_srpm(release: str, cache: Path, output: Path, only: Sequence[str] = ()) -> None:
+    """Build a kernel's source RPM below output; only: of these files and directories."""
+    tarball = make_tarball(release, cache, output, only)
     build_srpm(release, tarball, output)
-    run(["rm", "-rf", unpacked])
+    tarball.unlink()
+
+
+def build_asn1_compiler(release: str, cache: Path, scripts: Path) -> None:
+    """Build a kernel's scripts/asn1_compiler."""
+    with tarball_of(release, cache, scripts) as tarball:
+        work = tarball.parent
+        names = ["*/scripts/asn1_compiler.c", "*/include/linux/asn1*.h"]
+        run(["tar", "-xf", tarball, "-C", work, "--strip-components=1", "--wildcards", *names])
+        source, include = work / "scripts/asn1_compiler.c", work / "include"
+        run(["gcc", "-O2", "-o", scripts / "asn1_compiler", "-I", include, source])

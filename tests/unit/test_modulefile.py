@@ -140,10 +140,16 @@ def test_archive_and_its_digest() -> None:
 
 
 def test_source_needs_a_path() -> None:
-    with pytest.raises(ValueError, match="source: needs exactly one of path and archive"):
+    with pytest.raises(ValueError, match="source: needs exactly one of path, archive and kernel"):
         parse(ModuleFile, "[source]\n")
     with pytest.raises(ValueError, match=r"source\.path: must be an absolute path"):
         parse(ModuleFile, '[source]\npath = "m"\n')
+
+
+@pytest.mark.parametrize("path", ["/drivers", "../x", "a/../b", ".", "", "a//b", "a/", "./a", "a\\nb"])
+def test_part_of_the_kernels_source_is_a_path_below_it(path: str) -> None:
+    with pytest.raises(ValueError, match=r"source\.kernel\.1: must be"):
+        parse(ModuleFile, f'[source]\nkernel = ["drivers/md/bcache", "{path}"]\n')
 
 
 def test_patches_are_names_or_tables() -> None:

@@ -32,7 +32,7 @@ def keep(store: Store, tmp_path: Path, *contents: str, symvers: bool = False) ->
         paths.append(scratch / f"m{number}.ko")
         paths[-1].write_text(content)
     (scratch / SYMVERS).write_text("0x1\tsymbol\n")
-    return Built(inputs={}, objects=store.keep_objects(T, paths, scratch / SYMVERS if symvers else None))
+    return Built(inputs={}, objects=store.keep_objects(T, paths, (scratch / SYMVERS).read_bytes() if symvers else b""))
 
 
 def test_records_are_read_back_by_another_process_too(store: Store, tmp_path: Path) -> None:

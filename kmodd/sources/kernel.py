@@ -1,0 +1,236 @@
+"""The target kernel's own source as a source: which source RPM it comes from, and what is kept of it once unpacked.
+
+Kept are only the directories and files that modules name, in `kernel-source/<name-version-release>/tree` under
+/var/cache/kmodd, and beside them the names of all configuration symbols. Must not: unpack, or run anything.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from ..errors import Problem
+from ..files import explained, replace_file
+from ..model import Kernel
+from ..modulefile import Module
+from ..paths import Sysroot
+from . import tree
+
+SUFFIX = ".src.rpm"
+MAKEFILES = ("Makefile", "Kbuild")
+_HEADER = re.compile(r"^(?:---|\+\+\+) ([^\t\n]+)", re.MULTILINE)
+_SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of a source RPM: its sha256, the paths that were asked for, those of them that it lacks."""
+
+    sha256: str
+    paths: frozenset[str]
+    absent: frozenset[str]
+
+
+class KernelSources:
+    """The kernels' sources. digest: returns a file's sha256, remembered by its stat data."""
+
+    def __init__(self, sysroot: Sysroot, digest: Callable[[Path], str]) -> None:
+        self.sysroot = sysroot
+        self.digest = digest
+        self.places: tuple[str, ...] = ()  # directories, in-root
+
+    def _directory(self, kernel: Kernel) -> Path:
+        return self.sysroot.kernel_sources / kernel.source_package[: -len(SUFFIX)]
+
+    # -- the source RPM --------------------------------------------------------------------------------------------
+    def find(self, kernel: Kernel) -> Optional[Path]:
+        """Return the host path of a kernel's source RPM in the directories of sources.srpm_path."""
+        for place in self.places:
+            path = self.sysroot.resolve(f"{place}/{kernel.source_package}")
+            if path.is_file():
+                return path
+        return None
+
+    def require(self, kernel: Kernel) -> Path:
+        """Return the host path of a kernel's source RPM. Raises Problem kernel-source-missing."""
+        path = self.find(kernel)
+        if path is None:
+            raise self._missing(kernel)
+        return path
+
+    def identity(self, module: Module, kernel: Kernel) -> str:
+        """Return what identifies a module's source: the source RPM and the paths in it.
+
+        Raises Problem kernel-source-unknown, kernel-source-missing, source-unreadable.
+        """
+        srpm = self._identity(kernel)
+        return hashlib.sha256("\n".join((srpm, *module.file.source.kernel)).encode()).hexdigest()
+
+    def _identity(self, kernel: Kernel) -> str:
+        if not kernel.source_package.endswith(SUFFIX):
+            text = f"rpm does not know the package of {kernel.release}'s build tree, nor so its source RPM"
+            raise Problem("kernel-source-unknown", text, "install kernel-devel from its package")
+        path = self.find(kernel)
+        if path is not None:
+            try:
+                return self.digest(path)
+            except OSError as error:
+                where = self.sysroot.inside(path)
+                raise Problem("source-unreadable", f"{where} cannot be read: {error.strerror}") from error
+        kept = self.kept(kernel)
+        if kept is None:
+            raise self._missing(kernel)
+        return kept.sha256
+
+    def _missing(self, kernel: Kernel) -> Problem:
+        where = " or ".join(self.places) or "no directory (sources.srpm_path is empty)"
+        text = f"{kernel.source_package}, the source of {kernel.release}, is not in {where}"
+        others = [name for place in self.places for name in self._others(place, kernel)]
+        if others:
+            text += f"; {others[0]} there is of another release"
+        return Problem("kernel-source-missing", text, download_command(self.sysroot, kernel, self.places))
+
+    def _others(self, place: str, kernel: Kernel) -> list[str]:
+        name = kernel.source_package.rsplit("-", 2)[0]
+        with contextlib.suppress(OSError):
+            found = sorted(os.listdir(self.sysroot.resolve(place)))
+            return [f for f in found if f.endswith(SUFFIX) and f.rsplit("-", 2)[0] == name]
+        return []
+
+    # -- what is kept ----------------------------------------------------------------------------------------------
+    def kept(self, kernel: Kernel) -> Optional[Kept]:
+        """Return what is kept of a kernel's source, None where nothing is."""
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            found = json.loads((self._directory(kernel) / "record.json").read_bytes())
+            return Kept(str(found["sha256"]), frozenset(found["paths"]), frozenset(found["absent"]))
+        return None
+
+    def lacks(self, kernel: Kernel, wanted: Iterable[str]) -> bool:
+        """Tell whether the source RPM must be unpacked for what is wanted of it. Raises Problem."""
+        kept = self.kept(kernel)
+        return kept is None or kept.sha256 != self._identity(kernel) or not kept.paths.issuperset(wanted)
+
+    def keep(self, kernel: Kernel, sha256: str, top: Path, wanted: Collection[str]) -> None:
+        """Keep what is wanted of a source that was unpacked at top, in place of what was kept before.
+
+        The tree was made by code of others: no link is followed. Raises Problem.
+        """
+        final = self._directory(kernel)
+        fresh = final.with_name(f".{final.name}.new")
+        with explained(f"keeping the source of {kernel.release}"):
+            shutil.rmtree(fresh, ignore_errors=True)
+            (fresh / "tree").mkdir(parents=True)
+            absent = [path for path in sorted(wanted) if not _take(top, path, fresh / "tree", None)]
+            replace_file(fresh / "symbols", "".join(f"{name}\n" for name in _symbols(top)).encode())
+            record = {"sha256": sha256, "paths": sorted(wanted), "absent": absent}
+            replace_file(fresh / "record.json", json.dumps(record).encode())
+            shutil.rmtree(final, ignore_errors=True)
+            fresh.rename(final)
+
+    def forget(self, kernels: Iterable[Kernel]) -> None:
+        """Delete what is kept of the sources of all but these kernels, and what a kill left."""
+        names = {self._directory(kernel).name for kernel in kernels if kernel.source_package}
+        with contextlib.suppress(FileNotFoundError):
+            for path in self.sysroot.kernel_sources.iterdir():
+                if path.name not in names:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    # -- a module's part of it -------------------------------------------------------------------------------------
+    def lay(self, module: Module, kernel: Kernel, more: Iterable[str], top: Path, owner: tuple[int, int]) -> None:
+        """Put a module's part of the source, and more paths where the source has them, at their places below top.
+
+        owner: uid and gid. Raises Problem kernel-source-path, config-unknown.
+        """
+        directory = self._directory(kernel)
+        self._check_symbols(module, kernel, directory)
+        with explained(f"copying the source of {module.name}"):
+            tree.make_top(top, owner)
+            for path in sorted({*companions(module), *more}):
+                if not _take(directory / "tree", path, top, owner) and path in module.file.source.kernel:
+                    text = f"{module.path}: source.kernel: {kernel.source_package} has no {path}"
+                    raise Problem("kernel-source-path", text, "correct it", transient=False)
+
+    def _check_symbols(self, module: Module, kernel: Kernel, directory: Path) -> None:
+        asked = [name[len("CONFIG_") :] for name in module.file.build.config]
+        if not asked:
+            return
+        with explained(f"reading the configuration symbols of {kernel.source_package}"):
+            known = (directory / "symbols").read_text().split()
+        for name in sorted({*asked} - {*known}):
+            close = difflib.get_close_matches(name, known, 1)
+            text = f"{module.path}: build.config.CONFIG_{name}: no Kconfig file of {kernel.source_package} knows it"
+            hint = f"did you mean CONFIG_{close[0]}?" if close else "correct it"
+            raise Problem("config-unknown", text, hint, transient=False)
+
+
+def companions(module: Module) -> set[str]:
+    """Return what a module wants of the source: what it names, and the Makefiles beside single files."""
+    wanted = set(module.file.source.kernel)
+    for path in module.file.source.kernel:
+        directory, _, name = path.rpartition("/")
+        if "." in name and directory:
+            wanted |= {f"{directory}/{makefile}" for makefile in MAKEFILES}
+    return wanted
+
+
+def download_command(sysroot: Sysroot, kernel: Kernel, places: Collection[str]) -> str:
+    """Return the line that downloads a kernel's source RPM to where it is looked for (dnf-plugins-core)."""
+    place = next(iter(places), ".")
+    directory = place if sysroot.is_host else str(sysroot.resolve(place))
+    package = kernel.source_package[: -len(".rpm")]
+    return shlex.join(["dnf", "download", "--source", f"--destdir={directory}", package])
+
+
+def touched(patch: str, strip: int) -> set[str]:
+    """Return the paths of the files that a patch speaks of, strip leading directories removed (patch(1))."""
+    found = set()
+    for name in _HEADER.findall(patch):
+        parts = name.split("/")[strip:]
+        if name != "/dev/null" and parts and not {"", ".", ".."} & set(parts):
+            found.add("/".join(parts))
+    return found
+
+
+def _take(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:
+    """Copy a directory or file below top to the same place below destination; tells whether it is there at all."""
+    source, target = top, destination
+    for part in path.split("/"):
+        source, target = source / part, target / part
+        try:
+            mode = source.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        if stat.S_ISLNK(mode):
+            return False
+    if os.path.lexists(target):
+        return True  # it came with a directory above it
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if stat.S_ISDIR(mode):
+        tree.copy(source, target, owner)
+    elif stat.S_ISREG(mode):
+        shutil.copyfile(source, target, follow_symlinks=False)
+        if owner:
+            os.chown(target, *owner)
+    return True
+
+
+def _symbols(top: Path) -> list[str]:
+    """Return the names of all symbols that Kconfig files below top define, sorted."""
+    found: set[str] = set()
+    for directory, _, files in os.walk(top):
+        for name in files:
+            path = Path(directory, name)
+            if name.startswith("Kconfig") and path.is_file() and not path.is_symlink():
+                found.update(_SYMBOL.findall(path.read_text(errors="replace")))
+    return sorted(found)
