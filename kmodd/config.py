@@ -39,6 +39,11 @@ class BuildTable(Table):
 
 class SourcesTable(Table):
     srpm_path: tuple[AbsolutePath, ...] = ("/srv/srpms",)  # where the kernels' source RPMs lie
+    fetch: bool = False  # those that are missing, by dnf
+
+
+class KernelsTable(Table):
+    fetch_devel: bool = False  # install a kernel-devel that is missing, by dnf
 
 
 class RetryTable(Table):
@@ -82,6 +87,7 @@ class Settings(Table):
     daemon: DaemonTable = DaemonTable()
     build: BuildTable = BuildTable()
     sources: SourcesTable = SourcesTable()
+    kernels: KernelsTable = KernelsTable()
     retry: RetryTable = RetryTable()
     sign: SignTable = SignTable()
     metrics: MetricsTable = MetricsTable()

@@ -204,3 +204,6 @@ TOOLSETS = "/opt/rh"
 
 #: rpm's own configuration on this host, such as %dist on EL8.
 RPM_CONFIGURATION = Path("/etc/rpm")
+
+#: There where systemd is the running system's manager: sd_booted(3).
+SYSTEMD_RUNS = Path("/run/systemd/system")

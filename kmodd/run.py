@@ -78,11 +78,13 @@ async def run(
     stdin: Optional[bytes] = None,
     pass_fds: Sequence[int] = (),
     nice: int = 0,
+    outlives: bool = False,
 ) -> Finished:
     """Run a program to its end.
 
     timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned, up to
     output_limit bytes; what comes after is dropped, which the file says. limits: resource limits (setrlimit(2)).
+    outlives: it is not killed with this process, nor on cancellation and time-out.
     Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
     """
     name = str(argv[0])
@@ -94,7 +96,8 @@ async def run(
         )
 
     def prepare() -> None:
-        _die_with_parent()
+        if not outlives:
+            _die_with_parent()
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
@@ -126,7 +129,8 @@ async def run(
             raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed")
         stdout, stderr = work.result()
     except BaseException:
-        await _kill(child)
+        if not outlives:
+            await _kill(child)
         work.cancel()
         with contextlib.suppress(BaseException):
             await work

@@ -7,13 +7,12 @@ anything.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Optional, Union
 
 from ..errors import Problem
@@ -61,8 +60,9 @@ class Overlay:
     def lay(self, module: Module, patched: Iterable[str], symvers: Iterable[Path]) -> None:
         """Complete a module's part of the source, which is there already, to a tree that it can be built in.
 
-        patched: paths that patches touch; files of the build tree are copied, and new ones get real directories. symvers: host paths of the dependencies'
-        Module.symvers, whose symbols the kernel's own no longer provides. Raises Problem.
+        patched: paths that patches touch; files of the build tree are copied, new ones get real directories. symvers:
+        host paths of the dependencies' Module.symvers, whose symbols the kernel's own no longer provides. Raises
+        Problem.
         """
         with explained(f"making a build tree for {module.name}"):
             for path in patched:
@@ -80,13 +80,13 @@ class Overlay:
 
     def _copy(self, path: str) -> None:
         source, target = self._below(path), self.top / path
-        if os.path.lexists(target):
-            return
-        with contextlib.suppress(FileExistsError, NotADirectoryError):  # a patch may say so, and then fails by itself
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_file():
-                shutil.copyfile(source, target)
-                os.chown(target, *self.owner)
+        above = [str(parent) for parent in PurePosixPath(path).parents]
+        if os.path.lexists(target) or any(self._below(p).is_file() or (self.top / p).is_file() for p in above):
+            return  # what else is wrong with a path, patch(1) says
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_file():
+            shutil.copyfile(source, target)
+            os.chown(target, *self.owner)
 
     def _configure(self, config: Mapping[str, Union[str, int]]) -> None:
         """Let make and the compiler see symbols as config has them; the last word counts in both files."""

@@ -13,7 +13,7 @@ from ..errors import Problem
 from ..paths import RPM_CONFIGURATION
 from ..run import run
 from .failure import explain
-from .room import Room
+from .room import TEMPORARY, Room
 from .sandbox import WORK
 
 TIMEOUT = 3600.0  # seconds
@@ -37,7 +37,7 @@ async def prepare(room: Room, srpm: Path) -> Path:
         raise Problem("kernel-source-mismatch", text, "put the right file there", transient=False)
     inside = f"{WORK}/{name}"
     words = ["rpmbuild", "-rp", "--nodeps", "--nosignature", "--target", room.kernel.architecture]
-    for macro, value in (("_topdir", f"{WORK}/rpm"), ("_dbpath", f"{WORK}/rpm/db"), ("_tmppath", "/tmp")):
+    for macro, value in (("_topdir", f"{TEMPORARY}/rpm"), ("_dbpath", f"{TEMPORARY}/db"), ("_tmppath", TEMPORARY)):
         words += ["--define", f"{macro} {value}"]
     room.say(f"unpacking {name}")
     configuration = [(RPM_CONFIGURATION, str(RPM_CONFIGURATION))] if RPM_CONFIGURATION.is_dir() else []
@@ -51,7 +51,7 @@ async def prepare(room: Room, srpm: Path) -> Path:
             raise problem
         text = f"%prep of {name} failed: {problem.message}"
         raise Problem("kernel-source-unprepared", text, f"the whole log: {where}", transient=False)
-    top = _find_tree(room.scratch / "rpm/BUILD")
+    top = _find_tree(room.scratch / "tmp/rpm/BUILD")
     if top is None:
         text = f"{name} was unpacked, but holds no kernel's source"
         raise Problem("kernel-source-unprepared", text, f"the whole log: {where}", transient=False)

@@ -196,6 +196,7 @@ class Daemon:
     def _take(self) -> None:
         """Give the settings to what has no eyes for them."""
         configure(self.log_level or self.settings.daemon.log_level)
+        self.watcher.more = self.settings.sources.srpm_path
         notify = self.settings.notify
         self.alerts.take(self.settings.metrics.textfile, notify.command, build_owner(notify.user), notify.timeout)
 

@@ -34,6 +34,7 @@ from ..paths import Sysroot
 from ..planner import plan
 from ..record import Attempt, Installed, KernelRecord
 from ..sign.making import KeyMaker
+from .fetching import Fetching
 from .memory import MemoryWork
 from .observe import Observer, open_keyring
 from .targets import BuildObserver, TargetWork, as_problem
@@ -62,6 +63,7 @@ class Reconciler:
         self.policy = policy_of(settings)
         self.observer = Observer(sysroot, settings)
         self.work = TargetWork(sysroot, settings, self.observer, observe_build)
+        self.fetching = Fetching(sysroot, settings, knock)
         self.store = self.observer.store
         self.memory = MemoryWork(self.store)
         self.knock = knock
@@ -73,7 +75,7 @@ class Reconciler:
 
     def take(self, settings: Settings) -> None:
         """Go on with other settings; running builds keep theirs."""
-        self.settings = self.work.settings = settings
+        self.settings = self.work.settings = self.fetching.settings = settings
         self.policy = policy_of(settings)
         self.work.jobserver.jobs = settings.jobs
         self.observer.keyring = open_keyring(self.sysroot, settings)
@@ -110,6 +112,7 @@ class Reconciler:
         for _ in range(MOST_PASSES):
             actions, applied = await self._pass()
             if not applied:
+                self.fetching.start(actions)
                 return actions
             if applied == previous:
                 raise Problem("no-progress", f"the same actions stay due: {applied[0]}", "please report it")
@@ -120,15 +123,16 @@ class Reconciler:
         """Settle, wait for builds, and so on until nothing runs; returns what stays due (waits)."""
         while True:
             actions = await self.settle()
-            if not self.builds:
+            tasks = [*(task for _, task in self.builds.values()), *self.fetching.running.values()]
+            if not tasks:
                 return actions
-            tasks = [task for _, task in self.builds.values()]
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=HOLD)
 
     async def stop(self) -> None:
         """Stop all builds; the next start goes on with them."""
         for target in list(self.builds):
             await self._cancel(target)
+        await self.fetching.stop()
         self.work.jobserver.close()
 
     async def _cancel(self, target: Target) -> None:

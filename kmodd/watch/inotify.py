@@ -84,6 +84,7 @@ class Watcher:
     def __init__(self, sysroot: Sysroot, bell: Bell) -> None:
         self.sysroot = sysroot
         self.bell = bell
+        self.more: tuple[str, ...] = ()  # directories besides, in-root
         self.faults: list[Problem] = []
         self._manager: Any = None
         self._notifier: Optional[_Notifier] = None
@@ -186,7 +187,7 @@ class Watcher:
         else:
             for _ in range(PASSES):
                 # a directory made after the listing and before its parent's watch is found by the next pass
-                places, faults = find_places(self.sysroot)
+                places, faults = find_places(self.sysroot, self.more)
                 new, gone, failed = self._apply(places)
                 faults += failed
                 if new or gone:

@@ -7,7 +7,7 @@ Must not: watch anything.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -47,8 +47,11 @@ class Interest(dict[Optional[str], int]):
         return both
 
 
-def find_places(sysroot: Sysroot) -> tuple[dict[str, Interest], list[Problem]]:
-    """Return what to watch by host path, all of them existing directories, and what could not be found out."""
+def find_places(sysroot: Sysroot, more: Iterable[str] = ()) -> tuple[dict[str, Interest], list[Problem]]:
+    """Return what to watch by host path, all of them existing directories, and what could not be found out.
+
+    more: further directories, in-root, that the settings name.
+    """
     places = _Places(sysroot)
     everything = Interest({None: CHANGES})
     kernels = places.want(lambda: sysroot.modules, everything)
@@ -61,6 +64,8 @@ def find_places(sysroot: Sysroot) -> tuple[dict[str, Interest], list[Problem]]:
     places.want(lambda: sysroot.keys, everything)
     for kind in ("modprobe", "modules-load", "depmod"):
         places.want(partial(sysroot.dropin_directory, kind), everything)
+    for path in more:
+        places.want(partial(sysroot.resolve, path), everything)
     for registry in (local, vendor):
         for directory in places.subdirectories(registry):
             if directory.suffix == ".patches":

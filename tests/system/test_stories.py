@@ -31,7 +31,7 @@ def world(ground: Path, told: list[str]) -> Iterator[World]:
         world = World(root, Kernels(release, release, release, {release: packages}))
         for module in stories.MODULES:
             stories.register(root, module)
-        done = world.sync()
+        done = world.sync(timeout=1800)
         told.append(done.stderr)
         assert done.returncode == 0, done.stdout + done.stderr
         yield world

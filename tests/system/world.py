@@ -91,12 +91,14 @@ class World:
         self.mounts.remove(directory)
 
     # -- kmoddctl --------------------------------------------------------------------------------------------------
-    def ctl(self, *words: str, env: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
+    def ctl(
+        self, *words: str, env: Optional[dict[str, str]] = None, timeout: float = 300
+    ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "kmodd.ctl", *words, "--root", str(self.root)]
-        return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=300)
+        return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=timeout)
 
-    def sync(self, env: Optional[dict[str, str]] = None) -> subprocess.CompletedProcess[str]:
-        done = self.ctl("sync", "--verbose", env=env)
+    def sync(self, env: Optional[dict[str, str]] = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        done = self.ctl("sync", "--verbose", env=env, timeout=timeout)
         assert "Traceback" not in done.stderr, done.stderr
         return done
 

@@ -1,0 +1,75 @@
+"""Lets dnf fetch what waiting targets need, where the settings allow it; one command at a time.
+
+What failed is tried again after a pause that doubles, and by a new process at once: nothing of it is stored.
+Must not: start anything while an rpm transaction runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable
+
+from ..config import Settings
+from ..errors import Problem
+from ..fetch import fetch
+from ..log import get_logger
+from ..model import Action, Wait
+from ..paths import Sysroot
+from ..watch.transaction import transaction_holder
+
+
+class Fetching:
+    """The fetches of one root. knock is called when one ended, or when a pause is over."""
+
+    def __init__(self, sysroot: Sysroot, settings: Settings, knock: Callable[[str], None]) -> None:
+        self.sysroot = sysroot
+        self.settings = settings
+        self.knock = knock
+        self.running: dict[str, asyncio.Task[None]] = {}  # by command
+        self._failed: dict[str, tuple[int, float]] = {}  # failures in a row, time.monotonic() of the next try
+
+    def start(self, actions: Iterable[Action]) -> None:
+        """Start what is due of what actions wait for; the settings say what of it may be fetched."""
+        allowed = {
+            "kernel-devel-missing": self.settings.kernels.fetch_devel,
+            "kernel-source-missing": self.settings.sources.fetch,
+        }
+        for command, task in list(self.running.items()):
+            if task.done():
+                del self.running[command]
+        wanted = [a.hint for a in actions if isinstance(a, Wait) and allowed.get(a.problem) and a.hint]
+        for command in dict.fromkeys(wanted):
+            if self.running or self._failed.get(command, (0, 0.0))[1] > time.monotonic():
+                continue
+            if transaction_holder(self.sysroot) is not None:
+                return  # its end is a trigger
+            task = asyncio.get_running_loop().create_task(self._fetch(command))
+            self.running[command] = task
+            task.add_done_callback(lambda _: self.knock("fetch ended"))
+
+    async def _fetch(self, command: str) -> None:
+        began = time.monotonic()
+        get_logger().info("fetch started", command=command)
+        try:
+            await fetch(self.sysroot, command)
+        except Problem as problem:
+            failures = self._failed.get(command, (0, 0.0))[0] + 1
+            retry = self.settings.retry
+            pause = min(retry.first * (1 << min(failures - 1, 20)), retry.longest)
+            self._failed[command] = (failures, time.monotonic() + pause)
+            asyncio.get_running_loop().call_later(pause + 0.1, self.knock, "retry of a fetch is due")
+            get_logger().warning("fetch failed", problem=problem.code, reason=problem.message, hint=problem.hint)
+            return
+        # What it did not bring although it says so is not asked for again at once.
+        self._failed[command] = (0, time.monotonic() + self.settings.retry.first)
+        get_logger().info("fetched", command=command, seconds=round(time.monotonic() - began, 1))
+
+    async def stop(self) -> None:
+        """Wait for nothing: dnf ends by itself."""
+        for task in self.running.values():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+        self.running.clear()
