@@ -24,7 +24,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "doors": ("run", "journal", "log", "files"),
     "edges": (
         "alert", "boot", "build", "compress", "config", "control", "dropins", "fetch", "install", "kernels", "loaded",
-        "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify", "watch",
+        "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify",
+        "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),

@@ -29,6 +29,8 @@ class Outcome:
     srcversion: str
     taint: str
     parameters: Mapping[str, str]
+    version: str = ""
+    debug: int = 0  # how many of its debug messages are on
 
     @property
     def said(self) -> str:
@@ -113,6 +115,8 @@ def read_report(text: str) -> Report:
             srcversion=found.get("srcversion", [""])[0],
             taint=found.get("taint", [""])[0],
             parameters=dict(item.split("=", 1) for item in found.get("parameter", [])),
+            version=found.get("version", [""])[0],
+            debug=int(found.get("debug", ["0"])[0]),
         )
     return report
 
