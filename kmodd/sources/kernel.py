@@ -188,8 +188,9 @@ def download_command(sysroot: Sysroot, kernel: Kernel, places: Collection[str]) 
     """Return the line that downloads a kernel's source RPM to where it is looked for (dnf-plugins-core)."""
     place = next(iter(places), ".")
     directory = place if sysroot.is_host else str(sysroot.resolve(place))
+    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
     package = kernel.source_package[: -len(".rpm")]
-    return shlex.join(["dnf", "download", "--source", f"--destdir={directory}", package])
+    return shlex.join(["dnf", *root, "download", "--source", f"--destdir={directory}", package])
 
 
 def touched(patch: str, strip: int) -> set[str]:

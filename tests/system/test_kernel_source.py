@@ -67,7 +67,8 @@ def test_module_waits_for_the_source_rpm_and_is_built_when_it_comes(world: World
     world.wait_for("nbd", "waiting")
     target = world.target("nbd")
     assert target["problem"] == "kernel-source-missing"
-    assert target["hint"] == f"dnf download --source --destdir={world.root}/srv/srpms {sources.rpm.name[:-4]}"
+    download = f"dnf --installroot={world.root} download --source --destdir={world.root}/srv/srpms"
+    assert target["hint"] == f"{download} {sources.rpm.name[:-4]}"
     put(world, sources.rpm)
     world.wait_for("nbd", "ready")
     assert world.extra() == ["nbd/nbd.ko"]

@@ -66,7 +66,9 @@ def test_missing_source_rpm_is_said_with_the_command_that_downloads_it(sources: 
     problem = fault(sources)
     assert problem.code == "kernel-source-missing"
     assert problem.message == f"{SRPM}, the source of {K}, is not in /srv/srpms or /srv/more"
-    assert problem.hint == f"dnf download --source --destdir={tmp_path}/srv/srpms kernel-6.1.0-1.el9.src"
+    assert problem.hint == (
+        f"dnf --installroot={tmp_path} download --source --destdir={tmp_path}/srv/srpms kernel-6.1.0-1.el9.src"
+    )
 
 
 def test_source_rpm_of_another_release_is_none_and_is_said(sources: KernelSources, tmp_path: Path) -> None:
