@@ -214,6 +214,12 @@ class ModuleFile(Table):
     kernels: Kernels = Kernels()
     load: Load = Load()
 
+    @model_validator(mode="after")
+    def _built_by_make(self) -> ModuleFile:
+        if self.source.kernel and self.build.command:
+            raise ValueError("build.command does not go with source.kernel, which its own Makefiles build")
+        return self
+
 
 class Module(Table):
     """A registered module: its file, plus what the file's place decides."""

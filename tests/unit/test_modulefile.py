@@ -117,7 +117,7 @@ def test_command_is_one_argv_or_several(text: str, argvs: Any) -> None:
 
 SHA = "0123456789abcdef" * 4
 BAD_SOURCES = [
-    ('path = "/a"\narchive = "/b"', "source: needs exactly one of path and archive"),
+    ('path = "/a"\narchive = "/b"', "source: needs exactly one of path, archive and kernel"),
     ('path = "/a"\nstrip = 1', "source: strip goes with archive only"),
     (f'path = "/a"\nsha256 = "{SHA}"', "source: sha256 goes with archive only"),
     ('archive = "b"', "source.archive: must be an absolute path"),
@@ -150,6 +150,11 @@ def test_source_needs_a_path() -> None:
 def test_part_of_the_kernels_source_is_a_path_below_it(path: str) -> None:
     with pytest.raises(ValueError, match=r"source\.kernel\.1: must be"):
         parse(ModuleFile, f'[source]\nkernel = ["drivers/md/bcache", "{path}"]\n')
+
+
+def test_part_of_the_kernels_source_is_built_by_its_makefiles_alone() -> None:
+    with pytest.raises(ValueError, match=r"build\.command does not go with source\.kernel"):
+        parse(ModuleFile, '[source]\nkernel = ["drivers/md/bcache"]\n[build]\ncommand = ["make"]\n')
 
 
 def test_patches_are_names_or_tables() -> None:
