@@ -36,6 +36,10 @@ class Alerts:
     def __call__(self, previous: Optional[Report], now: Report) -> None:
         log_changes(previous, now)
         self.command(previous, now)
+        self.write(previous, now)
+
+    def write(self, previous: Optional[Report], now: Report) -> None:
+        """Bring the files up to date, which is all that a look without a daemon has to tell."""
         faults = []
         for write in (self.metrics, self.motd):
             try:

@@ -7,17 +7,21 @@ import asyncio
 import json
 import re
 import sys
+import time
 from pathlib import Path
 from typing import Optional
 
+from ..alert import Alerts
 from ..errors import Problem
 from ..files import explained, replace_file
 from ..lock import Lock
 from ..log import configure
 from ..model import Action
 from ..modulefile import NAME, Module
+from ..planner import judge
 from ..reconcile import Reconciler
 from ..registry import add, remove
+from ..report import make_report
 from ..watch import Bell, settle
 from . import DONE
 from .documents import check_module, exit_code
@@ -67,9 +71,20 @@ async def _sync(seen: Look) -> tuple[Action, ...]:
     reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None)
     reconciler.heal()
     try:
-        return await reconciler.run_to_end()
+        actions = await reconciler.run_to_end()
+        _report(seen, reconciler)
+        return actions
     finally:
         await reconciler.stop()
+
+
+def _report(seen: Look, reconciler: Reconciler) -> None:
+    """Bring the metrics and the motd line up to date, as the daemon does after its looks."""
+    snapshot, now = reconciler.snapshot, time.time()
+    if snapshot is not None:
+        alerts = Alerts(seen.sysroot)
+        alerts.metrics.textfile = seen.settings.metrics.textfile
+        alerts.write(None, make_report(snapshot, judge(snapshot, reconciler.policy, now), now, None))
 
 
 def run_add(options: argparse.Namespace) -> int:

@@ -119,6 +119,18 @@ def test_reload_takes_other_ways(world: World, mailbox: Path) -> None:
     world.wait(lambda: verdict_of(world, "alpha") == "ready", "metrics after the reload")
 
 
+def test_sync_without_a_daemon_writes_the_files(world: World) -> None:
+    motd = world.root / "run/motd.d/kmodd"
+    world.settings(f'[metrics]\ntextfile = "{TEXTFILE}"\n')
+    world.add("bad", BAD)
+    world.sync()
+    assert verdict_of(world, "bad") == "failed" and "bad for" in motd.read_text()
+    world.registry("bad").unlink()
+    world.add("alpha")
+    world.sync()
+    assert verdict_of(world, "alpha") == "ready" and verdict_of(world, "bad") == "" and not motd.exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

@@ -56,6 +56,33 @@ def test_gate_is_shut_for_a_kernel_that_the_daemon_has_not_seen_yet(world: World
     assert world.extra(world.releases.other) == ["alpha/alpha.ko.xz"]
 
 
+def test_gate_and_check_look_at_the_kernel_that_boots_next(world: World) -> None:
+    """The boot loader keeps the older kernel, which is ready; the newer one lacks its headers."""
+    loader, old = world.root / "boot/loader", world.kernel
+    (loader / "entries").mkdir(parents=True)
+    (loader / "loader.conf").write_text(f"default {old}.conf\n")
+    for release in (old, world.releases.other):
+        (loader / f"entries/{release}.conf").write_text(f"version {release}\nlinux /vmlinuz-{release}\n")
+    world.add("alpha")
+    world.sync()
+    world.rpm("-i", *world.releases.files[world.releases.other][:2])
+    code, found, said = gate(world)
+    assert (code, found["kernel"], found["chosen"], said) == (0, old, "default-boot", "")
+    done = world.ctl("check")
+    assert (done.returncode, done.stdout.split(" | ")[0]) == (
+        1,
+        f"KMODD WARNING - {world.releases.other}: alpha waiting; kmodd is not running",
+    )
+    (loader / "loader.conf").write_text(f"default {world.releases.other}.conf\n")
+    assert gate(world)[:1] == (4,)
+    done = world.ctl("check", "--default")
+    assert done.returncode == 2
+    assert done.stdout.startswith(f"KMODD CRITICAL - {world.releases.other} (boots next): alpha waiting; ")
+    world.sync()
+    motd = (world.root / "run/motd.d/kmodd").read_text()
+    assert f"alpha for {world.releases.other} (waiting, which boots next)" in motd
+
+
 def test_gate_is_shut_during_an_rpm_transaction(world: World) -> None:
     world.add("alpha")
     world.sync()
