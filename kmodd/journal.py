@@ -14,6 +14,7 @@ import fcntl
 import os
 import socket
 import struct
+import threading
 from collections import deque
 from collections.abc import Mapping
 
@@ -55,15 +56,17 @@ class Journal:
         self.dropped = 0
         self._pending: deque[bytes] = deque()
         self._timer = False
+        self._lock = threading.Lock()  # what reads the disk in a thread may log, too
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     def send(self, fields: Mapping[str, str]) -> bool:
         """Send an entry now or later; False where nobody takes entries."""
-        self._pending.append(encode(fields))
-        if len(self._pending) > MOST_PENDING:
-            self._pending.popleft()
-            self.dropped += 1
-        return self._flush()
+        with self._lock:
+            self._pending.append(encode(fields))
+            if len(self._pending) > MOST_PENDING:
+                self._pending.popleft()
+                self.dropped += 1
+            return self._flush()
 
     def _flush(self) -> bool:
         while self._pending:
@@ -88,8 +91,9 @@ class Journal:
                 self._timer = True
 
     def _flush_now(self) -> None:
-        self._timer = False
-        self._flush()
+        with self._lock:
+            self._timer = False
+            self._flush()
 
     def _transmit(self, entry: bytes) -> None:
         try:
