@@ -44,6 +44,9 @@ class Client:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._socket.close()
 
     def call(self, method: str, **parameters: Any) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import functools
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import versions
+from ..control.client import Client
 from ..errors import Problem
 from ..model import Judgement, Snapshot, Target, Verdict, Wait
 from ..modulefile import seconds
@@ -22,10 +24,13 @@ from ..paths import Sysroot
 from ..planner import judge_kernel
 from ..watch import transaction_holder
 from . import DONE, FAILED, NOT_READY
+from .daemon import PATIENCE, connect
 from .documents import check_kernel
 from .look import Look, look
 
 PAUSE = 2.0  # seconds between two looks at least; and five times as long as a look takes
+LONG_PAUSE = 30.0  # where the daemon would say that something happened
+NEWS = ("activity", "ended", "verdict")  # events after which it is worth looking
 
 
 @dataclass(frozen=True)
@@ -111,12 +116,54 @@ def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], see
     )
 
 
+class News:
+    """What the daemon says meanwhile, so that a wait takes few looks. It is only a hint that there is something new."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._client: Optional[Client] = None
+        self._events: Iterator[dict[str, Any]] = iter(())
+
+    def listen(self) -> None:
+        """Listen from now on, if the daemon can be reached."""
+        if self._client is None:
+            try:
+                self._client = connect(self.root, PATIENCE)
+                self._events = self._client.stream("Subscribe")
+                next(self._events)
+            except Problem:
+                self._hang_up()
+
+    def wait(self, least: float, most: float) -> bool:
+        """Wait for least seconds, then for news, for most seconds in all; tell whether there were any.
+
+        Without a daemon there will be none, so that least is all.
+        """
+        time.sleep(least)
+        end = time.monotonic() + most - least
+        try:
+            while self._client is not None and self._client.wait(max(0.0, end - time.monotonic())):
+                if next(self._events)["event"]["event"] in NEWS:
+                    return True
+        except (Problem, StopIteration):
+            self._hang_up()
+        return False
+
+    def _hang_up(self) -> None:
+        if self._client is not None:
+            self._client.close()
+        self._client = None
+
+
 def run_gate(options: argparse.Namespace) -> int:
     """kmoddctl gate [--kernel R | --default] [--wait T]"""
     began = time.monotonic()
     end = began + _span(options.wait)
     told: set[str] = set()
+    news = News(options.root)
     while True:
+        if options.wait is not None:
+            news.listen()
         started = time.monotonic()
         finding = examine(options)
         now = time.monotonic()
@@ -126,7 +173,8 @@ def run_gate(options: argparse.Namespace) -> int:
                 print(f"kmoddctl: {line}", file=sys.stderr, flush=True)
         if finding.is_open or finding.hopeless or now >= end:
             break
-        time.sleep(min(max(PAUSE, 5 * (now - started)), end - now))
+        least = min(max(PAUSE, 5 * (now - started)), end - now)
+        news.wait(least, max(least, min(LONG_PAUSE, end - now)))
     print(json.dumps(_document(finding, time.monotonic() - began), indent=1) if options.json else _text(finding))
     if finding.is_open:
         return DONE

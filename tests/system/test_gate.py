@@ -11,6 +11,8 @@ from typing import IO, Any
 import pytest
 from world import GOOD, World
 
+from kmodd.ctl.gate import News
+
 pytestmark = pytest.mark.system
 
 SLOW = {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 4)\n"}
@@ -112,6 +114,21 @@ def test_gate_waits_for_a_build_and_for_headers(world: World) -> None:
     assert found["waited"] >= 1
     world.rpm("-i", devel)
     assert gate(world, "--wait", "5min")[:1] == (0,)
+
+
+def test_wait_follows_the_daemon_and_does_without_it(world: World) -> None:
+    news = News(str(world.root))
+    news.listen()
+    assert not news.wait(0, 600)
+    world.start()
+    news.listen()
+    world.add("alpha")
+    assert news.wait(0, 600)
+    world.wait_for("alpha", "ready")
+    world.stop()
+    while news.wait(0, 600):
+        pass
+    assert news._client is None
 
 
 def test_gate_ends_its_wait_where_only_a_human_can_help(world: World) -> None:
