@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test unit lint vm bench setup clean
+.PHONY: demo test unit lint vm rpm systemd-test bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -23,7 +23,7 @@ demo: setup
 	@$(BIN)/python tests/demo.py
 
 test: setup
-	@$(BIN)/python -m pytest -q -m "not vm"
+	@$(BIN)/python -m pytest -q -m "not vm and not booted"
 
 unit: setup
 	@$(BIN)/python -m pytest -q tests/unit
@@ -35,6 +35,12 @@ lint: setup
 
 vm: setup
 	@$(BIN)/python -m pytest -q -s -m vm tests/vm
+
+rpm: setup
+	@packaging/make-rpm dist
+
+systemd-test: setup
+	@$(BIN)/python -m pytest -q -m booted tests/booted
 
 bench: setup
 	@$(BIN)/python bench/idle.py

@@ -1,0 +1,147 @@
+"""A machine for tests: a private copy of the system, booted by systemd-nspawn, and hands to work on it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Optional
+
+from ground import system
+
+LIMIT = 120.0  # seconds that anything may take on a busy machine
+#: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
+DROPIN = "[Unit]\nConditionVirtualization=\n"
+UNITS = ("kmodd.service", "kmodd-boot.service")
+
+
+class Machine:
+    """One system, off at first."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+        self.root = directory / "root"
+        self.console = directory / "console"
+        self.nspawn: Optional[subprocess.Popen[bytes]] = None
+        for name in ("root", "upper", "work"):
+            (directory / name).mkdir(parents=True)
+        layers = f"lowerdir={system.base()},upperdir={directory}/upper,workdir={directory}/work"
+        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, self.root], check=True)
+
+    # -- power -----------------------------------------------------------------------------------------------------
+    def start(self) -> None:
+        """Boot, and wait until systemd says that it is done."""
+        # With a network of its own it keeps CAP_NET_ADMIN, which bwrap needs for the loopback device, as a server has.
+        argv = ["systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--private-network", "-b"]
+        with self.console.open("ab") as console:
+            self.nspawn = subprocess.Popen(
+                [*argv, "-D", str(self.root), "--console=pipe"],
+                stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+            )  # fmt: skip
+        self.wait_booted()
+
+    def wait_booted(self) -> None:
+        self.wait(lambda: self.run("systemctl", "is-system-running", "--wait", check=False).strip() == "running", "boot")
+
+    @property
+    def leader(self) -> int:
+        """Return the pid of the system's init, 0 where there is none."""
+        if self.nspawn is None:
+            return 0
+        found = subprocess.run(["pgrep", "-P", str(self.nspawn.pid)], capture_output=True, text=True).stdout.split()
+        return int(found[0]) if found else 0
+
+    def reboot(self) -> None:
+        """Shut down as reboot(8) does, and start again."""
+        assert self.nspawn is not None
+        self.run("systemctl", "poweroff", "--no-block", check=False)
+        self.nspawn.wait(LIMIT)
+        self.start()
+
+    def cut_power(self) -> None:
+        """End everything at once, as a power cut does but for what the disk had cached."""
+        if self.nspawn is not None:
+            if self.leader:
+                os.kill(self.leader, signal.SIGKILL)
+            self.nspawn.wait(30)
+            self.nspawn = None
+
+    def close(self) -> None:
+        self.cut_power()
+        subprocess.run(["umount", "-l", self.root], check=True)
+        shutil.rmtree(self.directory)
+
+    # -- hands -----------------------------------------------------------------------------------------------------
+    def run(self, *argv: object, check: bool = True) -> str:
+        """Run a program on the machine and return what it printed."""
+        words = ["nsenter", "-t", str(self.leader), "-m", "-u", "-i", "-n", "-p", "-C", "-r", "-w", "--"]
+        environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
+        done = subprocess.run(
+            [*words, *map(str, argv)], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL,
+            timeout=600,
+        )  # fmt: skip
+        if check and done.returncode != 0:
+            said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
+            raise AssertionError(f"{' '.join(map(str, argv))} ended with {done.returncode}:\n{said}")
+        return done.stdout
+
+    def write(self, path: str, text: str) -> None:
+        file = self.root / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+
+    def wait(self, reached: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
+        end = time.monotonic() + limit
+        while not reached():
+            if time.monotonic() > end:
+                journal = self.run("journalctl", "-b", "-u", "kmodd", "--no-pager", "-n", "40", check=False)
+                raise AssertionError(f"waited in vain for {what}\n{journal}\n{self.console.read_text()[-2000:]}")
+            time.sleep(0.2)
+
+    # -- kmodd -----------------------------------------------------------------------------------------------------
+    def allow(self) -> None:
+        """Let the units start in this container."""
+        for unit in UNITS:
+            self.write(f"/etc/systemd/system/{unit}.d/container.conf", DROPIN)
+
+    def add(self, name: str, makefile: str = "", options: tuple[str, ...] = ()) -> None:
+        """Register a module of one file."""
+        self.write(f"/usr/src/{name}-1.0/{name}.c", SOURCE.format(name=name))
+        self.write(f"/usr/src/{name}-1.0/Makefile", f"obj-m := {name}.o\n{makefile}")
+        self.run("kmoddctl", "add", f"/usr/src/{name}-1.0", *options)
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.run("kmoddctl", "status", "--json", check=False) or "{}")
+        return answer
+
+    def target(self, module: str, kernel: str) -> dict[str, Any]:
+        for target in self.status().get("targets", ()):
+            if (target["module"], target["kernel"]) == (module, kernel):
+                return dict(target)
+        return {}
+
+    def wait_for(self, module: str, kernel: str, verdict: str = "ready") -> dict[str, Any]:
+        self.wait(lambda: self.target(module, kernel).get("verdict") == verdict, f"{module} {verdict} for {kernel}")
+        return self.target(module, kernel)
+
+    def pid(self) -> int:
+        return int(self.run("systemctl", "show", "-P", "MainPID", "kmodd.service"))
+
+    def journal(self, *matches: str) -> list[dict[str, Any]]:
+        lines = self.run("journalctl", "-b", "-o", "json", "--no-pager", *matches, check=False).splitlines()
+        return [json.loads(line) for line in lines]
+
+
+SOURCE = """\
+#include <linux/module.h>
+static int __init {name}_init(void) {{ return 0; }}
+static void __exit {name}_exit(void) {{ }}
+module_init({name}_init);
+module_exit({name}_exit);
+MODULE_LICENSE("GPL");
+"""

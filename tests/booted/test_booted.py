@@ -1,0 +1,227 @@
+"""The life of a server under a real systemd: packages by rpm and dnf, kills, reboots, removal, upgrades, the journal.
+
+The tests run in this order, on one machine.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from pathlib import Path
+
+import pytest
+from conftest import Repository
+from machine import Machine
+
+pytestmark = pytest.mark.booted
+
+UNITS = ("kmodd.service", "kmodd-boot.service")
+SLOW = "$(shell sleep 8)\n"
+
+
+def rpm(machine: Machine, *words: object) -> None:
+    machine.run("rpm", *words)
+
+
+@pytest.fixture(autouse=True)
+def stays_clean(machine: Machine) -> None:
+    """Forget units that a test made fail on purpose."""
+    if machine.leader:
+        machine.run("systemctl", "reset-failed", check=False)
+
+
+# -- installing --------------------------------------------------------------------------------------------------------
+def test_the_package_installs_and_the_preset_enables_it(machine: Machine, repository: Repository) -> None:
+    machine.start()
+    machine.allow()
+    rpm(machine, "-i", repository.standing, repository.kmodd)
+    for unit in UNITS:
+        assert machine.run("systemctl", "is-enabled", unit).strip() == "enabled"
+    assert machine.run("systemd-analyze", "verify", *UNITS) == ""
+    assert "kmodd-build" in machine.run("getent", "passwd", "kmodd-build")
+    assert machine.run("stat", "-c", "%a %U", "/etc/kmodd/keys").strip() == "700 root"
+    assert machine.run("rpm", "-V", "kmodd", check=False) == ""
+    machine.run("systemctl", "start", "kmodd.service")
+    assert machine.run("systemctl", "is-active", "kmodd").strip() == "active"
+
+
+def test_dnf_installs_a_kernel_and_the_module_is_ready_without_a_hand(machine: Machine, repository: Repository) -> None:
+    machine.add("hello", options=("--at-boot", "hello"))
+    machine.write("/etc/yum.repos.d/local.repo", "[local]\nname=local\nbaseurl=file:///repo\ngpgcheck=0\nenabled=1\n")
+    core, modules, devel = (Path(path).name.rsplit("-", 2)[0] for path in repository.kernels[repository.old])
+    version = Path(repository.kernels[repository.old][0]).name[len(core) + 1 : -len(".x86_64.rpm")]
+    machine.run("dnf", "-y", "--quiet", "install", *(f"{name}-{version}" for name in (core, modules, devel)))
+    target = machine.wait_for("hello", repository.old)
+    (item,) = target["objects"]
+    assert (machine.root / item["path"].lstrip("/")).is_file()
+    assert machine.run("modinfo", "-k", repository.old, "-F", "signer", "hello").startswith("kmodd ")
+    assert "hello" in (machine.root / "etc/modules-load.d/kmodd-hello.conf").read_text()
+
+
+def test_a_kernel_whose_devel_comes_later_waits_and_then_is_ready(machine: Machine, repository: Repository) -> None:
+    core, modules, devel = repository.kernels[repository.new]
+    rpm(machine, "-i", core, modules)
+    target = machine.wait_for("hello", repository.new, "waiting")
+    assert "dnf install" in target["hint"]
+    rpm(machine, "-i", devel)
+    machine.wait_for("hello", repository.new)
+
+
+# -- interrupting ------------------------------------------------------------------------------------------------------
+def begin_slow_build(machine: Machine, repository: Repository, name: str) -> int:
+    """Register a module that takes seconds to build; returns the daemon's pid once it builds."""
+    machine.add(name, SLOW)
+    machine.wait(lambda: machine.target(name, repository.new).get("verdict") == "building", "the build to begin")
+    machine.wait(lambda: "make" in machine.run("ps", "-eo", "comm", check=False), "make")
+    return machine.pid()
+
+
+def test_a_daemon_killed_in_mid_build_comes_back_and_ends_the_work(machine: Machine, repository: Repository) -> None:
+    pid = begin_slow_build(machine, repository, "killed")
+    machine.run("kill", "-9", pid)
+    machine.wait_for("killed", repository.new)
+    machine.wait_for("killed", repository.old)
+    assert machine.pid() not in (0, pid)
+
+
+def test_a_stop_in_mid_build_is_quick_and_a_start_goes_on(machine: Machine, repository: Repository) -> None:
+    begin_slow_build(machine, repository, "stopped")
+    began = time.monotonic()
+    machine.run("systemctl", "stop", "kmodd")
+    assert time.monotonic() - began < 20
+    assert "make" not in machine.run("ps", "-eo", "comm").split()
+    machine.run("systemctl", "start", "kmodd")
+    machine.wait_for("stopped", repository.new)
+
+
+def test_a_reboot_in_mid_build_is_healed(machine: Machine, repository: Repository) -> None:
+    begin_slow_build(machine, repository, "rebooted")
+    machine.reboot()
+    assert machine.run("systemctl", "is-active", "kmodd").strip() == "active"
+    machine.wait_for("rebooted", repository.new)
+
+
+def test_a_power_cut_in_mid_build_is_healed(machine: Machine, repository: Repository) -> None:
+    begin_slow_build(machine, repository, "unplugged")
+    machine.cut_power()
+    machine.start()
+    machine.wait_for("unplugged", repository.new)
+    for name in ("killed", "stopped", "rebooted", "unplugged"):
+        machine.run("kmoddctl", "remove", name)
+    machine.wait(lambda: not machine.target("killed", repository.new), "the removal")
+
+
+def test_a_daemon_that_hangs_is_killed_by_the_watchdog_and_heals(machine: Machine, repository: Repository) -> None:
+    machine.write("/etc/systemd/system/kmodd.service.d/watchdog.conf", "[Service]\nWatchdogSec=6s\nRestartSec=1s\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+    pid = machine.pid()
+    machine.run("kill", "-STOP", pid)
+    machine.wait(lambda: machine.pid() not in (0, pid), "the watchdog")
+    assert "watchdog" in machine.run("journalctl", "-b", "-u", "kmodd", "--no-pager").lower()
+    machine.wait(lambda: machine.run("systemctl", "is-active", "kmodd", check=False).strip() == "active", "the restart")
+    machine.wait_for("hello", repository.new)
+    (machine.root / "etc/systemd/system/kmodd.service.d/watchdog.conf").unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+
+
+def test_a_build_that_eats_all_memory_fails_alone(machine: Machine, repository: Repository) -> None:
+    machine.write("/etc/systemd/system/kmodd.service.d/memory.conf", "[Service]\nMemoryMax=400M\nMemorySwapMax=0\n")
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+    pid = machine.pid()
+    eat = "$(shell python3 -c 'x = bytearray(2000000000)')\n$(shell python3 -c 'print(1/0)')\n"
+    machine.add("eater", eat + "ifneq ($(.SHELLSTATUS),0)\n$(error no memory)\nendif\n")
+    machine.add("modest")
+    machine.wait_for("eater", repository.new, "failed")
+    machine.wait_for("modest", repository.new)
+    assert machine.pid() == pid
+    for name in ("eater", "modest"):
+        machine.run("kmoddctl", "remove", name)
+    (machine.root / "etc/systemd/system/kmodd.service.d/memory.conf").unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+
+
+# -- telling -----------------------------------------------------------------------------------------------------------
+def test_the_journal_has_fields_and_explains_itself(machine: Machine, repository: Repository) -> None:
+    machine.add("broken", "$(error this does not build)\n")
+    machine.wait_for("broken", repository.new, "failed")
+    entries = machine.journal("-u", "kmodd", "KMODD_MODULE=broken", f"KMODD_KERNEL={repository.new}", "KMODD_VERDICT=failed")
+    assert entries
+    entry = entries[-1]
+    assert re.fullmatch("[0-9a-f]{32}", entry["MESSAGE_ID"])
+    assert entry["PRIORITY"] == "3"
+    assert entry["SYSLOG_IDENTIFIER"] == "kmodd"
+    explained = machine.run("journalctl", "-b", "-x", "--no-pager", f"MESSAGE_ID={entry['MESSAGE_ID']}")
+    assert "kmodd(8)" in explained and "-- " in explained
+    machine.run("kmoddctl", "remove", "broken")
+
+
+def test_a_reload_is_answered_and_disturbs_nothing(machine: Machine, repository: Repository) -> None:
+    pid, began = machine.pid(), machine.target("hello", repository.new)["last_attempt"]["began"]
+    machine.run("systemctl", "reload", "kmodd")
+    assert machine.pid() == pid
+    assert machine.wait_for("hello", repository.new)["last_attempt"]["began"] == began
+
+
+# -- packages that come and go -----------------------------------------------------------------------------------------
+def test_the_triggers_never_fail_a_transaction(machine: Machine, repository: Repository) -> None:
+    """Stopped, disabled, masked: the kernel goes and comes all the same, quickly, and is ready once kmodd runs."""
+    names = [Path(path).name[: -len(".x86_64.rpm")] for path in repository.kernels[repository.old]]
+    for state in (("stop", "kmodd"), ("disable", "kmodd"), ("mask", "--now", "kmodd")):
+        machine.run("systemctl", *state)
+        rpm(machine, "-e", *names)
+        rpm(machine, "-i", "--oldpackage", *repository.kernels[repository.old])
+        machine.run("/usr/lib/kmodd/ring")
+        machine.run("/usr/lib/kernel/install.d/95-kmodd.install", "add", repository.old, "/dev/null")
+    machine.run("systemctl", "unmask", "kmodd")
+    machine.run("systemctl", "enable", "--now", "kmodd")
+    machine.wait_for("hello", repository.old)
+
+
+def test_an_upgrade_and_a_downgrade_of_kmodd_leave_modules_alone(machine: Machine, repository: Repository) -> None:
+    began = machine.target("hello", repository.new)["last_attempt"]["began"]
+    machine.write("/etc/kmodd/kmodd.toml", "[build]\nkeep_logs = 5\n")
+    for words in (("-U", repository.later), ("-U", "--oldpackage", repository.kmodd)):
+        pid = machine.pid()
+        rpm(machine, *words)
+        machine.wait(lambda pid=pid: machine.pid() not in (0, pid), "the restart")  # type: ignore[misc]
+        machine.wait(
+            lambda: machine.run("systemctl", "is-active", "kmodd", check=False).strip() == "active", "kmodd active"
+        )
+        assert machine.wait_for("hello", repository.new)["last_attempt"]["began"] == began
+        assert "keep_logs = 5" in (machine.root / "etc/kmodd/kmodd.toml").read_text()
+
+
+def test_removing_a_kernel_leaves_nothing_of_it(machine: Machine, repository: Repository) -> None:
+    names = [Path(path).name[: -len(".x86_64.rpm")] for path in repository.kernels[repository.old]]
+    machine.run("dnf", "-y", "--quiet", "remove", *names)
+    machine.wait(lambda: not (machine.root / "usr/lib/modules" / repository.old).exists(), "the directory to go")
+    machine.wait_for("hello", repository.new)
+    assert not machine.target("hello", repository.old)
+
+
+def test_removing_kmodd_leaves_its_modules(machine: Machine, repository: Repository) -> None:
+    path = machine.root / machine.target("hello", repository.new)["objects"][0]["path"].lstrip("/")
+    rpm(machine, "-e", "kmodd")
+    assert path.is_file()
+    assert machine.run("systemctl", "is-active", "kmodd", check=False).strip() == "inactive"
+    assert not (machine.root / "usr/lib/kmodd").exists()
+    assert (machine.root / "etc/kmodd/keys/signing.key").is_file()
+    rpm(machine, "-i", repository.kmodd)
+    machine.run("systemctl", "start", "kmodd")
+    machine.wait_for("hello", repository.new)
+
+
+def test_idle_it_sleeps(machine: Machine, repository: Repository) -> None:
+    pid = machine.pid()
+    before = _switches(machine, pid)
+    time.sleep(5)
+    assert _switches(machine, pid) - before <= 2
+
+
+def _switches(machine: Machine, pid: int) -> int:
+    text = machine.run("cat", f"/proc/{pid}/status")
+    return int(re.search(r"^voluntary_ctxt_switches:\s+(\d+)", text, re.MULTILINE)[1])  # type: ignore[index]
