@@ -14,7 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from ground import kernels, system
+from ground import kernels, privateroot, system
 from machine import Machine
 
 TOP = Path(__file__).resolve().parents[2]
@@ -34,7 +34,7 @@ class Repository:
 
 @pytest.fixture(scope="session")
 def machine() -> Iterator[Machine]:
-    made = Machine(Path(tempfile.mkdtemp(prefix="kmodd-booted.", dir="/var/tmp")))
+    made = Machine(Path(tempfile.mkdtemp(prefix="kmodd-booted.", dir=privateroot.find_scratch(6000))))
     yield made
     made.close()
 

@@ -46,7 +46,7 @@ class Machine:
         self.wait_booted()
 
     def wait_booted(self) -> None:
-        self.wait(lambda: self.run("systemctl", "is-system-running", "--wait", check=False).strip() == "running", "boot")
+        self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"), "boot")
 
     @property
     def leader(self) -> int:
