@@ -137,6 +137,11 @@ class Sysroot:
         return self.resolve("/run/kmodd")
 
     @property
+    def ostree(self) -> Path:
+        """Return the file that ostree makes when it boots a deployment (ostree-prepare-root(1))."""
+        return self.resolve("/run/ostree-booted")
+
+    @property
     def lock(self) -> Path:
         return self.runtime / "lock"
 

@@ -30,6 +30,12 @@ PASSING = (
         "the machine ran out of processes or files",
         "see ulimit and the unit's TasksMax",
     ),
+    (
+        re.compile(r"^bwrap: "),
+        "sandbox-failed",
+        "the sandbox could not be set up",
+        "try bwrap --unshare-net --ro-bind / / true, also by systemd-run with the unit's settings",
+    ),
 )
 #: What counts as the first useful line, the earlier pattern the better.
 ERRORS = (
@@ -50,7 +56,8 @@ ERRORS = (
 QUOTED = re.compile(r"\s*\d*\s*\||\S[^:]*:\d+(?::\d+)?: (?:error|warning|note): ")
 #: No other line is looked at closely.
 TELLING = re.compile(
-    r"rror|ERROR|FATAL|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|Killed|not found|Resource|Too many", re.ASCII
+    r"^bwrap: |rror|ERROR|FATAL|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|Killed|not found|Resource|Too many",
+    re.ASCII,
 )
 LONGEST = 1000  # characters of a line that are looked at
 

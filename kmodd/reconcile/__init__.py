@@ -85,6 +85,10 @@ class Reconciler:
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:
         """Undo what a kill left half done; call once, holding the lock. Raises Problem."""
+        if self.sysroot.ostree.exists():
+            text = "this is an ostree system, whose /usr/lib/modules belongs to its image"
+            hint = "build the modules into the image: kmoddctl sync --root DIR, where the image is made"
+            raise Problem("ostree-host", text, hint)
         self.store.check_writable()
         for step in (
             self.store.heal,

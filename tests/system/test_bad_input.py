@@ -358,3 +358,12 @@ def test_many_triggers_at_once_end_in_rest(world: World) -> None:
     time.sleep(2.0)
     assert world.log.read_text().count("looked again") <= before + 1
     assert world.verdict("alpha") == "ready"
+
+
+def test_an_ostree_deployment_is_refused_and_left_alone(world: World) -> None:
+    world.add("alpha")
+    (world.root / "run/ostree-booted").touch()
+    done = world.sync()
+    assert done.returncode == 1
+    assert "ostree" in done.stderr and "--root" in done.stderr
+    assert world.extra() == []

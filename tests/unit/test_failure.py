@@ -79,6 +79,7 @@ TABLE = [
         "Killed signal terminated program cc1",
     ),
     ("cannot allocate", "cc1: out of memory allocating 65536 bytes\n", "out-of-memory", "out of memory"),
+    ("no sandbox", "bwrap: loopback: Failed RTM_NEWADDR: No child processes\n", "sandbox-failed", "RTM_NEWADDR"),
     ("fork fails", "make: vfork: Resource temporarily unavailable\n", "resources-exhausted", "vfork"),
 ]
 
