@@ -155,7 +155,7 @@ def test_the_journal_has_fields_and_explains_itself(machine: Machine, repository
     assert entry["PRIORITY"] == "3"
     assert entry["SYSLOG_IDENTIFIER"] == "kmodd"
     explained = machine.run("journalctl", "-b", "-x", "--no-pager", f"MESSAGE_ID={entry['MESSAGE_ID']}")
-    assert "kmodd(8)" in explained and "-- " in explained
+    assert "░░ Defined-By: kmodd" in explained and "broken" in explained
     machine.run("kmoddctl", "remove", "broken")
 
 
