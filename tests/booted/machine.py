@@ -17,7 +17,7 @@ from ground import system
 LIMIT = 120.0  # seconds that anything may take on a busy machine
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
 DROPIN = "[Unit]\nConditionVirtualization=\n"
-UNITS = ("kmodd.service", "kmodd-boot.service")
+UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
 
 
 class Machine:

@@ -15,7 +15,7 @@ from machine import Machine
 
 pytestmark = pytest.mark.booted
 
-UNITS = ("kmodd.service", "kmodd-boot.service")
+UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
 SLOW = "$(shell sleep 8)\n"
 
 

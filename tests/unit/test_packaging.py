@@ -1,0 +1,56 @@
+"""The package has all that the tree has for it, and the lock all that the program imports."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).resolve().parents[2]
+SPEC = (TOP / "packaging/kmodd.spec").read_text()
+PROJECT = (TOP / "pyproject.toml").read_text()
+
+
+def test_versions_agree() -> None:
+    (spec,) = re.findall(r"^Version:\s+(\S+)$", SPEC, re.MULTILINE)
+    (project,) = re.findall(r'^version = "(.*)"$', PROJECT, re.MULTILINE)
+    assert spec == project
+    assert f"- {spec}-1\n" in SPEC
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for d in ("systemd", "packaging/completion", "packaging/man") for p in (TOP / d).iterdir() if p.is_file()),
+    ids=lambda path: path.name,
+)
+def test_every_file_is_packaged(path: Path) -> None:
+    where = path.relative_to(TOP)
+    globs = (str(where), f"{where.parent}/*{where.suffix}")
+    assert path.suffix == ".py" or any(word in SPEC for word in globs)
+
+
+@pytest.mark.parametrize("unit", sorted(p.name for p in (TOP / "systemd").glob("kmodd*.[s]*") if "sysusers" not in p.name))
+def test_every_unit_is_preset_and_packaged(unit: str) -> None:
+    assert f"%{{_unitdir}}/{unit}\n" in SPEC
+    assert f"enable {unit}\n" in (TOP / "systemd/90-kmodd.preset").read_text()
+
+
+def test_the_lock_names_every_dependency_with_hashes() -> None:
+    lock = (TOP / "packaging/requirements.lock").read_text()
+    locked = {name.lower() for name in re.findall(r"^([\w.-]+)==", lock, re.MULTILINE)}
+    (block,) = re.findall(r"^dependencies = \[\n(.*?)^\]", PROJECT, re.MULTILINE | re.DOTALL)
+    wanted = {name.lower() for name in re.findall(r'^\s+"([\w.-]+)', block, re.MULTILINE)} - {"rpm"}
+    assert wanted <= locked
+    assert lock.count("==") == len(re.findall(r"== ?[^\n]*\\\n    --hash=sha256:", lock)) + lock.count("python_full_version ==")
+    assert not re.search(r"https?://|--index-url|--find-links", lock)
+
+
+def test_programs_for_transactions_are_quick_and_never_fail(tmp_path: Path) -> None:
+    """Without a booted systemd they do nothing; with one they do not wait."""
+    for name in ("ring", "95-kmodd.install"):
+        text = (TOP / "packaging" / name).read_text()
+        assert subprocess.run(["sh", "-n"], input=text, text=True).returncode == 0
+    assert subprocess.run([TOP / "packaging/ring"]).returncode == 0
+    assert "--no-block" in (TOP / "packaging/ring").read_text()
