@@ -14,6 +14,7 @@ from typing import Any, Optional
 
 from ground import system
 
+UP = ("running", "degraded")
 LIMIT = 120.0  # seconds that anything may take on a busy machine
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
 DROPIN = "[Unit]\nConditionVirtualization=\n"
@@ -46,7 +47,7 @@ class Machine:
         self.wait_booted()
 
     def wait_booted(self) -> None:
-        self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in ("running", "degraded"), "boot")
+        self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in UP, "boot")
 
     @property
     def leader(self) -> int:

@@ -148,7 +148,8 @@ def test_a_build_that_eats_all_memory_fails_alone(machine: Machine, repository: 
 def test_the_journal_has_fields_and_explains_itself(machine: Machine, repository: Repository) -> None:
     machine.add("broken", "$(error this does not build)\n")
     machine.wait_for("broken", repository.new, "failed")
-    entries = machine.journal("-u", "kmodd", "KMODD_MODULE=broken", f"KMODD_KERNEL={repository.new}", "KMODD_VERDICT=failed")
+    fields = ("KMODD_MODULE=broken", f"KMODD_KERNEL={repository.new}", "KMODD_VERDICT=failed")
+    entries = machine.journal("-u", "kmodd", *fields)
     assert entries
     entry = entries[-1]
     assert re.fullmatch("[0-9a-f]{32}", entry["MESSAGE_ID"])
