@@ -41,7 +41,11 @@ def _value(value: object) -> str:
 
 def _line(event: Mapping[str, Any]) -> str:
     facts = (f"{key}={_value(value)}" for key, value in event.items() if key != "event" and value not in EMPTY)
-    return " ".join((str(event["event"]), *facts)).replace("\n", "\\n")
+    line = " ".join((str(event["event"]), *facts))
+    if line.isprintable():
+        return line
+    # a reason may quote what a compiler printed of others' code: nothing of it may steer a terminal
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
 
 
 def _fields(severity: str, event: Mapping[str, Any]) -> dict[str, str]:

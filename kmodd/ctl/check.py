@@ -16,6 +16,7 @@ from ..model import Judgement, Target, Verdict
 from ..watch import transaction_holder
 from .gate import choose_kernel, required_targets
 from .look import Look, look
+from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
@@ -98,7 +99,7 @@ def as_text(answer: Answer) -> str:
     total = sum(answer.counts.values())
     performance = " ".join(f"{name}={count};;;0;{total}" for name, count in answer.counts.items())
     lines = [f"KMODD {WORDS[answer.state]} - {answer.text}", *answer.details]
-    plain = [" ".join(line.replace("|", "/").splitlines()) for line in lines]
+    plain = [clean(" ".join(line.replace("|", "/").splitlines())) for line in lines]
     plain[0] += f" | {performance}" if performance else ""
     return "\n".join(plain)
 

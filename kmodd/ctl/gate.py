@@ -27,6 +27,7 @@ from . import DONE, FAILED, NOT_READY
 from .daemon import PATIENCE, connect
 from .documents import check_kernel
 from .look import Look, look
+from .terminal import clean
 
 PAUSE = 2.0  # seconds between two looks at least; and five times as long as a look takes
 LONG_PAUSE = 30.0  # where the daemon would say that something happened
@@ -175,7 +176,7 @@ def run_gate(options: argparse.Namespace) -> int:
             break
         least = min(max(PAUSE, 5 * (now - started)), end - now)
         news.wait(least, max(least, min(LONG_PAUSE, end - now)))
-    print(json.dumps(_document(finding, time.monotonic() - began), indent=1) if options.json else _text(finding))
+    print(json.dumps(_document(finding, time.monotonic() - began), indent=1) if options.json else clean(_text(finding)))
     if finding.is_open:
         return DONE
     return FAILED if finding.judgement.verdict is Verdict.FAILED else NOT_READY

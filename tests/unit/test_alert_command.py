@@ -37,6 +37,12 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
+async def appear(path: Path) -> None:
+    """Wait until somebody else made a file."""
+    while not path.exists():  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
 def script(root: Path, text: str) -> str:
     path = root / "alert"
     path.write_text(f"#!/bin/sh\ncd {root}/out\n{text}\n")
@@ -159,8 +165,7 @@ def test_what_changes_while_it_runs_is_told_next(root: Path) -> None:
 
     async def work() -> None:
         before = feed(command, FAILED)
-        while not (root / "out/began").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await appear(root / "out/began")
         feed(command, READY, previous=before)
         (root / "out/go").touch()
         await finish(command)
@@ -212,8 +217,7 @@ def test_failed_offer_is_repeated_with_what_came_since(root: Path) -> None:
 
     async def work() -> None:
         before = feed(command, FAILED)
-        while not (root / "out/ok").exists():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
+        await appear(root / "out/ok")
         feed(command, READY, previous=before)
         await finish(command)
 
@@ -223,13 +227,12 @@ def test_failed_offer_is_repeated_with_what_came_since(root: Path) -> None:
 
 
 def test_look_is_never_delayed_and_a_stop_ends_the_command(root: Path) -> None:
-    command = make(root, script(root, "echo $$ > pid; exec sleep 60"))
+    command = make(root, script(root, "echo $$ > new; mv new pid; exec sleep 60"))
 
     async def work() -> None:
         feed(command, FAILED)
         assert not (root / "out/pid").exists()
-        while not (root / "out/pid").exists() or not (root / "out/pid").read_text():  # noqa: ASYNC110
-            await asyncio.sleep(0.02)
+        await appear(root / "out/pid")
         await command.stop()
 
     run(work)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,3 +92,9 @@ def test_full_stream_to_the_journal_holds_nobody_up(monkeypatch: pytest.MonkeyPa
         for _ in range(1000):
             get_logger().error("target failed", reason="x" * 10_000)
         assert reader.recv(1 << 16).startswith(b"<3>target failed")
+
+
+def test_lines_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    configure("info", sys.stdout)
+    get_logger().error("target failed", reason="\x1b]0;owned\x07 ümlaut\r\x9b2J")
+    assert capsys.readouterr().out.endswith('target failed reason="\\x1b]0;owned\\x07 ümlaut\\r\\x9b2J"\n')
