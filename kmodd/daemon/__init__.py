@@ -29,6 +29,7 @@ from ..notify import Notifier
 from ..paths import Sysroot
 from ..planner import judge
 from ..reconcile import Reconciler, next_wake
+from ..reconcile.targets import as_problem
 from ..report import Observer, Report, make_report, summary
 from ..watch import Bell, Watcher, settle
 from .events import Events
@@ -214,7 +215,10 @@ class Daemon:
             judgements[target] = Judgement(Verdict.BUILDING, "is being built")
         report = make_report(snapshot, judgements, time.time(), self.looks.report)
         for observe in self.observers:
-            observe(self.looks.report, report)
+            try:
+                observe(self.looks.report, report)
+            except Exception as error:  # modules matter more than telling of them
+                as_problem(error, "telling what changed")
         running = sorted(self.reconciler.builds)
         doing = ""
         if running:
