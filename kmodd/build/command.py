@@ -15,7 +15,7 @@ from .compiler import Compiler
 from .room import SOURCE
 
 #: What setpriv(1), and bwrap(1) where kmodd is not root, say of a program that cannot be started.
-NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<program>.+): (?P<why>[^:]+)$")
+NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<program>.+): (?P<why>[^:\n]+)\Z")
 
 
 def fill(word: str, marks: Mapping[str, str]) -> str:

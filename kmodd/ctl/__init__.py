@@ -43,7 +43,7 @@ COMMANDS = {
     "watch": ("watch", "show what the daemon does, as it happens"),
     "sync": ("change", "look, plan and apply once"),
     "reload": ("watch", "have the daemon read its settings again"),
-    "add": ("change", "register a source directory"),
+    "add": ("change", "register a source directory or an archive"),
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),
     "disable": ("change", "keep a module registered, but remove what was installed"),
@@ -83,7 +83,7 @@ def make_parser() -> Parser:
         if name in ("remove", "enable", "disable"):
             command.add_argument("module", help="its name")
         if name == "add":
-            command.add_argument("path", help="the source directory")
+            command.add_argument("path", help="the source directory or archive")
             command.add_argument("--name", help="default: the directory's name without its version")
             command.add_argument("--version", default="", dest="module_version", help="free text, shown in status")
             command.add_argument("--at-boot", action="append", default=[], metavar="OBJECT", help="load it at boot")

@@ -13,7 +13,7 @@ from typing import Optional
 
 from ..alert import Alerts
 from ..errors import Problem
-from ..files import explained, replace_file
+from ..files import digest_file, explained, replace_file
 from ..lock import Lock
 from ..log import configure
 from ..model import Action
@@ -30,6 +30,7 @@ from .plan import print_plan
 from .status import print_status, run_status
 from .watch import sync_by_daemon
 
+ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
 VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
 
 
@@ -95,17 +96,25 @@ def run_add(options: argparse.Namespace) -> int:
     if not seen.sysroot.is_host and path.is_absolute() and str(path).startswith(f"{seen.sysroot.root}/"):
         inside = seen.sysroot.inside(path)
     if inside.endswith(".toml"):
-        raise Problem("usage-path", "add takes a source directory", "module files go to /etc/kmodd/modules.d")
-    if not seen.sysroot.resolve(inside).is_dir():
-        raise Problem("source-missing", f"{inside} is not a directory in {seen.sysroot.root}", "give a directory")
-    match = VERSIONED.fullmatch(Path(inside).name)
-    name = options.name or (match["name"] if match else Path(inside).name)
+        text = "add takes a source directory or an archive"
+        raise Problem("usage-path", text, "module files go to /etc/kmodd/modules.d")
+    found = seen.sysroot.resolve(inside)
+    title, source = Path(inside).name, [f"path = {json.dumps(inside)}"]
+    if found.is_file():
+        with explained(f"reading {inside}"):
+            digest = digest_file(found)
+        title, source = ARCHIVED.sub("", title), [f"archive = {json.dumps(inside)}", f'sha256 = "{digest}"']
+    elif not found.is_dir():
+        text = f"{inside} is neither a directory nor an archive in {seen.sysroot.root}"
+        raise Problem("source-missing", text, "give the source")
+    match = VERSIONED.fullmatch(title)
+    name = options.name or (match["name"] if match else title)
     version = options.module_version or (match["version"] if match else "")
     if not NAME.fullmatch(name):
         raise Problem("usage-name", f"{name!r} is not a module name", "choose one with --name")
     lines = ["[module]", f"version = {json.dumps(version)}"]
     lines += ["required = false"] if options.optional else []
-    lines += ["", "[source]", f"path = {json.dumps(inside)}"]
+    lines += ["", "[source]", *source]
     lines += ["", "[load]", f"at_boot = {json.dumps(options.at_boot)}"] if options.at_boot else []
     text = "\n".join(lines) + "\n"
     where = f"/etc/kmodd/modules.d/{name}.toml"

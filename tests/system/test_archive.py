@@ -89,6 +89,19 @@ def test_another_archive_is_built_and_one_of_another_digest_is_not(world: World)
     assert "its source changed" in world.plan(), "the digest counts where none is given, too"
 
 
+def test_archive_is_registered_with_its_digest(world: World) -> None:
+    path = tar(place(world, "foo-1.2.tar.xz"), source("foo-1.2", files("foo")), "xz")
+    done = world.ctl("add", "/srv/src/foo-1.2.tar.xz")
+    assert done.returncode == 0, done.stderr
+    text = world.registry("foo").read_text()
+    assert f'archive = "/srv/src/foo-1.2.tar.xz"\nsha256 = "{digest(path)}"\n' in text
+    assert 'version = "1.2"' in text
+    world.sync()
+    assert world.verdict("foo") == "ready"
+    done = world.ctl("add", "/srv/src/nowhere.tar")
+    assert "/srv/src/nowhere.tar is neither a directory nor an archive" in done.stderr
+
+
 BAD = {
     "escape": ("archive-unsafe", "top/l is a link that leads outside, to ../../../../etc"),
     "through": ("archive-unsafe", "top/l/evil goes through the link top/l"),

@@ -205,3 +205,16 @@ def test_there_is_always_one_job() -> None:
             pass
 
     go(0, main)
+
+
+def test_descriptors_are_above_those_that_scripts_use() -> None:
+    """A configure script opens descriptors below 10 for itself, and runs make all the same."""
+
+    async def work() -> tuple[int, int]:
+        server = Jobserver(2)
+        async with server.job():
+            found = server.descriptors
+        server.close()
+        return found
+
+    assert min(asyncio.run(work())) >= 10
