@@ -5,21 +5,13 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from test_journal import Receiver
 
 from kmodd.log import configure, get_logger
 from kmodd.messages import MESSAGE_IDS
-
-
-@pytest.fixture(autouse=True)
-def _restore() -> Iterator[None]:
-    yield
-    structlog.reset_defaults()
 
 
 def written(level: str, journal: bool, monkeypatch: pytest.MonkeyPatch, to: str = "/nowhere") -> list[str]:
