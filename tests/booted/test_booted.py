@@ -160,6 +160,53 @@ def test_the_journal_has_fields_and_explains_itself(machine: Machine, repository
     machine.run("kmoddctl", "remove", "broken")
 
 
+ALERT = """\
+#!/bin/sh
+echo "uid $(id -u)"
+cat
+python3 -c 'import socket; socket.socket(socket.AF_INET)' 2>/dev/null && echo network || echo no network
+"""
+NETWORK = "[Service]\nPrivateNetwork=no\nRestrictAddressFamilies=AF_INET AF_INET6\n"  # as kmodd.toml(5) has it
+
+
+def test_metrics_motd_and_command_work_within_the_unit(machine: Machine, repository: Repository) -> None:
+    def said() -> list[str]:
+        entries = machine.journal("-u", "kmodd", "--grep", "notification command said")
+        return [entry["KMODD_LINE"] for entry in entries]
+
+    metrics = "/var/lib/node_exporter/kmodd.prom"
+    machine.run("mkdir", "/var/lib/node_exporter")
+    machine.write("/usr/local/bin/alert", ALERT)
+    machine.run("chmod", "755", "/usr/local/bin/alert")
+    machine.write(
+        "/etc/kmodd/kmodd.toml", f'[metrics]\ntextfile = "{metrics}"\n[notify]\ncommand = ["/usr/local/bin/alert"]\n'
+    )
+    machine.run("systemctl", "restart", "kmodd")
+    machine.add("mute", "$(error this does not build)\n")
+    machine.wait_for("mute", repository.new, "failed")
+    machine.wait(lambda: any('"mute"' in line and '"failed"' in line for line in said()), "the command to be told")
+    assert f"uid {machine.run('id', '-u', 'kmodd-build').strip()}" in said() and "no network" in said()
+    labels = f'module="mute",kernel="{repository.new}",verdict="failed"'
+    machine.wait(lambda: f"kmodd_target_verdict{{{labels}}} 1\n" in machine.run("cat", metrics), "the metrics")
+    assert f"mute for {repository.new} (failed" in machine.run("cat", "/run/motd.d/kmodd")
+    checked = machine.run("setpriv", "--reuid=nobody", "--clear-groups", "kmoddctl", "check", check=False)
+    assert re.match(rf"KMODD CRITICAL - .*{re.escape(repository.new)}.*: mute failed", checked)
+    assert "not ready, failed" in machine.run("kmoddctl", "gate", "--kernel", repository.new, check=False)
+
+    machine.write("/etc/systemd/system/kmodd.service.d/notify.conf", NETWORK)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+    machine.wait(lambda: "network" in said(), "the command to be told again, at the start, with a network")
+    machine.run("kmoddctl", "remove", "mute")
+    machine.wait(lambda: not machine.target("mute", repository.new), "the module to go")
+    machine.wait(lambda: "verdict" in machine.run("cat", metrics) and labels not in machine.run("cat", metrics), "it")
+    assert machine.run("kmoddctl", "gate", "--kernel", repository.new).startswith(f"{repository.new}: ready")
+    (machine.root / "etc/systemd/system/kmodd.service.d/notify.conf").unlink()
+    (machine.root / "etc/kmodd/kmodd.toml").unlink()
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "restart", "kmodd")
+
+
 def test_a_reload_is_answered_and_disturbs_nothing(machine: Machine, repository: Repository) -> None:
     pid, began = machine.pid(), machine.target("hello", repository.new)["last_attempt"]["began"]
     machine.run("systemctl", "reload", "kmodd")
