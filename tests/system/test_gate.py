@@ -171,7 +171,7 @@ def test_gate_stays_shut_with_broken_settings(world: World) -> None:
 AS_NOBODY = """\
 import contextlib, io, os, sys
 import kmodd.ctl.check, kmodd.ctl.gate
-with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.TextIOWrapper(io.BytesIO())):
     kmodd.ctl.main(["check", *sys.argv[-2:]])
 os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
 kmodd.ctl.main(sys.argv[1:])
