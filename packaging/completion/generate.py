@@ -174,7 +174,8 @@ def _zsh_kind(kind: str, choices: tuple[str, ...]) -> str:
         return f"({' '.join(choices)})"
     if kind in ("directories", "files"):
         return "_files -/" if kind == "directories" else "_files"
-    return {"attempts": "_kmoddctl_names attempts $line[1]", "": " "}.get(kind, f"_kmoddctl_names {kind}")
+    # after a space, else _arguments would put compadd's options before the kind
+    return {"attempts": " _kmoddctl_names attempts $line[1]", "": " "}.get(kind, f" _kmoddctl_names {kind}")
 
 
 def _zsh_block(command: Command, found: list[Command], indent: str) -> str:
@@ -187,7 +188,8 @@ def _zsh_block(command: Command, found: list[Command], indent: str) -> str:
     elif command.kind:
         many = "*" if command.kind == "files" else "1"
         specs.append(f"'{many}:{command.kind.rstrip('s')}:{_zsh_kind(command.kind, ())}'")
-    text = f"{indent}_arguments -C \\\n" + " \\\n".join(f"{indent}    {spec}" for spec in specs) + "\n"
+    stop = " -A '-*'" if command.verbs else ""  # options behind a command are the command's
+    text = f"{indent}_arguments -C{stop} \\\n" + " \\\n".join(f"{indent}    {spec}" for spec in specs) + "\n"
     if not command.verbs:
         return text
     verbs = "".join(f"{indent}        '{name}:{_zsh_quoted(help)}'\n" for name, help in command.verbs)
