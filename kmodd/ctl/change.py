@@ -119,12 +119,17 @@ def run_add(options: argparse.Namespace) -> int:
     text = "\n".join(lines) + "\n"
     where = f"/etc/kmodd/modules.d/{name}.toml"
     if options.dry_run:
-        document = {"schema": 1, "file": where, "content": text}
-        print(json.dumps(document) if options.json else f"# {where}\n{text}", end="")
+        _print_file(options, where, text)
         return DONE
     add(seen.sysroot, text, name)
     _said(options, f"registered {name} by {where}", seen)
     return DONE
+
+
+def _print_file(options: argparse.Namespace, where: str, text: str) -> None:
+    """Print what would be written."""
+    document = {"schema": 1, "file": where, "content": text}
+    print(f"{json.dumps(document)}\n" if options.json else f"# {where}\n{text}", end="")
 
 
 def _module(seen: Look, name: str) -> Module:
@@ -143,10 +148,12 @@ def run_remove(options: argparse.Namespace) -> int:
     seen = look(options)
     module = _module(seen, options.module)
     if options.dry_run:
-        for target, record in sorted(seen.snapshot.records.items()):
-            if target.module == module.name and record.installed:
-                print("\n".join(f"delete {item.path}" for item in record.installed.objects))
-        print(f"delete or mask {module.path}")
+        mine = [r.installed for t, r in sorted(seen.snapshot.records.items()) if t.module == module.name]
+        paths = [item.path for installed in mine if installed for item in installed.objects]
+        if options.json:
+            print(json.dumps({"schema": 1, "file": module.path, "delete": paths}))
+        else:
+            print("\n".join([*(f"delete {path}" for path in paths), f"delete or mask {module.path}"]))
         return DONE
     _said(options, remove(seen.sysroot, module), seen)
     return DONE
@@ -163,7 +170,7 @@ def _switch(options: argparse.Namespace, enabled: bool) -> int:
     target = seen.sysroot.registries[0] / Path(module.path).name
     text = set_enabled(source.read_text(), enabled)
     if options.dry_run:
-        print(f"# {seen.sysroot.inside(target)}\n{text}", end="")
+        _print_file(options, seen.sysroot.inside(target), text)
         return DONE
     with explained(f"writing {seen.sysroot.inside(target)}"):
         replace_file(target, text.encode())

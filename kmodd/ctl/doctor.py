@@ -54,4 +54,4 @@ async def examine(sysroot: Sysroot) -> list[Finding]:
 def _line(finding: Finding) -> str:
     wrapped = terminal.wrap(f"{finding.level:<{COLUMN}}", terminal.clean(f"{finding.check}: {finding.text}"))
     text = terminal.paint(finding.level, finding.level) + wrapped[len(finding.level) :]
-    return f"{text}\n{'':<{COLUMN}}→ {terminal.clean(finding.fix)}" if finding.fix else text
+    return f"{text}\n    → {terminal.clean(finding.fix)}" if finding.fix else text

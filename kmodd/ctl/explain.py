@@ -58,7 +58,7 @@ def _target(target: Document) -> list[str]:
         lines.append(_row("rule", f"{rule['number']}: {rule['text']}"))
     log = (target["last_attempt"] or {}).get("log")
     if target["hint"] and not (log and log in target["hint"]):
-        lines.append(f"  {'do':<{INDENT - 2}}{target['hint']}")
+        lines.append(f"    → {target['hint']}")
     lines += _observed(target, facts)
     lines += _attempts(target)
     lines += _error(target["error"])
@@ -82,7 +82,7 @@ def _observed(target: Document, facts: Document) -> list[str]:
         lines.append(_row("installed", f"{item['path']}, {signed}{memory}"))
     stale = target["stale_in_memory"]
     if stale:
-        lines += [_row("stale", f"in memory: {stale['reason']}"), f"  {'':<{INDENT - 2}}→ {stale['hint']}"]
+        lines += [_row("stale", f"in memory: {stale['reason']}"), f"    → {stale['hint']}"]
     if target["damage"]:
         lines.append(_row("changed", target["damage"]))
     if facts["in_tree"]:

@@ -74,6 +74,12 @@ def _matrix(document: Document) -> list[str]:
             row = [(cells.get((m["name"], kernel["release"]), ""), w) for m, w in zip(modules, widths)]
             rows.append(f"{kernel['release']:<{first}}{marks(kernel):<{second}}" + _cells(row))
         return [rows[0].rstrip(), *rows[1:]]
+    if len(kernels) == 1:
+        verdict, mark = kernels[0]["verdict"], marks(kernels[0])
+        title = f"{kernels[0]['release']}: {paint(verdict, verdict)}" + (f" ({mark})" if mark else "")
+        name_width = min(max(map(len, labels)), room - CELL - 4) + 2
+        rows = [f"  {terminal.clip(label, name_width - 2):<{name_width}}" for label in labels]
+        return [title, *(row + _cells([(cells[m["name"], kernels[0]["release"]], 0)]) for row, m in zip(rows, modules))]
     name_width = min(max(map(len, labels)) + 2, max(24, room - CELL * min(len(kernels), 4)))
     at_once = max(1, (room - name_width + 2) // CELL)
     lines: list[str] = []
@@ -145,7 +151,7 @@ def _paragraph(indent: str, verdict: str, text: str, hint: str) -> list[str]:
     wrapped = terminal.wrap(first, text, MOST)
     lines = [indent + paint(verdict, verdict) + wrapped[len(indent + verdict) :]]
     if hint:  # on one line of its own, to be copied
-        lines.append(f"{'':<{len(first)}}→ {hint}")
+        lines.append(f"{indent}    → {hint}")
     return lines
 
 

@@ -194,7 +194,7 @@ def test_healthy_root_has_nothing_that_fails(built: World) -> None:
     replace(built.registry("beta"), "[sauce]\n")
     shown = built.ctl("doctor")
     assert shown.returncode == 1
-    assert "\n         → see kmodd.modules.d(5)" in shown.stdout and "\n1 fail, " in shown.stdout
+    assert "\n    → see kmodd.modules.d(5)" in shown.stdout and "\n1 fail, " in shown.stdout
 
 
 @pytest.mark.parametrize("what", BREAKS)

@@ -85,6 +85,12 @@ def test_matrix_fits_80_columns_and_leaves_no_target_out(
     assert text.count("boots next") == 1
 
 
+def test_one_kernel_needs_no_letters(capsys: pytest.CaptureFixture[str]) -> None:
+    document = status([kernel(SHORT[0], running=True)], [module(f"m{n}") for n in range(5)])
+    lines = shown(document, capsys)
+    assert lines[:3] == ["6.1.0-55-amd64: ready (running)", "  m0  ready", "  m1  ready"]
+
+
 def test_few_modules_stand_beside_their_kernels(capsys: pytest.CaptureFixture[str]) -> None:
     kernels = [kernel(SHORT[0], running=True, default_boot=False), kernel(SHORT[1], default_boot=True)]
     modules = [module("hello", version="1.0"), module("nvme_x")]
@@ -153,9 +159,9 @@ def test_targets_with_one_problem_are_told_once(capsys: pytest.CaptureFixture[st
     start = next(n for n, line in enumerate(lines) if line.startswith("failed"))
     assert lines[start:] == [
         "failed    m3 on 6.1.0-55-amd64: m3.c:1:1: error: no",
-        "          → kmoddctl explain m3",
+        "    → kmoddctl explain m3",
         "waiting   20 modules on 6.1.0-56-amd64: kernel-devel is not installed",
-        "          → dnf install 'kernel-devel-uname-r = x'",
+        "    → dnf install 'kernel-devel-uname-r = x'",
         "",
         "1 failed, 20 waiting, 19 ready; kmodd is not running",
     ]
@@ -164,15 +170,15 @@ def test_targets_with_one_problem_are_told_once(capsys: pytest.CaptureFixture[st
 def test_long_reason_is_cut_and_what_to_do_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     failed = target("m", SHORT[0], "blocked", reason="word " * 100, hint="do " + "x" * 100)
     lines = shown(status([kernel(SHORT[0])], [module("m")], failed), capsys)
-    assert f"          → do {'x' * 100}" in lines
+    assert f"    → do {'x' * 100}" in lines
     assert len([line for line in lines if "word" in line]) == 3
-    assert lines[lines.index(f"          → do {'x' * 100}") - 1].endswith("…")
+    assert lines[lines.index(f"    → do {'x' * 100}") - 1].endswith("…")
 
 
 def test_file_that_broke_before_any_kernel_came_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     broken = {"file": "/etc/x.toml", "problem": "module-file-invalid", "message": "x.toml: line 1", "hint": "mend it"}
     lines = shown(status([], [module("x")], problems=[broken]), capsys)
-    assert lines == ["No kernels are installed.", "failed    x.toml: line 1", "          → mend it"]
+    assert lines == ["No kernels are installed.", "failed    x.toml: line 1", "    → mend it"]
     told = target("x", SHORT[0], "failed", reason="x.toml: line 1", hint="mend it")
     lines = shown(status([kernel(SHORT[0])], [module("x")], told, problems=[broken]), capsys)
     assert len([line for line in lines if "line 1" in line]) == 1
