@@ -13,7 +13,14 @@ import pytest
 from world import LIMIT, World
 
 pytestmark = pytest.mark.system
-BROKEN = "#include <linux/module.h>\nint init_module(void)\n{\n\treturn missing_function(1);\n}\nMODULE_LICENSE(\"GPL\");\n"
+BROKEN = """\
+#include <linux/module.h>
+int init_module(void)
+{
+\treturn missing_function(1);
+}
+MODULE_LICENSE("GPL");
+"""
 SLOW = "obj-m := slow.o\n$(shell sleep 4)\n"
 
 

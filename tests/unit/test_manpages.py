@@ -11,14 +11,18 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from worlds import BROKEN, NOW, POLICY, T, broken, failed, record, settled
 
 from kmodd import ctl, daemon, files, messages, modulefile, tomlfile
 from kmodd.alert import metrics
 from kmodd.alert.command import make_item
 from kmodd.build import failure, unpackchild
+from kmodd.build.logs import LogReader
 from kmodd.config import Settings
 from kmodd.model import Judgement, Snapshot, Verdict
-from kmodd.report import Change, make_report
+from kmodd.paths import Sysroot
+from kmodd.planner import judge, plan
+from kmodd.report import Change, explain_document, make_report, status_document
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
@@ -137,6 +141,31 @@ def test_every_message_is_logged_somewhere() -> None:
         if isinstance(node, ast.Constant) and isinstance(node.value, str)
     } | {f"target {verdict.value}" for verdict in Verdict}
     assert set(messages.MESSAGE_IDS) <= constants
+
+
+def names(document: object) -> Iterator[str]:
+    """Yield the keys of a document at all depths, but for those that inputs, sources and actions have."""
+    if isinstance(document, dict):
+        for key, value in document.items():
+            yield key
+            if key not in ("inputs", "source", "next"):
+                yield from names(value)
+    for item in document if isinstance(document, list) else ():
+        yield from names(item)
+
+
+def test_keys_of_json_documents_are_listed(tmp_path: Path) -> None:
+    attempt = failed(transient=True, log="/log")
+    snapshot = settled(broken=(broken("b"),), faults={T: (BROKEN,)}, records={T: record(attempt=attempt)})
+    log = tmp_path / "var/log/kmodd/m" / T.kernel / "20261121T103752-0.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("x.c:1:1: error: no\n[kmodd: failed after 1.0 s]\n")
+    logs = {T: LogReader(Sysroot(tmp_path)).story(T.module, T.kernel)}
+    judgements, actions = judge(snapshot, POLICY, NOW), plan(snapshot, POLICY, NOW)
+    story = explain_document("m", snapshot, judgements, actions, logs=logs)
+    assert story["targets"][0]["error"] and story["targets"][0]["attempts"]
+    listed = set(re.findall(r"\w+", section(page("kmoddctl.8"), "JSON")))
+    assert {name for found in (status_document(snapshot, judgements), story) for name in names(found)} - listed == set()
 
 
 def test_exit_codes_are_listed() -> None:
