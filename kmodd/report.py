@@ -10,7 +10,7 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional, TypeVar, Union
 
 from . import versions
 from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, fingerprint
@@ -334,14 +334,16 @@ def _differences(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
     return [words for name, words in INPUT_WORDS.items() if old.get(name) != new.get(name)]
 
 
-#: What ends a waiting or a failure, by rule.
-EVENTS = {
+#: What ends a waiting or a failure, by problem or else by rule.
+EVENTS: dict[Union[int, str], str] = {
     1: "a change of the module file",
     2: "what it depends on being built",
     3: "the build tree or the source appearing",
     4: "a change of its source, patches or module file, of the kernel's build tree, or of the compiler",
     6: "a change of what was built, of the key, or of the module files",
     7: "a change of the files that were checked",
+    "kernel-devel-missing": "its kernel-devel package",
+    "signature-untrusted": "the enrolment of the key",
 }
 
 
@@ -352,7 +354,8 @@ def _awaited(judgement: Judgement, actions: Sequence[Action]) -> Optional[dict[s
     until = next((a.until for a in actions if isinstance(a, Wait) and a.until is not None), None)
     if until is not None:
         return {"until": until, "event": "the next try"}
-    return {"until": None, "event": EVENTS.get(judgement.rule, "a change of the module file")}
+    event = EVENTS.get(judgement.problem) or EVENTS.get(judgement.rule, "a change of the module file")
+    return {"until": None, "event": event}
 
 
 def summary(judgements: Mapping[Target, Judgement]) -> str:

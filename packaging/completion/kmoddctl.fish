@@ -47,7 +47,7 @@ complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a gate -d 'te
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a watch -d 'show what the daemon does, as it happens'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a sync -d 'look, plan and apply once'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a reload -d 'have the daemon read its settings again'
-complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a add -d 'register a source directory'
+complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a add -d 'register a source directory or an archive'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a remove -d 'unregister a module and remove what was installed'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a enable -d 'take a disabled module up again'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a disable -d 'keep a module registered, but remove what was installed'

@@ -99,8 +99,7 @@ STORIES = {
     "disabled": (world(module("m", module={"enabled": False})), 1, "a change of the module file", []),
     "no dependency": (world(module("m", build={"depends": ("x",)})), 2, "what it depends on being built", []),
     "no headers": (
-        world(kernels=(kernel(build_tree=None, build_tree_fault=MISSING),)), 3,
-        "the build tree or the source appearing", ["Wait"],
+        world(kernels=(kernel(build_tree=None, build_tree_fault=MISSING),)), 3, "its kernel-devel package", ["Wait"],
     ),
     "failed": (
         world(records={T: record(built=None, installed=None, attempt=failed())}), 4,
