@@ -117,7 +117,9 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.decoder.feed(self.server.input[:nbytes])
-        if self.decoder.pending > LIMIT:
+        if self.decoder.pending > LIMIT and self.endless:
+            self.transport.abort()  # its calls would never be answered, and unread it could not be seen to leave
+        elif self.decoder.pending > LIMIT:
             self.transport.pause_reading()
         self._work()
 
@@ -159,6 +161,7 @@ class Connection(asyncio.BufferedProtocol):
                 self.transport.close()
 
     async def _answer(self, call: Call) -> None:
+        self.endless = False
         try:
             method = find_method(call.method)
             if call.upgrade:

@@ -282,6 +282,17 @@ def test_who_does_not_read_is_dropped_and_stops_nobody(tmp_path: Path, monkeypat
     serve(tmp_path, test)
 
 
+def test_subscriber_that_goes_on_asking_is_dropped(tmp_path: Path) -> None:
+    async def test(ground: Ground) -> None:
+        peer = await ground.peer()
+        peer.send("Subscribe", more=True)
+        for _ in range(1000):
+            peer.send("Status")
+        assert await peer.is_closed()
+
+    serve(tmp_path, test)
+
+
 def test_subscriber_that_lags_is_told_so(tmp_path: Path) -> None:
     async def test(ground: Ground) -> None:
         lagging, good = await ground.peer(), await ground.peer()
@@ -347,7 +358,7 @@ def test_who_is_not_root_is_refused_what_changes(tmp_path: Path) -> None:
     async def test(ground: Ground) -> None:
         os.chmod(ground.path, 0o666)
         os.chmod(tmp_path, 0o755)
-        for part in tmp_path.parents[:2]:
+        for part in list(tmp_path.parents)[:2]:
             os.chmod(part, 0o755)
         os.seteuid(65534)
         try:
