@@ -18,8 +18,8 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile", "report",
-        "reloading", "messages", "",
+        "choosing", "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile",
+        "report", "reloading", "messages", "",
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (

@@ -153,7 +153,7 @@ method Subscribe() -> (event: Event)
 # Look again, and wait (the default) until nothing is left to do. With "more", events come meanwhile. For root.
 method Sync(wait: ?bool) -> (event: ?Event, status: ?Document)
 
-# Look again, and return what was found. For root.
+# Look again, check everything that is installed anew, and return what was found. For root.
 method Verify() -> {_DOCUMENT}
 
 # Read the settings again. For root.

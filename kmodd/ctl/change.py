@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..alert import Alerts
+from ..choosing import check_module
 from ..errors import Problem
 from ..files import digest_file, explained, replace_file
 from ..lock import Lock
@@ -24,7 +25,7 @@ from ..registry import add, remove
 from ..report import make_report
 from ..watch import Bell, settle
 from . import DONE
-from .documents import check_module, exit_code
+from .documents import exit_code
 from .look import Look, look
 from .plan import print_plan
 from .status import print_status, run_status

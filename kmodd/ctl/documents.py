@@ -1,4 +1,4 @@
-"""The documents that commands show (report), and what is chosen of them.
+"""The documents that commands show (report), and what they mean for the exit code.
 
 Imports nothing heavy: a look at the root is imported when one is taken. Must not: render.
 """
@@ -6,11 +6,10 @@ Imports nothing heavy: a look at the root is imported when one is taken. Must no
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Collection, Iterable
-from typing import Any, Optional
+from collections.abc import Iterable
+from typing import Any
 
-from ..errors import Problem
+from ..choosing import check_names, choose
 from . import DONE, FAILED, NOT_READY, terminal
 from .daemon import ask
 
@@ -66,46 +65,6 @@ def clean(document: Any) -> Any:
     if isinstance(document, dict):
         return {key: clean(value) for key, value in document.items()}
     return [clean(value) for value in document] if isinstance(document, list) else document
-
-
-# -- choosing --------------------------------------------------------------------------------------------------------
-def check_module(name: str, known: Collection[str]) -> None:
-    """Raise Problem module-unknown, with a suggestion, where a module is not among the known ones."""
-    if name not in known:
-        raise Problem("module-unknown", f"no module {name} is registered", _suggestion(name, known))
-
-
-def check_kernel(release: str, known: Collection[str]) -> None:
-    """Raise Problem kernel-unknown, with a suggestion, where a kernel release is not among the known ones."""
-    if release not in known:
-        raise Problem("kernel-unknown", f"kernel {release} is not installed", _suggestion(release, known))
-
-
-def _suggestion(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, sorted(known), 1)
-    return f"did you mean {close[0]}?" if close else "kmoddctl status lists all of them"
-
-
-def check_names(status: Document, module: Optional[str], kernel: Optional[str]) -> None:
-    """Raise Problem module-unknown or kernel-unknown where a status knows nothing of what is asked for."""
-    if module is not None:
-        check_module(module, {found["name"] for found in status["modules"]})
-    if kernel is not None:
-        check_kernel(kernel, [*(found["release"] for found in status["kernels"]), *status["leftovers"]])
-
-
-def choose(status: Document, module: Optional[str], kernel: Optional[str]) -> Document:
-    """Return what a status says of one module, one kernel, or both."""
-
-    def is_chosen(found: Document, module_key: str, kernel_key: str) -> bool:
-        return module in (None, found.get(module_key, module)) and kernel in (None, found.get(kernel_key, kernel))
-
-    return {
-        **status,
-        "kernels": [found for found in status["kernels"] if is_chosen(found, "", "release")],
-        "modules": [found for found in status["modules"] if is_chosen(found, "name", "")],
-        "targets": [found for found in status["targets"] if is_chosen(found, "module", "kernel")],
-    }
 
 
 def exit_code(targets: Iterable[Document], of_module: bool) -> int:

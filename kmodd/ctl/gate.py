@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import versions
+from ..choosing import check_kernel
 from ..control.client import Client
 from ..errors import Problem
 from ..model import Judgement, Snapshot, Target, Verdict, Wait
@@ -25,7 +26,6 @@ from ..planner import judge_kernel
 from ..watch import transaction_holder
 from . import DONE, FAILED, NOT_READY
 from .daemon import PATIENCE, connect
-from .documents import check_kernel
 from .look import Look, look
 from .terminal import clean
 

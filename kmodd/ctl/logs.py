@@ -14,10 +14,11 @@ import time
 from typing import Any
 
 from ..build.logs import LogReader, is_ended
+from ..choosing import check_kernel, check_module
 from ..errors import Problem
 from ..paths import Sysroot
 from . import DONE, terminal
-from .documents import check_kernel, check_module, read_status
+from .documents import read_status
 
 PAUSE = 0.2  # seconds between two looks at a log that grows
 PATIENCE = 5.0  # seconds without growth until it is asked whether anybody builds

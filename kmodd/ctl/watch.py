@@ -16,7 +16,7 @@ from ..control.client import Client
 from ..errors import Problem
 from . import DONE
 from .daemon import connect
-from .terminal import clip, paint, span, width
+from .terminal import clean, clip, paint, span, width
 
 TICK = 1.0  # seconds between two drawings of what only grows older
 BAR = 24  # columns
@@ -43,11 +43,11 @@ class Progress:
         elif event["event"] == "ended":
             self._builds.pop(target, None)
         self._erase()
-        text = sentence(event)
+        text = sentence({key: clean(value) if isinstance(value, str) else value for key, value in event.items()})
         if text:
             print(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))}  {text}", file=self.stream)
         for line in tail.splitlines()[-TAIL:]:
-            print(f"          | {line}", file=self.stream)
+            print(f"          | {clean(line)}", file=self.stream)
         self.draw()
 
     def draw(self) -> None:

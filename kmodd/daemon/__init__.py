@@ -59,6 +59,7 @@ class Daemon:
         self.server = Server(self.methods.answers)
         self.stopping = asyncio.Event()
         self.reload = False
+        self.verify = False  # the next look does without what is remembered of checks
         self.settling = False  # and a look follows as soon as nothing moves
         self.timer: Optional[asyncio.TimerHandle] = None
         self.alerts = Alerts(sysroot)
@@ -115,6 +116,10 @@ class Daemon:
     def ring(self, reason: str) -> None:
         self.bell.ring(reason)
 
+    def ask_verify(self) -> None:
+        self.verify = True
+        self.bell.ring("Verify")
+
     def status(self, report: Report) -> dict[str, Any]:
         return report.document(f"kmodd (pid {os.getpid()})")
 
@@ -160,6 +165,9 @@ class Daemon:
             self.watcher.rearm()
             try:
                 self._tell("looking")
+                if self.verify:
+                    self.verify = False
+                    self.reconciler.observer.verifier.forget()
                 self.actions = await self.reconciler.settle()
                 self._wake_at(next_wake(self.actions))
                 self._report()

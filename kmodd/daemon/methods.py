@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import codecs
-import difflib
 import functools
 import os
 from collections.abc import Mapping
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
 from ..build.logs import LogReader
+from ..choosing import check_names, choose
 from ..config import read_settings
 from ..control.codec import Reply, encode_reply
 from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waiting
@@ -54,6 +54,9 @@ class Host(Protocol):
     def ring(self, reason: str) -> None:
         """Ask for a look."""
 
+    def ask_verify(self) -> None:
+        """Ask for a look that does without what is remembered of checks."""
+
     def ask_reload(self) -> None:
         """Ask for the settings to be read again."""
 
@@ -73,7 +76,7 @@ class Methods:
             f"{MANAGER}.Verify": self.verify,
             f"{MANAGER}.Reload": self.reload,
         }
-        self._rendered: tuple[Optional[Report], bytes] = (None, b"")
+        self._documents: tuple[Optional[Report], dict[str, Any], bytes] = (None, {}, b"")
         self._logs = LogReader(host.sysroot)
         self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the looks
 
@@ -81,13 +84,18 @@ class Methods:
         return await self.host.looks.latest(self.host.is_disturbed(), MOMENT, PATIENCE)
 
     async def status(self, asked: Selection, send: Optional[Send]) -> Union[Document, bytes]:
-        report = await self._report()
+        document, message = self._render(await self._report())
         if asked.module is None and asked.kernel is None:
-            if self._rendered[0] is not report:
-                self._rendered = (report, encode_reply(Reply(self.host.status(report))))
-            return self._rendered[1]
-        check_names(report, asked.module, asked.kernel)
-        return choose(self.host.status(report), asked.module, asked.kernel)
+            return message
+        check_names(document, asked.module, asked.kernel)
+        return choose(document, asked.module, asked.kernel)
+
+    def _render(self, report: Report) -> tuple[Document, bytes]:
+        """Return a report's document, and that as a reply; both are made once."""
+        if self._documents[0] is not report:
+            document = self.host.status(report)
+            self._documents = (report, document, encode_reply(Reply(document)))
+        return self._documents[1:]
 
     async def plan(self, asked: Parameters, send: Optional[Send]) -> Document:
         await self._report()
@@ -95,7 +103,7 @@ class Methods:
 
     async def explain(self, asked: OfModule, send: Optional[Send]) -> Document:
         report = await self._report()
-        check_names(report, asked.module, asked.kernel)
+        check_names(self._render(report)[0], asked.module, asked.kernel)
         chosen = [t for t in report.judgements if t.module == asked.module and asked.kernel in (None, t.kernel)]
         logs = {t: await self._read(self._logs.story, t.module, t.kernel) for t in chosen}
         return explain_document(
@@ -105,7 +113,7 @@ class Methods:
     async def logs(self, asked: OfModule, send: Optional[Send]) -> Document:
         log = await self._read(self._find_log, asked.module, asked.kernel)
         if log is None:
-            check_names(await self._report(), asked.module, asked.kernel)
+            check_names(self._render(await self._report())[0], asked.module, asked.kernel)
             raise Problem("log-missing", f"{asked.module} was not built yet", "kmoddctl explain tells why")
         path, answer = self.host.sysroot.resolve(log), {"schema": 1, "log": log, "truncated": False}
         if send is None:
@@ -141,7 +149,7 @@ class Methods:
         try:
             if send is not None:
                 await self._narrate(work, send)
-            return {"status": self.host.status(await work)}
+            return {"status": self._render(await work)[0]}
         finally:
             work.cancel()
 
@@ -160,9 +168,9 @@ class Methods:
             for left in subscription.left():
                 await send(left)
 
-    async def verify(self, asked: Parameters, send: Optional[Send]) -> Document:
-        self.host.ring("Verify")
-        return self.host.status(await self.host.looks.next(idle=False))
+    async def verify(self, asked: Parameters, send: Optional[Send]) -> bytes:
+        self.host.ask_verify()
+        return self._render(await self.host.looks.next(idle=False))[1]
 
     async def reload(self, asked: Parameters, send: Optional[Send]) -> Document:
         read_settings(self.host.sysroot)  # what is wrong with them is for the caller
@@ -191,31 +199,3 @@ def _tail(path: Path, log: str) -> tuple[str, bool]:
             return stream.read(TAIL).decode(errors="replace"), size > TAIL
     except OSError as error:
         raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
-
-
-def check_names(report: Report, module: Optional[str], kernel: Optional[str]) -> None:
-    """Raise Problem module-unknown or kernel-unknown, with a suggestion, where a look found nothing of that name."""
-    snapshot = report.snapshot
-    modules = {*snapshot.modules, *(b.name for b in snapshot.broken), *(t.module for t in snapshot.records)}
-    for code, what, name, known in (
-        ("module-unknown", "no module {} is registered", module, modules),
-        ("kernel-unknown", "kernel {} is not installed", kernel, set(snapshot.kernels)),
-    ):
-        if name is not None and name not in known:
-            close = difflib.get_close_matches(name, sorted(known), 1)
-            hint = f"did you mean {close[0]}?" if close else "kmoddctl status lists all of them"
-            raise Problem(code, what.format(name), hint)
-
-
-def choose(status: Mapping[str, Any], module: Optional[str], kernel: Optional[str]) -> dict[str, Any]:
-    """Return what a status says of one module, one kernel, or both."""
-    return {
-        **status,
-        "kernels": [found for found in status["kernels"] if kernel in (None, found["release"])],
-        "modules": [found for found in status["modules"] if module in (None, found["name"])],
-        "targets": [
-            found
-            for found in status["targets"]
-            if module in (None, found["module"]) and kernel in (None, found["kernel"])
-        ],
-    }

@@ -75,6 +75,11 @@ class Verifier:
                     found = tuple(Check(*map(str, check)) for check in checks)
                     self._known[Target(module, kernel)] = Answer(key, tuple(map(Path, beyond)), found)
 
+    def forget(self) -> None:
+        """Check everything anew at the next look. Must not be called during one."""
+        self._digests.clear()
+        self._known.clear()
+
     def remember(self) -> None:
         """Keep the findings for the next process, where the cache can be written."""
         if self._dirty:

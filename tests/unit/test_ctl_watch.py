@@ -90,6 +90,14 @@ def test_terminal_shows_bars_below_the_lines_as_long_as_builds_run() -> None:
     assert re.match(r"  compiled 0 +  n for 6.1, ", seen[-1])
 
 
+def test_nothing_from_a_log_steers_the_terminal() -> None:
+    terminal = Terminal()
+    progress = Progress(terminal)
+    verdict = {**TARGET, "event": "verdict", "verdict": "failed", "reason": "x.c:1: \x1b[2Jerror"}
+    progress.show(verdict, tail="\x1b]0;title\x07\n")
+    assert "\x1b" not in "".join(terminal.seen())
+
+
 def test_elsewhere_lines_are_all() -> None:
     stream = io.StringIO()
     progress = Progress(stream)
