@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from .terminal import clean, clip, paint, span, width
 TICK = 1.0  # seconds between two drawings of what only grows older
 BAR = 24  # columns
 TAIL = 12  # lines of a failed build's log
+FRAME = re.compile(r"\[kmodd: |make(\[\d+\])?: |  [A-Z]+ +\[M\] ")  # lines of a log that tell nothing of the error
 OUTCOMES = {"succeeded": "ready", "failed": "failed"}
 
 
@@ -46,7 +48,7 @@ class Progress:
         text = sentence({key: clean(value) if isinstance(value, str) else value for key, value in event.items()})
         if text:
             print(f"{time.strftime('%H:%M:%S', time.localtime(event['time']))}  {text}", file=self.stream)
-        for line in tail.splitlines()[-TAIL:]:
+        for line in [line for line in tail.splitlines() if not FRAME.match(line)][-TAIL:]:
             print(f"          | {clean(line)}", file=self.stream)
         self.draw()
 
@@ -90,7 +92,7 @@ def sentence(event: dict[str, Any]) -> str:
         verdict = event["verdict"]
         if verdict is None:
             return f"{target}: gone"
-        hint = f" → {event['hint']}" if event.get("hint") else ""
+        hint = f" → {event['hint']}" if module and event.get("hint") else ""
         return f"{target}: {paint(verdict, verdict)}, {event['reason']}{hint}"
     return ""
 

@@ -151,14 +151,12 @@ def test_daemon_and_kmoddctl_tell_the_same(running: World) -> None:
     running.sync()
     words = (("status", "--json"), ("plan", "--json"), ("explain", "bad", "--json"))
     asked = [json.loads(running.ctl(*command).stdout) for command in words]
-    verified = json.loads(running.ctl("verify", "--json").stdout)
-    assert f"kmodd (pid {running.child.pid})" == asked[0]["holder"] == verified["holder"]
+    assert asked[0]["holder"] == f"kmodd (pid {running.child.pid})"
     running.stop()
     looked = [json.loads(running.ctl(*command).stdout) for command in words]
-    for document in (asked[0], looked[0], verified):
+    for document in (asked[0], looked[0]):
         document.update(looked=None, holder=None)
     assert asked == looked
-    assert verified == looked[0]
 
 
 # -- who may what ----------------------------------------------------------------------------------------------------
