@@ -23,4 +23,7 @@ MESSAGE_IDS = {
     "target waiting for kernel-devel": "5064e0ade8444530a48a5781f877b8e5",
     "installed object changed": "866c91b6fe21494bae19c9103c2f5268",
     "notification failed": "2730bc59ae914ae2a45b3e3e0194068a",
+    "reload failed": "c6968beff9f4417fb96ef616f4347a24",
+    "outcome not stored": "1002cb49366947ddaeee39b42002378f",
+    "unforeseen error": "bf09a67f14634eab9cbce3b1cab2f178",
 }
