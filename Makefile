@@ -47,6 +47,7 @@ bench: setup
 	@$(BIN)/python bench/latency.py
 	@$(BIN)/python bench/control.py
 	@$(BIN)/python bench/verify.py
+	@$(BIN)/python bench/status.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info
