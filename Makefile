@@ -48,6 +48,7 @@ bench: setup
 	@$(BIN)/python bench/control.py
 	@$(BIN)/python bench/verify.py
 	@$(BIN)/python bench/status.py
+	@$(BIN)/python bench/stories.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

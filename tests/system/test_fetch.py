@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from ground import kernels, repository
@@ -15,13 +12,6 @@ pytestmark = pytest.mark.system
 
 FETCH = "[kernels]\nfetch_devel = true\n[sources]\nfetch = true\n"
 NBD = '[source]\nkernel = ["drivers/block/nbd.c"]\n'
-HOLDER = """
-import fcntl, sys
-file = open(sys.argv[1], "w")
-fcntl.lockf(file, fcntl.LOCK_EX)
-print("held", flush=True)
-sys.stdin.read()
-"""
 
 
 @pytest.fixture
@@ -68,17 +58,3 @@ def test_what_the_repository_no_longer_has_stays_waited_for_with_the_command(lac
     assert target["hint"].startswith("dnf --installroot=")
     assert "fetch failed problem=fetch-failed" in done.stderr and "Unable to find a match" in done.stderr
     assert done.stderr.count("fetch started") == 1
-
-
-def test_nothing_is_fetched_while_an_rpm_transaction_runs(lacking: World) -> None:
-    lacking.settings(FETCH)
-    lacking.add("alpha")
-    lock = lacking.root / "var/lib/rpm/.rpm.lock"
-    argv = [sys.executable, "-c", HOLDER, str(lock)]
-    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        done = lacking.sync()
-        holder.kill()
-    assert (done.returncode, lacking.target("alpha")["problem"]) == (4, "kernel-devel-missing")
-    assert "fetch" not in done.stderr
-    assert lacking.sync().returncode == 0

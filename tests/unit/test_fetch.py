@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -79,3 +81,24 @@ def test_failed_fetch_is_repeated_after_a_pause(tmp_path: Path, monkeypatch: pyt
 
     asyncio.run(go())
     assert (tmp_path / "ran").read_text() == "ran\nran\n"
+
+
+HOLD = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
+
+
+def test_nothing_is_fetched_while_an_rpm_transaction_runs(tmp_path: Path) -> None:
+    lock = tmp_path / "var/lib/rpm/.rpm.lock"
+    lock.parent.mkdir(parents=True)
+
+    async def started() -> bool:
+        fetching = Fetching(Sysroot(tmp_path), parse(Settings, "[kernels]\nfetch_devel = true\n"), lambda _: None)
+        fetching.start([DEVEL])
+        found = bool(fetching.running)
+        await fetching.stop()
+        return found
+
+    with subprocess.Popen([sys.executable, "-c", HOLD, lock], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == b"1\n"
+        assert not asyncio.run(started())
+        holder.kill()
+    assert asyncio.run(started())
