@@ -168,7 +168,7 @@ WRONG_FILES_OF_MODULES = [
     (f'{NBD}[build]\ndirectory = "drivers/net"\n', "kernel-source-makefile", "drivers/net"),
     ('[source]\nkernel = ["drivers/block/nbd.c"]\npatches = ["bad.patch"]\n', "patch-failed", "bad.patch"),
     ('[source]\nkernel = ["drivers/block/nbd.c"]\npatches = ["none.patch"]\n', "patch-missing", "none.patch"),
-    (f'{NBD}[build]\ndepends = ["nbd"]\n', "depends-cycle", "depends on itself"),
+    (f'{NBD}[build]\ndepends = ["nbd"]\n', "depends-cycle", "depend on each other"),
     (f'{NBD}[build]\ndepends = ["omega"]\n', "depends-unknown", "omega"),
 ]  # fmt: skip
 
