@@ -3,7 +3,7 @@
 The rules of a target are tried in order, cheapest first:
  1. a kernel that is gone, a module that is unregistered or excluded: what was installed is removed;
  2. what it depends on must be registered, without a cycle, and be built before it;
- 3. without a build tree it waits, unless what is installed was built already;
+ 3. without a build tree or the kernel's source RPM it waits, unless what is installed was built already;
  4. what failed with these very inputs is not tried again; what failed for a passing reason is, after a pause;
  5. built with other inputs, or never: build;
  6. not installed as it was built, or signed by another key, or changed on disk: install;

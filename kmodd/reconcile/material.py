@@ -6,6 +6,7 @@ Must not: build, or decide whether a build is due.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
@@ -76,7 +77,7 @@ class Material:
                     wanted |= self._touched(module, kernel)
                 except Problem:
                     continue  # of another module, which says so itself
-        get_logger().info("kernel source unpacked", source=name, kernel=kernel.release)
+        began = time.monotonic()
         digest = await asyncio.to_thread(self.sources.kernel.digest, srpm)
         scratch = self.builder.make_scratch(name)
         try:
@@ -86,3 +87,5 @@ class Material:
         finally:
             await asyncio.to_thread(self.builder.drop_scratch, scratch)
         await asyncio.to_thread(self.sources.kernel.forget, kernels)
+        took = round(time.monotonic() - began, 1)
+        get_logger().info("kernel source unpacked", source=name, kernel=kernel.release, seconds=took)
