@@ -122,26 +122,3 @@ SHELLS = {"bash": ask_bash, "zsh": ask_zsh, "fish": ask_fish}
 @pytest.mark.parametrize(("typed", "offered"), CASES, ids=[typed for typed, _ in CASES])
 def test_shell_offers(root: Path, shell: str, typed: str, offered: set[str]) -> None:
     assert SHELLS[shell](line(typed, root)) == offered
-
-
-def test_scripts_are_those_of_the_parser(tmp_path: Path) -> None:
-    """A failure here means: run packaging/completion/generate.py."""
-    subprocess.run([sys.executable, SCRIPTS / "generate.py", tmp_path], check=True)
-    made = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert {name: (SCRIPTS / name).read_text() for name in made} == made
-
-
-def test_names_that_cannot_be_told_are_no_error(tmp_path: Path) -> None:
-    for words in (["modules"], ["kernels"], ["attempts"], ["attempts", "x"], ["nonsense"], []):
-        argv = [sys.executable, "-m", "kmodd.ctl", "--complete", *words, "--root", str(tmp_path)]
-        done = subprocess.run(argv, capture_output=True, text=True)
-        assert (done.returncode, done.stderr, done.stdout.strip()) == (0, "", "")
-
-
-def test_names_are_told_without_heavy_imports(root: Path) -> None:
-    code = (
-        "import sys; from kmodd.ctl import main; main(['--complete', 'modules', '--root', sys.argv[1]]);"
-        "print([n for n in ('pydantic', 'asyncio', 'structlog', 'tomllib', 'argparse') if n in sys.modules][:-1])"
-    )
-    done = subprocess.run([sys.executable, "-c", code, root], capture_output=True, text=True)
-    assert done.stdout.split("\n") == [*MODULES, "[]", ""]
