@@ -1,8 +1,8 @@
 """Whether a kernel takes only modules signed by a key that it trusts, and whether ours is one.
 
 Sources: kernel/module/signing.c, kernel-parameters (module.sig_enforce, lockdown), the Boot Loader Specification
-(loader/entries), grub2's grubenv, mokutil(1). What another kernel than the running one will do is told from its
-configuration and its boot entry. Must not: enrol anything.
+(loader/entries), grub2's grubenv, mokutil(1), keyctl(1). What another kernel than the running one will do is told
+from its configuration and its boot entry. Must not: enrol anything.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ ENROLMENTS = {
     "is already in the enrollment request": "pending",
     "is not enrolled": "absent",
 }
+#: What modules are checked with: the first of these that there is, and the keyrings that it links to, such as .machine
+#: (verify_pkcs7_signature in certs/system_keyring.c). Distributions add .platform by a patch, which mokutil tells of.
+KEYRINGS = (".secondary_trusted_keys", ".builtin_trusted_keys")
 SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
@@ -95,9 +98,32 @@ class TrustReader:
             return False
 
     # -- trust -----------------------------------------------------------------------------------------------------
-    async def is_trusted(self, certificate: Path) -> bool:
-        """Tell whether the kernels of this machine trust a certificate (DER): vouched for, or enrolled as a MOK."""
-        return self.vouched or await self.enrolment(certificate) == "enrolled"
+    async def is_trusted(self, certificate: Path, kernel: Kernel) -> bool:
+        """Tell whether a kernel trusts a certificate (DER): vouched for, enrolled as a MOK, or in its keyrings."""
+        if self.vouched or await self.enrolment(certificate) == "enrolled":
+            return True
+        return kernel.running and await self.is_in_keyring(certificate)
+
+    async def is_in_keyring(self, certificate: Path) -> bool:
+        """Tell whether the running kernel checks modules with a certificate (DER); False without keyctl(1) or root.
+
+        It is known by its subject key identifier, which the kernel calls the key by.
+        """
+        if not self.sysroot.is_host or find_program("keyctl") is None:
+            return False
+        argv = ["openssl", "x509", "-inform", "DER", "-noout", "-ext", "subjectKeyIdentifier", "-in"]
+        try:
+            found = await run([*argv, certificate], check=False, timeout=20)
+            identifier = re.search(r"^ *((?:[0-9A-F]{2}:)+[0-9A-F]{2})$", found.text, re.MULTILINE)
+            if identifier is None:
+                return False
+            for keyring in KEYRINGS:
+                shown = await run(["keyctl", "show", f"%:{keyring}"], check=False, timeout=20)
+                if shown.status == 0:
+                    return identifier[1].replace(":", "").lower() in read_identifiers(shown.text)
+        except Problem:
+            pass
+        return False
 
     async def enrolment(self, certificate: Path) -> str:
         """Return whether this machine's firmware has a certificate (DER) as a MOK.
@@ -129,9 +155,17 @@ class TrustReader:
         if not signed or not signer.identity:
             text = f"this kernel takes only signed modules ({why}), and this one is not"
             return (Fault("signature-required", text, "kmoddctl key show"),)
-        if await self.is_trusted(certificate):
+        if await self.is_trusted(certificate, kernel):
             return ()
         text = f"this kernel takes only modules signed by a key that it trusts ({why}), and kmodd's is not enrolled"
         where = self.sysroot.inside(certificate)
         hint = f"kmoddctl key enroll asks the firmware to trust {where}"
         return (Fault("signature-untrusted", text, hint),)
+
+
+def read_identifiers(shown: str) -> set[str]:
+    """Return the subject key identifiers (hexadecimal) of the certificates in what `keyctl show` printed.
+
+    The kernel describes a certificate as "SUBJECT: IDENTIFIER" (x509_key_preparse in x509_public_key.c).
+    """
+    return set(re.findall(r" asymmetric: .*: ([0-9a-f]+)$", shown, re.MULTILINE))

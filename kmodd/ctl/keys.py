@@ -134,7 +134,7 @@ async def _status(keys: Keys) -> int:
     for release, kernel in sorted(keys.snapshot.kernels.items()):
         if kernel.present:
             why = keys.trust.enforcement(kernel)
-            trusted = signer.fault is None and await keys.trust.is_trusted(keys.keyring.published)
+            trusted = signer.fault is None and await keys.trust.is_trusted(keys.keyring.published, kernel)
             kernels.append({"release": release, "enforces": why, "trusted": trusted})
     objects = [o for r in keys.snapshot.records.values() if r.installed for o in r.installed.objects if o.signer]
     own = sum(item.signer == signer.identity for item in objects)
