@@ -98,7 +98,7 @@ def split_release(release: str) -> tuple[str, str, str]:
 
     6.1.0-56-amd64 is 6.1.0 and 56; 6.12.117+deb12-amd64 is 6.12.117+deb12 and 1.
     """
-    found = re.fullmatch(r"([^-]+)(?:-(\d[^-]*))?(?:-(rt|cloud))?-amd64", release)
+    found = re.fullmatch(r"([^-]+)(?:-(\d[^-]*))?(?:-(rt|cloud|trusted))?-amd64", release)
     if not found:
         raise GroundError(f"{release} does not look like a Debian kernel release for amd64")
     return found[1], found[2] or "1", f"-{found[3]}" if found[3] else ""

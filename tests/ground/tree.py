@@ -15,6 +15,7 @@ from .command import GroundError
 from .modules import SLIM, configured, depmod, disable, keep_only, recompress
 
 SHIPPED = ("modules.order", "modules.builtin", "modules.builtin.modinfo")
+CONFIGURED = (".config", "include/config/auto.conf", "include/generated/autoconf.h")
 # What depmod writes. A newer kmod than the one at build time writes more of them, so all are listed.
 DEPMOD_OUTPUT = tuple(
     f"modules.{name}"
@@ -129,7 +130,6 @@ def stage(
         keep_only(directory, SLIM)
     if compression != "keep":
         recompress(directory / "kernel", compression)
-        auto = (tree / "include/config/auto.conf", tree / "include/generated/autoconf.h")
-        for path in (directory / "config", tree / ".config", *auto):
+        for path in (directory / "config", *(tree / name for name in CONFIGURED)):
             path.write_text(configured(path.read_text(), compression))
     depmod(destination, release)

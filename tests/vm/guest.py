@@ -46,18 +46,25 @@ class Ran:
 
 
 def run_inside(
-    root: Path, release: str, session: Sequence[str], work: Path, files: Mapping[str, bytes] = {}, options: str = ""
+    root: Path,
+    release: str,
+    session: Sequence[str],
+    work: Path,
+    files: Mapping[str, bytes] = {},
+    options: str = "",
+    programs: Mapping[str, str] = {},
 ) -> list[Ran]:
     """Boot a root's kernel and carry out commands there, one after the other; returns how each ended.
 
     session: shell commands, such as `kmoddctl status --json`. files: more files, by the guest's name. options: more
-    words of the kernel's command line. work: a directory for the archive and the console. Raises BootError.
+    words of the kernel's command line. work: a directory for the archive and the console. programs: more of them, by
+    the guest's name. Raises BootError.
     """
     archive = Archive()
     archive.file("/init", Path(__file__).with_name("session").read_bytes(), 0o755)
     for number, command in enumerate(session):
         archive.file(f"/session/{number}", f"{command}\n".encode())
-    add_programs(archive, PROGRAMS)
+    add_programs(archive, {**PROGRAMS, **programs})
     for name in LINKS:
         archive.link(f"/usr/bin/{name}", "kmod")
     work.mkdir(parents=True, exist_ok=True)

@@ -7,7 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
@@ -70,15 +70,15 @@ class Source:
 
 
 class Server:
-    """One private root. releases: the kernels, whose own modules are not, xz and zstd compressed."""
+    """One private root. releases: the kernels; of Debian's three the modules are not, xz and zstd compressed."""
 
-    def __init__(self, top: Path, count: int = 3) -> None:
+    def __init__(self, top: Path, count: int = 3, packages: Optional[Mapping[str, Sequence[Path]]] = None) -> None:
+        """Install kernels: so many of Debian's, or the given packages by their release."""
         self.top = top
         self.root = privateroot.make_root(top / "root")
-        older = kernels.pick("6.1", 2)
-        self.releases = (older[0], older[1], kernels.pick("6.12", 1)[0])[:count]
-        for release, compression in zip(self.releases, ("none", "xz", "zstd")):
-            made = kernels.make(release, top / "rpms" / compression, slim=True, compression=compression)
+        chosen = packages or _debian(top, count)
+        self.releases = tuple(chosen)
+        for made in chosen.values():
             privateroot.rpm(self.root, "-i", *made)
 
     # -- kmodd's side ----------------------------------------------------------------------------------------------
@@ -197,6 +197,15 @@ class Server:
             f"title Linux ({release})\nversion {release}\nlinux /vmlinuz-{release}\n"
             f"initrd /initramfs-{release}.img\noptions {options}\ngrub_class rhel\n"
         )
+
+
+def _debian(top: Path, count: int) -> dict[str, list[Path]]:
+    older = kernels.pick("6.1", 2)
+    releases = (older[0], older[1], kernels.pick("6.12", 1)[0])[:count]
+    return {
+        release: kernels.make(release, top / "rpms" / compression, slim=True, compression=compression)
+        for release, compression in zip(releases, ("none", "xz", "zstd"))
+    }
 
 
 def write_source(directory: Path, name: str, text: str) -> None:

@@ -18,28 +18,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from cases import CASES, OTHER, OURS, REFUSED, Case
 from ground import privateroot
-from machine import Outcome, Report, boot
-from server import Server, modinfo, read_object
+from machine import Report, boot
+from server import Server
+from table import Row, print_table, what_kernel_did
 
 pytestmark = pytest.mark.vm
 
 CONTROL = "crc16"  # a module of the kernel's own, signed by the distribution: every boot must take it
 ENFORCING = "module.sig_enforce=1"
-
-
-@dataclass(frozen=True)
-class Row:
-    """A case with both answers."""
-
-    case: Case
-    verdict: str
-    reason: str
-    kernel: str
-    outcome: Outcome
-
-    @property
-    def agree(self) -> bool:
-        return (self.verdict == "ready") == (self.kernel == OURS)
 
 
 @dataclass(frozen=True)
@@ -94,34 +80,6 @@ def boot_all(server: Server) -> dict[tuple[int, bool], Report]:
 
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         return dict(zip(wanted, pool.map(one, wanted)))
-
-
-def what_kernel_did(server: Server, report: Report, module: str) -> str:
-    """Return whether the kernel took the recorded file, signed by kmodd's key, took something else, or refused."""
-    outcome = report.outcomes[module]
-    if not outcome.live:
-        return REFUSED
-    path, digest = report.inserted.get(module, ("", ""))
-    (item,) = server.record(module, report.release)["installed"]["objects"]
-    if (path, digest) != (item["path"], item["sha256"]):
-        return OTHER
-    installed = server.object(module, report.release)
-    ours = outcome.srcversion == modinfo(installed, "srcversion") and server.is_signed_by_us(read_object(installed))
-    return OURS if ours else OTHER
-
-
-def print_table(rows: list[Row]) -> None:
-    """Print each case with kmodd's verdict beside the kernel's."""
-    form = "{:<38} {:<9} {:<14} {}"
-    print("\n" + form.format("case", "kmodd", "kernel", ""))
-    for row in rows:
-        print(form.format(row.case.name, row.verdict, row.kernel, "" if row.agree else "DISAGREE"))
-        if row.verdict != "ready":
-            print(f"      kmodd:  {row.reason[:105]}")
-        if row.kernel == REFUSED:
-            print(f"      kernel: {row.outcome.said[:105]}")
-    wrong = sum(not row.agree for row in rows)
-    print(f"{len(rows)} cases, {wrong} disagreement{'' if wrong == 1 else 's'}")
 
 
 def by_name(case: Case) -> str:
