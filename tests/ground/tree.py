@@ -86,7 +86,7 @@ def check_self_contained(tree: Path) -> None:
         if path.is_symlink() and tree not in path.resolve().parents:
             raise GroundError(f"{path} is a link out of the build tree")
     debian = re.compile(r"^\s*-?include\s+/", re.MULTILINE)
-    for path in (tree / "Makefile", tree / ".kernelvariables", *tree.glob("scripts/Makefile*")):
+    for path in (tree / "Makefile", *tree.glob(".kernelvariables"), *tree.glob("scripts/Makefile*")):
         if debian.search(path.read_text(errors="replace")):
             raise GroundError(f"{path} includes a file by its absolute path")
     if not (tree / "scripts/sign-file").exists():
