@@ -85,7 +85,8 @@ def emulate(
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired as error:
         raise BootError(f"{kernel} did not end within {limit:.0f} s:\n{_tail(console)}") from error
-    if done.returncode != SUCCESS:
+    # A kernel in lockdown lets nobody write to ports: init restarts it instead, and what it told must be whole.
+    if done.returncode != (0 if "lockdown=" in options else SUCCESS):
         raise BootError(f"{kernel}: qemu ended with {done.returncode}:\n{done.stderr}{_tail(console)}")
     return told.read_text(errors="replace")
 
