@@ -109,7 +109,7 @@ async def enrolment(host: Host) -> AsyncIterator[Finding]:
     good = []
     for kernel in _kernels(host):
         why = host.observer.trust.enforcement(kernel)
-        if why and not await host.observer.trust.is_trusted(host.observer.keyring.published):
+        if why and not await host.observer.trust.is_trusted(host.observer.keyring.published, kernel):
             text = f"{kernel.release} takes only modules of keys that it trusts ({why}), and kmodd's is none"
             yield Finding("enrolment", "fail", text, "kmoddctl key enroll")
         else:
