@@ -13,7 +13,7 @@ import resource
 import socket
 import struct
 import traceback
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Mapping
 from typing import Any, Callable, Optional, Union
 
@@ -27,6 +27,7 @@ MOST_CONNECTIONS = 4096
 OF_ONE_USER = MOST_CONNECTIONS // 2
 FOR_ROOT = 64  # of them, that nobody else gets
 OTHER_FILES = 512  # descriptors that builds and looks need
+CALLS_A_TURN = 8  # of all clients, in a turn of the event loop, which has other work
 CHUNK = 1 << 16  # bytes that are handed to the transport at once, which keeps a copy of what is not taken
 STALL = 30.0  # seconds in which a client must take a chunk
 CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
@@ -36,6 +37,34 @@ Send = Callable[[Union[Mapping[str, Any], bytes]], Awaitable[None]]
 #: Gets the parameters and where to send more replies; returns the parameters of the last one, or that as a message.
 #: Raises Problem or Refusal.
 Answer = Callable[[Any, Optional[Send]], Awaitable[Union[Mapping[str, Any], bytes]]]
+
+
+class Turnstile:
+    """Lets some through in each turn of the event loop, first come first served, so that other work gets its turns."""
+
+    def __init__(self, most: int) -> None:
+        self.most = self._left = most
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def enter(self) -> None:
+        if self._left == self.most:
+            asyncio.get_running_loop().call_soon(self._turn)
+        if self._left > 0:
+            self._left -= 1
+            return
+        waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiting)
+        await waiting
+
+    def _turn(self) -> None:
+        self._left = self.most
+        while self._waiting and self._left > 0:
+            waiting = self._waiting.popleft()
+            if not waiting.done():
+                waiting.set_result(None)
+                self._left -= 1
+        if self._left < self.most:
+            asyncio.get_running_loop().call_soon(self._turn)
 
 
 class Server:
@@ -51,6 +80,7 @@ class Server:
         self.users: Counter[int] = Counter()
         self.input = memoryview(bytearray(LIMIT))  # for all connections, since what is read is taken at once
         self.most = MOST_CONNECTIONS
+        self.turnstile = Turnstile(CALLS_A_TURN)
         self._server: Optional[asyncio.AbstractServer] = None
 
     async def start(self, listener: socket.socket) -> None:
@@ -145,8 +175,8 @@ class Connection(asyncio.BufferedProtocol):
             while (message := self.decoder.next()) is not None:
                 if self.decoder.pending <= LIMIT:
                     self.transport.resume_reading()
+                await self.server.turnstile.enter()
                 await self._answer(parse_call(message))
-                await asyncio.sleep(0)  # others want to be answered, too
         except Malformed as fault:
             get_logger().debug("control connection closed", reason=str(fault), uid=self.uid)
             with contextlib.suppress(ConnectionError):

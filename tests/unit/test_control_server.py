@@ -16,7 +16,7 @@ from kmodd.control import server as room
 from kmodd.control.codec import LIMIT, Call, encode_call
 from kmodd.control.feed import MOST_EVENTS, Feed
 from kmodd.control.interface import MANAGER, SERVICE
-from kmodd.control.server import Send, Server
+from kmodd.control.server import Send, Server, Turnstile
 from kmodd.errors import Problem
 
 BIG = "x" * (4 << 20)
@@ -314,6 +314,31 @@ def test_subscriber_that_lags_is_told_so(tmp_path: Path) -> None:
         assert "parameters" in await lagging.ask("Status")
 
     serve(tmp_path, test)
+
+
+def test_turnstile_lets_some_through_in_a_turn_and_keeps_the_order() -> None:
+    async def run() -> list[tuple[int, int]]:
+        turnstile, turn, passed = Turnstile(3), 0, []
+
+        async def enter(number: int) -> None:
+            await turnstile.enter()
+            passed.append((number, turn))
+
+        tasks = [asyncio.ensure_future(enter(number)) for number in range(12)]
+        tasks[5].cancel()
+        while not all(task.done() for task in tasks):
+            turn += 1
+            await asyncio.sleep(0)
+        for number in range(20, 23):  # after a rest
+            await asyncio.sleep(0)
+            turn += 1
+            await enter(number)
+        return passed
+
+    passed = asyncio.run(run())
+    assert [number for number, _ in passed] == [*range(5), *range(6, 12), 20, 21, 22]
+    turns = [turn for _, turn in passed]
+    assert max(turns.count(turn) for turn in turns) == 3
 
 
 def test_connections_beyond_the_limit_are_refused(tmp_path: Path) -> None:
