@@ -148,7 +148,7 @@ class Connection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.decoder.feed(self.server.input[:nbytes])
         if self.decoder.pending > LIMIT and self.endless:
-            self.transport.abort()  # its calls would never be answered, and unread it could not be seen to leave
+            self.transport.abort()  # as in _answer
         elif self.decoder.pending > LIMIT:
             self.transport.pause_reading()
         self._work()
@@ -205,6 +205,9 @@ class Connection(asyncio.BufferedProtocol):
                 raise Refusal(f"{SERVICE}.MethodNotImplemented", method=call.method)
             parameters = read_parameters(method, call.parameters)
             self.endless = method.streams
+            if self.endless and self.decoder.pending > LIMIT:
+                # its other calls would never be answered, and unread it could not be seen to leave
+                raise ConnectionAbortedError("calls behind one that does not end")
             found = await answer(parameters, self._send if call.more and not call.oneway else None)
             if not call.oneway:
                 await self._write(found if isinstance(found, bytes) else encode_reply(Reply(found)))
