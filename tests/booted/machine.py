@@ -59,10 +59,14 @@ class Machine:
 
     def reboot(self) -> None:
         """Shut down as reboot(8) does, and start again."""
+        self.power_off()
+        self.start()
+
+    def power_off(self) -> None:
         assert self.nspawn is not None
         self.run("systemctl", "poweroff", "--no-block", check=False)
         self.nspawn.wait(LIMIT)
-        self.start()
+        self.nspawn = None
 
     def cut_power(self) -> None:
         """End everything at once, as a power cut does but for what the disk had cached."""
