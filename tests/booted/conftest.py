@@ -3,33 +3,15 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 from ground import kernels, privateroot, system
-from machine import Machine
+from nspawn import Machine, Repository
 
 TOP = Path(__file__).resolve().parents[2]
-
-
-@dataclass(frozen=True)
-class Repository:
-    """The packages that the machine installs, as /repo on it."""
-
-    old: str  # kernel releases
-    new: str
-    kernels: dict[str, list[str]]  # release -> paths on the machine: core, modules-core, devel
-    kmodd: str
-    standing: str
-    later: str  # the same kmodd with a higher release
 
 
 @pytest.fixture(scope="session")

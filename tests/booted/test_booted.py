@@ -10,8 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import Repository
-from machine import Machine
+from nspawn import Machine, Repository
 
 pytestmark = pytest.mark.booted
 

@@ -7,16 +7,12 @@ import hashlib
 import os
 import re
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 from ground import cache, kernels, modules, privateroot, rpmfile
 from ground.command import GroundError, run
 

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "system"))
-sys.path.insert(0, str(Path(__file__).resolve().parent))
-
 import stories
 from ground import privateroot
 from machine import Outcome, Report, boot

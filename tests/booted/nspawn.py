@@ -9,6 +9,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
@@ -19,6 +20,18 @@ LIMIT = 120.0  # seconds that anything may take on a busy machine
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
 DROPIN = "[Unit]\nConditionVirtualization=\n"
 UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
+
+
+@dataclass(frozen=True)
+class Repository:
+    """The packages that the machine installs, as /repo on it."""
+
+    old: str  # kernel releases
+    new: str
+    kernels: dict[str, list[str]]  # release -> paths on the machine: core, modules-core, devel
+    kmodd: str
+    standing: str
+    later: str  # the same kmodd with a higher release
 
 
 class Machine:
