@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Optional, Union
 
 from .modulefile import Module
+from .recipe import Recipe
 from .record import Attempt, TargetRecord
 
 
@@ -148,6 +149,7 @@ class Snapshot:
     modules: Mapping[str, Module] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
     inputs: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # where they can be known
+    recipes: Mapping[Target, Recipe] = field(default_factory=dict)  # of those that have a dkms.conf
     input_faults: Mapping[Target, Fault] = field(default_factory=dict)  # e.g. an unreadable source
     records: Mapping[Target, TargetRecord] = field(default_factory=dict)
     damaged: Mapping[Target, str] = field(default_factory=dict)  # what differs on disk from the record, fit to print
@@ -161,6 +163,11 @@ class Snapshot:
     running: frozenset[Target] = frozenset()
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other
+
+    def depends(self, target: Target) -> tuple[str, ...]:
+        """Return the modules that a registered one is built after, for a kernel."""
+        more = self.recipes[target].depends if target in self.recipes else ()
+        return tuple(dict.fromkeys((*self.modules[target.module].file.build.depends, *more)))
 
 
 @dataclass(frozen=True)

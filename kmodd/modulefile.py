@@ -54,6 +54,12 @@ def _within(value: str) -> str:
     return value
 
 
+def _conf(value: str) -> str:
+    if not value.endswith("/dkms.conf"):
+        raise ValueError("must be the path of a file dkms.conf")
+    return value
+
+
 def _filled(value: str) -> str:
     for found in PLACEHOLDER.finditer(value):
         if found[1] not in PLACEHOLDERS:
@@ -138,12 +144,16 @@ class Source(Table):
     sha256: Optional[Digest] = None  # of the archive
     strip: Optional[Annotated[int, Field(ge=0, le=9)]] = None  # leading directories of the archive's names; None: 1
     kernel: tuple[KernelPath, ...] = ()  # directories and .c files of the kernel's own source
+    dkms: Optional[Annotated[AbsolutePath, AfterValidator(_conf)]] = None  # a dkms.conf; the source is its directory
+    ignore_hooks: Optional[bool] = None  # of the dkms.conf
     patches: tuple[Annotated[Patch, BeforeValidator(_patch)], ...] = ()
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if (self.path is not None) + (self.archive is not None) + bool(self.kernel) != 1:
-            raise ValueError("needs exactly one of path, archive and kernel")
+        if sum(one is not None for one in (self.path, self.archive, self.dkms, self.kernel or None)) != 1:
+            raise ValueError("needs exactly one of path, archive, kernel and dkms")
+        if self.dkms is None and self.ignore_hooks is not None:
+            raise ValueError("ignore_hooks goes with dkms only")
         for key in ("sha256", "strip"):
             if self.archive is None and getattr(self, key) is not None:
                 raise ValueError(f"{key} goes with archive only")
@@ -152,12 +162,13 @@ class Source(Table):
     @property
     def kind(self) -> str:
         """Return the key that says where the source is."""
-        return "kernel" if self.kernel else "path" if self.archive is None else "archive"
+        kinds = {"kernel": self.kernel, "archive": self.archive, "dkms": self.dkms}
+        return next((name for name, value in kinds.items() if value), "path")
 
     @property
     def place(self) -> str:
         """Return where the source is."""
-        return " ".join(self.kernel) or self.path or self.archive or ""
+        return " ".join(self.kernel) or self.path or self.archive or self.dkms or ""
 
 
 class Build(Table):
@@ -218,6 +229,12 @@ class ModuleFile(Table):
     def _built_by_make(self) -> ModuleFile:
         if self.source.kernel and self.build.command:
             raise ValueError("build.command does not go with source.kernel, which its own Makefiles build")
+        if self.source.dkms:
+            for key in ("directory", "config", "arguments", "command"):
+                if key in self.build.model_fields_set:
+                    raise ValueError(f"build.{key} does not go with source.dkms, whose MAKE says how to build")
+            if self.object:
+                raise ValueError("[[object]] does not go with source.dkms, whose BUILT_MODULE_NAME names the objects")
         return self
 
 

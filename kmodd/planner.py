@@ -241,9 +241,12 @@ class _Planning:
         exclusion = find_exclusion(module.file.kernels, kernel)
         if exclusion:
             return _Excluded(exclusion)
+        recipe = self.snapshot.recipes.get(target)
+        if recipe and recipe.excluded:
+            return _Excluded(f"{recipe.excluded}: dkms.conf")
         after: list[Target] = []
         unready: Optional[_Decision] = None
-        for name in module.file.build.depends:
+        for name in self.snapshot.depends(target):
             found = self._dependency(target, name)
             if isinstance(found, Target):
                 after.append(found)
@@ -354,7 +357,7 @@ class _Planning:
         if own is None:
             return None
         inputs = dict(own)
-        for name in self.snapshot.modules[target.module].file.build.depends:
+        for name in self.snapshot.depends(target):
             needed = self.inputs(Target(name, target.kernel)) if name in self.snapshot.modules else None
             if needed is None:
                 return None
@@ -402,13 +405,18 @@ class _Planning:
         def visit(name: str, trail: frozenset[str]) -> None:
             if name in done or name in trail or name not in self.snapshot.modules:
                 return
-            for dependency in self.snapshot.modules[name].file.build.depends:
+            for dependency in needed[name]:
                 visit(dependency, trail | {name})
             done[name] = None
 
+        kernels = [kernel.release for kernel in self._kernels()]
+        needed = {
+            name: sorted({d for release in kernels for d in self.snapshot.depends(Target(name, release))})
+            for name in self.snapshot.modules
+        }
         for name in sorted(self.snapshot.modules):
             visit(name, frozenset())
-        return [Target(name, kernel.release) for kernel in self._kernels() for name in done]
+        return [Target(name, release) for release in kernels for name in done]
 
     def _owners(self) -> dict[str, dict[str, str]]:
         """Return kernel -> object -> the module it belongs to: who has it installed, else the first by name."""

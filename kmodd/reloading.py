@@ -98,8 +98,8 @@ class Reloading:
         return [*self.find_stale(target), *self._owed(target)]
 
     def _depends(self, target: Target) -> list[Target]:
-        module = self.snapshot.modules.get(target.module)
-        return [Target(name, target.kernel) for name in module.file.build.depends] if module else []
+        known = target.module in self.snapshot.modules
+        return [Target(name, target.kernel) for name in self.snapshot.depends(target)] if known else []
 
     # -- what is possible ------------------------------------------------------------------------------------------
     def find_group(self, target: Target) -> Union[frozenset[str], Obstacle]:

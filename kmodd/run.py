@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import io
 import os
 import resource
 import shutil
@@ -72,6 +73,7 @@ async def run(
     timeout: Optional[float] = 120,
     output: Optional[Path] = None,
     output_limit: int = 1 << 24,
+    merged: bool = False,
     limits: Optional[Mapping[int, int]] = None,
     env: Optional[Mapping[str, str]] = None,
     cwd: Optional[Path] = None,
@@ -83,7 +85,8 @@ async def run(
     """Run a program to its end.
 
     timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned, up to
-    output_limit bytes; what comes after is dropped, which the file says. limits: resource limits (setrlimit(2)).
+    output_limit bytes; what comes after is dropped, which the file says. merged: stdout holds stderr, too, and no more
+    than output_limit bytes. limits: resource limits (setrlimit(2)).
     outlives: it is not killed with this process, nor on cancellation and time-out.
     Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
     """
@@ -110,7 +113,7 @@ async def run(
             *(str(a) for a in argv[1:]),
             stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT if output else asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT if output or merged else asyncio.subprocess.PIPE,
             env=environment(env),
             cwd=cwd,
             start_new_session=True,
@@ -121,7 +124,8 @@ async def run(
         raise Problem(
             "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
         ) from error
-    work = asyncio.ensure_future(_pump(child, output, output_limit, stdin) if output else child.communicate(stdin))
+    pumped = _pump(child, output, output_limit, stdin) if output or merged else child.communicate(stdin)
+    work = asyncio.ensure_future(pumped)
     try:
         # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
         await asyncio.wait([work], timeout=timeout)
@@ -169,21 +173,21 @@ def explain(name: str, done: Finished) -> Problem:
 
 
 async def _pump(
-    child: asyncio.subprocess.Process, output: Path, limit: int, stdin: Optional[bytes]
+    child: asyncio.subprocess.Process, output: Optional[Path], limit: int, stdin: Optional[bytes]
 ) -> tuple[bytes, bytes]:
-    """Append what a program prints to a file, up to a limit, and wait for its end."""
+    """Append what a program prints to a file, or return it, up to a limit, and wait for its end."""
     assert child.stdout is not None
     feeding = asyncio.ensure_future(_feed(child, stdin or b""))
     room = limit
-    with output.open("ab", buffering=0) as sink:
+    with output.open("ab", buffering=0) if output else io.BytesIO() as sink:
         while chunk := await child.stdout.read(1 << 16):
             if room > 0:
                 sink.write(chunk[:room])
-                if len(chunk) > room:
+                if len(chunk) > room and output:
                     sink.write(b"\n[kmodd: more output was dropped]\n")
             room -= len(chunk)
-    await asyncio.gather(feeding, child.wait())
-    return b"", b""
+        await asyncio.gather(feeding, child.wait())
+        return sink.getvalue() if isinstance(sink, io.BytesIO) else b"", b""
 
 
 async def _feed(child: asyncio.subprocess.Process, data: bytes) -> None:

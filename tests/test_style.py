@@ -18,14 +18,14 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "choosing", "errors", "paths", "model", "modulefile", "record", "planner", "loading", "versions", "tomlfile",
-        "report", "reloading", "messages", "",
+        "choosing", "errors", "paths", "model", "modulefile", "recipe", "record", "planner", "loading", "versions",
+        "tomlfile", "report", "reloading", "messages", "",
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
-        "alert", "boot", "build", "compress", "config", "control", "dropins", "fetch", "install", "kernels", "loaded",
-        "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store", "verify",
-        "watch",
+        "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "install", "kernels",
+        "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store",
+        "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
@@ -39,6 +39,7 @@ PATHS = {
     "kmodd/boot.py": {
         "/boot", "/boot/efi", "/boot/grub2", "/boot/grub2/grubenv", "/etc/default/grub",
     },
+    "kmodd/build/conf.py": {"/usr/src", "/lib/modules"},  # variables of DKMS
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
     "kmodd/build/diff.py": {"/dev/null"},  # of a file that is made or deleted
     "kmodd/build/jobserver.py": {"/proc/self/fd/"},
@@ -55,6 +56,10 @@ PATHS = {
         "/usr/bin:/bin", "/var/cache", "/var/lib",
     },
     "kmodd/ctl/checks/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
+    "kmodd/ctl/taking.py": {"/etc/kmodd/modules.d/", "/usr/src", "/usr/src/"},
+    "kmodd/dkms/conf.py": {"/etc/dkms", "/usr/src/", "/usr/lib/modules/"},
+    "kmodd/dkms/directives.py": {"/lib/modules/"},
+    "kmodd/recipe.py": {"/var/lib/dkms"},
     "kmodd/install.py": {
         "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",
     },
@@ -159,7 +164,7 @@ def test_imports_are_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["model", "modulefile", "record", "planner", "loading", "versions", "report", "reloading"]
+    "name", ["model", "modulefile", "recipe", "record", "planner", "loading", "versions", "report", "reloading"]
 )
 def test_domain_does_no_input_or_output(name: str) -> None:
     names = {

@@ -9,7 +9,6 @@ import asyncio
 import os
 import shlex
 import shutil
-import stat
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,17 +20,15 @@ from ..files import explained
 from ..model import Kernel
 from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
-from . import command, failure, sandbox
+from ..recipe import Recipe
+from . import command, conf, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
+from .objects import check_object, is_plain, read_symvers
 from .overlay import Overlay, Part
 from .patches import apply
 from .room import SOURCE, Room
 from .unpack import unpack
-
-LARGEST_OBJECT = 1 << 30  # bytes
-LARGEST_SYMVERS = 64 << 20  # bytes
-ELF_RELOCATABLE = b"\x01\x00"
 
 
 @dataclass(frozen=True)
@@ -116,13 +113,14 @@ class Builder:
         symvers: Sequence[Path] = (),
         patches: Sequence[tuple[Path, Patch]] = (),
         patched: Iterable[str] = (),
+        recipe: Optional[Recipe] = None,
     ) -> Yield:
         """Build the copy in scratch/source, where an archive is unpacked first, and the kernel's own source completed.
 
         symvers: host paths of others' Module.symvers. patches: host paths and what is said of them, in order. patched:
-        paths in the kernel's source that they touch. Raises Problem archive-*, patch-*, build-directory-missing,
-        command-missing, build-failed, build-timeout, no-objects, object-missing, object-invalid,
-        kernel-source-makefile and the transient ones of `failure`.
+        paths in the kernel's source that they touch. recipe: of the source's dkms.conf. Raises Problem archive-*,
+        patch-*, build-directory-missing, command-missing, build-failed, build-timeout, no-objects, object-missing,
+        object-invalid, kernel-source-makefile and the transient ones of `failure`.
         """
         room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
         source = module.file.source
@@ -133,7 +131,10 @@ class Builder:
         if overlay:
             await asyncio.to_thread(overlay.lay, module, patched, symvers)
         faults = await apply(room, patches, f"{module.path}: source.patches")
+        if recipe:
+            faults += await apply(room, conf.patches(recipe, scratch / "source"), f"{source.dkms}: PATCH")
         warnings = [f"{fault.message}: {fault.hint} ({fault.problem})" for fault in faults]
+        warnings += [f"dkms.conf printed: {recipe.said}"] if recipe and recipe.said else []
         warnings += [compiler.mismatch] if compiler.mismatch else []
         inside = []
         for number, path in enumerate(symvers):
@@ -145,7 +146,7 @@ class Builder:
         room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
             room.say(compiler.mismatch)
-        build, top = module.file.build, scratch / "source"
+        build, top, begun = module.file.build, scratch / "source", log.stat().st_size
         until = time.monotonic() + build.timeout
         directories = [top / build.directory]
         if overlay:
@@ -154,6 +155,10 @@ class Builder:
             for part in parts:
                 await self._make(room, module, self.make_words(module, kernel, compiler, inside, part), until)
                 inside.append(f"{SOURCE}/{part.directory}/Module.symvers")
+        elif recipe:
+            lines = conf.Lines(recipe, kernel, compiler, self.jobserver, inside)
+            for line in (recipe.before, recipe.make):
+                await self._follow(room, module, lines, line, until)
         elif not directories[0].is_dir():
             text = f"{module.path}: build.directory: {build.directory} is not a directory of the source"
             raise Problem("build-directory-missing", text, "correct it, or source.strip", transient=False)
@@ -163,21 +168,35 @@ class Builder:
                 await self._make(room, module, words, until, directory=command.directory(build), env=env)
         else:
             await self._make(room, module, self.make_words(module, kernel, compiler, inside), until)
-        objects = self._collect(module, top, directories, where)
+        if recipe:
+            objects = conf.collect(recipe, top, room.said_since(begun, failure.LARGEST), where)
+        else:
+            objects = self._collect(module, top, directories, where)
         if module.file.build.strip:
-            names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects]
-            if await room.run(["strip", "--strip-debug", *names]) != 0:
+            kept = [path for path, item in zip(objects, recipe.objects) if not item.strip] if recipe else []
+            names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects if path not in kept]
+            if names and await room.run(["strip", "--strip-debug", *names]) != 0:
                 text = "strip could not remove the debug symbols"
                 raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
         for path in objects:
             check_object(path)
         if not overlay:
             directories += [path.parent for path in objects]
-        return Yield(
-            tuple(objects),
-            read_symvers(top, directories, None if overlay else 1),
-            tuple(warnings),
-        )
+        symbols = read_symvers(top, list(dict.fromkeys(directories)), None if overlay or recipe else 1)
+        if recipe:
+            objects = conf.take(recipe, objects, scratch / "objects")
+            await self._follow(room, module, lines, recipe.after, until)
+        return Yield(tuple(objects), symbols, tuple(warnings))
+
+    async def _follow(self, room: Room, module: Module, lines: conf.Lines, line: str, until: float) -> None:
+        """Run a line of a dkms.conf, where there is one."""
+        if line:
+            place = lines.recipe.place
+            room.say(line)
+            bound = [(room.scratch / "source", place)]
+            await self._make(
+                room, module, lines.argv(line), until, directory=place, env=lines.environment, writable=bound
+            )
 
     async def _make(
         self,
@@ -188,6 +207,7 @@ class Builder:
         *,
         directory: str = SOURCE,
         env: Mapping[str, str] = {},
+        writable: Sequence[tuple[Path, str]] = (),
     ) -> None:
         """Run make, or what a module has instead. until: time.monotonic() when it must have ended.
 
@@ -196,7 +216,10 @@ class Builder:
         room.say(shlex.join(words))
         where, begun, before = self.sysroot.inside(room.log), room.log.stat().st_size, time.monotonic()
         try:
-            status = await room.run(words, timeout=max(until - before, 0.1), directory=directory, env=env, jobs=True)
+            limit = max(until - before, 0.1)
+            status = await room.run(
+                words, timeout=limit, directory=directory, env=env, jobs=True, writable=writable
+            )
         except Problem as problem:
             if problem.code != "tool-timeout":
                 raise
@@ -239,40 +262,3 @@ class Builder:
             hint = f"is build.directory right, and does its Makefile say obj-m? The whole log: {where}"
             raise Problem("no-objects", text, hint, transient=False)
         return [objects[key] for key in sorted(objects)]
-
-
-def read_symvers(top: Path, directories: Sequence[Path], most: Optional[int] = None) -> bytes:
-    """Return the Module.symvers in some directories below top, one after the other; of the first `most` only."""
-    paths = [directory / "Module.symvers" for directory in directories]
-    found = [path for path in paths if is_plain(path, top) and 0 < path.lstat().st_size < LARGEST_SYMVERS]
-    return b"".join(path.read_bytes() for path in found[:most])
-
-
-def is_plain(path: Path, top: Path) -> bool:
-    """Tell whether a path below top is a regular file reached through no link."""
-    try:
-        here = path
-        while here != top:
-            mode = here.lstat().st_mode
-            if stat.S_ISLNK(mode) or (here == path and not stat.S_ISREG(mode)):
-                return False
-            here = here.parent
-    except OSError:
-        return False
-    return True
-
-
-def check_object(path: Path) -> None:
-    """Raise Problem object-invalid unless a file is a relocatable ELF object of bearable size (elf(5))."""
-    name = path.name
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except OSError as error:
-        raise Problem("object-invalid", f"{name} cannot be read: {error.strerror}", transient=False) from error
-    with os.fdopen(descriptor, "rb") as stream:
-        found = os.fstat(descriptor)
-        head = stream.read(18) if stat.S_ISREG(found.st_mode) else b""
-    if head[:4] != b"\x7fELF" or head[16:18] not in (ELF_RELOCATABLE, ELF_RELOCATABLE[::-1]):
-        raise Problem("object-invalid", f"{name} is not a relocatable ELF object", transient=False)
-    if found.st_size > LARGEST_OBJECT:
-        raise Problem("object-invalid", f"{name} is larger than {LARGEST_OBJECT} bytes", transient=False)

@@ -68,7 +68,7 @@ LEADING = re.compile(r"In file included from |\s+from \S+:\d+|\S[^:]*: (?:In fun
 FOLLOWING = re.compile(r"\s*\d*\s*\||\S[^:]*:\d+(?::\d+)?: note: ")
 PLACE = re.compile(r"(?P<file>[^\s:]+):(?P<number>\d+)(?::\d+)?: (?:fatal )?error: ")
 MOST = 12  # lines that are quoted
-INSIDE = "/build/source/"  # the source as the sandbox shows it
+INSIDE = re.compile(r"/build/source/|/var/lib/dkms/[^/\s]+/[^/\s]+/build/")  # the source as the sandbox shows it
 
 
 def _telling(text: str) -> list[tuple[int, str]]:
@@ -84,7 +84,7 @@ def _first(text: str) -> tuple[Optional[int], str]:
         for number, line in telling:
             found = pattern.match(line)
             if found:
-                return number, found["line"].replace(INSIDE, "").strip()[:500]
+                return number, INSIDE.sub("", found["line"]).strip()[:500]
     lines = [line for line in text.splitlines() if line.strip() and not line.startswith("[kmodd")]
     return None, lines[-1].strip()[:500] if lines else ""
 
@@ -114,7 +114,7 @@ def find_error(text: str) -> Optional[dict[str, Any]]:
         "line": line,
         "file": place["file"] if place else None,
         "number": int(place["number"]) if place else None,
-        "excerpt": [one[:LONGEST].replace(INSIDE, "").rstrip() for one in lines[first:last]],
+        "excerpt": [INSIDE.sub("", one[:LONGEST]).rstrip() for one in lines[first:last]],
     }
 
 

@@ -49,10 +49,11 @@ class Room:
         env: Mapping[str, str] = {},
         jobs: bool = False,
         read_only: Sequence[tuple[Path, str]] = (),
+        writable: Sequence[tuple[Path, str]] = (),
     ) -> int:
         """Run a program inside, its output appended to the log; returns its status as Popen.returncode.
 
-        timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. read_only:
+        timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. read_only, writable:
         what it sees besides (host path, path inside). Raises Problem tool-missing, tool-failed (bwrap could not be
         started) and tool-timeout.
         """
@@ -65,6 +66,7 @@ class Room:
             program,
             directory=directory,
             read_only=[*read_only, *(() if covered else ((self.sysroot.resolve(build_tree), build_tree),))],
+            writable=writable,
             env={**ENVIRONMENT, **more, **env},
             owner=self.owner,
         )

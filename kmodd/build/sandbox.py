@@ -11,6 +11,7 @@ import os
 import pwd
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Optional
 
 from ..paths import Sysroot
 
@@ -83,18 +84,19 @@ def _cover(directory: str, mounts: Mapping[str, Path]) -> list[str]:
 
 def command(
     sysroot: Sysroot,
-    scratch: Path,
+    scratch: Optional[Path],
     program: Sequence[str],
     *,
     directory: str = WORK,
     read_only: Iterable[tuple[Path, str]] = (),
+    writable: Iterable[tuple[Path, str]] = (),
     env: Mapping[str, str],
     owner: tuple[int, int],
 ) -> list[str]:
     """Return the argv that runs program in the sandbox.
 
-    scratch: host directory seen as /build, writable. read_only: further (host path, path inside). env: its whole
-    environment. owner: uid and gid it runs as.
+    scratch: host directory seen as /build, writable; None: nothing is. read_only, writable: further (host path, path
+    inside). env: its whole environment. owner: uid and gid it runs as.
     """
     mounts: dict[str, Path] = {}
     if not sysroot.is_host:
@@ -119,12 +121,16 @@ def command(
     words += ["--dir", "/etc"]  # parents that bwrap makes by itself are closed to others
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    words += ["--proc", "/proc", "--dev", "/dev", "--bind", str(scratch / "tmp"), "/tmp"]
-    words += ["--bind", str(scratch), WORK]
-    for host, inside in read_only:
+    words += ["--proc", "/proc", "--dev", "/dev"]
+    if scratch is not None:
+        words += ["--bind", str(scratch / "tmp"), "/tmp", "--bind", str(scratch), WORK]
+    more = [("--ro-bind", *place) for place in read_only] + [("--bind", *place) for place in writable]
+    for option, host, inside in more:
         for parent in reversed(Path(inside).parents):
             words += ["--dir", str(parent)]
-        words += ["--ro-bind", str(host), inside]
+        words += [option, str(host), inside]
+    if scratch is None:
+        words += ["--remount-ro", "/dev", "--remount-ro", "/"]
     for name, value in env.items():
         words += ["--setenv", name, value]
     words += ["--chdir", directory, "--"]

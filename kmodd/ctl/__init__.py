@@ -44,6 +44,7 @@ COMMANDS = {
     "sync": ("change", "look, plan and apply once"),
     "reload": ("watch", "have the daemon read its settings again"),
     "add": ("change", "register a source directory or an archive"),
+    "import": ("taking", "register what DKMS keeps built"),
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),
     "disable": ("change", "keep a module registered, but remove what was installed"),
@@ -88,7 +89,12 @@ def make_parser() -> Parser:
             command.add_argument("--version", default="", dest="module_version", help="free text, shown in status")
             command.add_argument("--at-boot", action="append", default=[], metavar="OBJECT", help="load it at boot")
             command.add_argument("--optional", action="store_true", help="a kernel is ready without it, too")
-        if name in ("sync", "add", "remove", "enable", "disable"):
+        if name == "import":
+            command.add_argument("tool", choices=["dkms"], help="whose modules")
+            command.add_argument("places", nargs="*", metavar="PATH|NAME[/VERSION]", help="sources with a dkms.conf")
+            command.add_argument("--all", action="store_true", help="every one in /usr/src and /var/lib/dkms")
+            command.add_argument("--ignore-hooks", action="store_true", help="take them without their install scripts")
+        if name in ("sync", "add", "import", "remove", "enable", "disable"):
             command.add_argument("--dry-run", action="store_true", help="only show what would be done")
         if name == "logs":
             which = command.add_mutually_exclusive_group()

@@ -6,12 +6,15 @@ import asyncio
 import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
 from ..boot import BootReader
 from ..build.compiler import Compiler, CompilerFinder
+from ..build.evaluation import evaluate
 from ..config import Settings
+from ..dkms.conf import ConfReader
 from ..dropins import DropinFiles
 from ..errors import Problem
 from ..kernels import KernelReader
@@ -21,6 +24,7 @@ from ..model import Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
 from ..paths import Sysroot
 from ..planner import find_exclusion
+from ..recipe import Recipe
 from ..record import TargetRecord
 from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
@@ -53,6 +57,7 @@ class Observer:
         self.sources = SourceReader(sysroot)
         self.sources.kernel.places = settings.sources.srpm_path
         self.digests = DigestCache()
+        self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
@@ -75,18 +80,25 @@ class Observer:
             kernels = await asyncio.to_thread(self._kernels, registry, records)
         inputs: dict[Target, Mapping[str, str]] = {}
         input_faults: dict[Target, Fault] = {}
+        recipes: dict[Target, Recipe] = {}
         for release, kernel in kernels.items():
             for name, module in registry.modules.items():
                 if not kernel.present or not module.enabled or find_exclusion(module.file.kernels, kernel):
                     continue
                 try:
-                    found = await self.inputs(module, kernel)
+                    recipe = await self.recipe(module, kernel)
+                    if recipe is not None:
+                        recipes[Target(name, release)] = recipe
+                        if recipe.excluded:
+                            continue
+                    found = await self.inputs(module, kernel, recipe)
                     if found is not None:
                         inputs[Target(name, release)] = found
                 except Problem as problem:
                     fault = Fault(problem.code, problem.message, problem.hint)
                     input_faults[Target(name, release)] = fault
         self.sources.remember()
+        self.confs.remember()
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
         signer = self.keyring.signer()
         checks = await self._checks(registry, kernels, records, damaged, signer)
@@ -96,6 +108,7 @@ class Observer:
             modules=registry.modules,
             broken=registry.broken,
             inputs=inputs,
+            recipes=_named(recipes, registry),
             input_faults=input_faults,
             records=records,
             damaged=damaged,
@@ -229,7 +242,11 @@ class Observer:
         """Return the compiler for a kernel. Raises Problem compiler-missing."""
         return await self.compilers.find(kernel.config.get("CONFIG_CC_VERSION_TEXT", ""))
 
-    async def inputs(self, module: Module, kernel: Kernel) -> Optional[dict[str, str]]:
+    async def recipe(self, module: Module, kernel: Kernel) -> Optional[Recipe]:
+        """Return what a module's dkms.conf comes to for a kernel; None where it has none. Raises Problem."""
+        return await self.confs.find(module, kernel) if module.file.source.dkms else None
+
+    async def inputs(self, module: Module, kernel: Kernel, recipe: Optional[Recipe]) -> Optional[dict[str, str]]:
         """Return what identifies a build but for its dependencies; None without a build tree. Raises Problem."""
         if kernel.build_tree is None:
             return None
@@ -243,6 +260,7 @@ class Observer:
                 text = f"{kernel.build_tree} cannot be read: {error.strerror}"
                 raise Problem("build-tree-unreadable", text) from error
             said = module.file.build.model_dump_json() + str([o.model_dump_json() for o in module.file.object])
+            said += recipe.digest if recipe else ""
             try:
                 others = symvers_identity(self.sysroot, module, kernel.release, self.digests.digest)
             except OSError as error:
@@ -274,3 +292,14 @@ class Observer:
             if record.built and self.store.is_damaged(target, record.built):
                 store_damaged.add(target)
         return damaged, frozenset(store_damaged)
+
+
+def _named(recipes: Mapping[Target, Recipe], registry: Registry) -> dict[Target, Recipe]:
+    """Return recipes whose BUILD_DEPENDS, which are PACKAGE_NAMEs, are the names of registered modules."""
+    owners = {recipe.name: target.module for target, recipe in sorted(recipes.items(), reverse=True)}
+    return {
+        target: recipe.model_copy(
+            update={"depends": tuple(d if d in registry.modules else owners.get(d, d) for d in recipe.depends)}
+        )
+        for target, recipe in recipes.items()
+    }

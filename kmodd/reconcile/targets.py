@@ -74,7 +74,7 @@ class TargetWork:
                     kernels = snapshot.kernels.values()
                     patched = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels)
                     patches = self.observer.sources.patches(module, kernel.release)
-                    depends = [self.store.symvers(Target(name, target.kernel)) for name in module.file.build.depends]
+                    depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
                     others = symvers(self.sysroot, module, kernel.release)
                     made = await self.builder.build(
                         scratch,
@@ -85,6 +85,7 @@ class TargetWork:
                         symvers=[*(s for s in depends if s is not None), *others],
                         patches=patches,
                         patched=patched,
+                        recipe=snapshot.recipes.get(target),
                     )
                     warnings = made.warnings
                     if not await self._still(action, snapshot):
@@ -121,7 +122,8 @@ class TargetWork:
         if tree != kernel.build_tree:
             return False
         try:
-            now = await self.observer.inputs(snapshot.modules[target.module], kernel)
+            module = snapshot.modules[target.module]
+            now = await self.observer.inputs(module, kernel, await self.observer.recipe(module, kernel))
         except Problem:
             return False
         return now is not None and all(action.inputs.get(name) == value for name, value in now.items())

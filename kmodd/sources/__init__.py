@@ -54,6 +54,10 @@ class SourceReader:
             raise Problem("source-unreadable", f"{where} cannot be read: {error.strerror}") from error
         if source.archive is not None and not stat.S_ISREG(mode):
             raise Problem("source-not-file", f"{where} is not a file", "a directory goes to source.path")
+        if source.dkms is not None:
+            if not stat.S_ISREG(mode):
+                raise Problem("source-not-file", f"{where} is not a file", "name the dkms.conf")
+            return real.parent
         if source.archive is None and not stat.S_ISDIR(mode):
             raise Problem("source-not-directory", f"{where} is not a directory", "name the directory of its Makefile")
         return real

@@ -119,6 +119,10 @@ _kmoddctl() {
         :
         return
         ;;
+    "import:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
     "remove:--root")
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
@@ -199,6 +203,7 @@ _kmoddctl() {
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
         "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --optional --dry-run" -- "$cur")) ;;
+        "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --ignore-hooks --dry-run" -- "$cur")) ;;
         "remove") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "enable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "disable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
@@ -215,12 +220,13 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync reload add remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync reload add import remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;
     "verify") _kmoddctl_names modules "${root[@]}" ;;
     "add") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
+    "import") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
     "remove") _kmoddctl_names modules "${root[@]}" ;;
     "enable") _kmoddctl_names modules "${root[@]}" ;;
     "disable") _kmoddctl_names modules "${root[@]}" ;;

@@ -117,7 +117,7 @@ def test_command_is_one_argv_or_several(text: str, argvs: Any) -> None:
 
 SHA = "0123456789abcdef" * 4
 BAD_SOURCES = [
-    ('path = "/a"\narchive = "/b"', "source: needs exactly one of path, archive and kernel"),
+    ('path = "/a"\narchive = "/b"', "source: needs exactly one of path, archive, kernel and dkms"),
     ('path = "/a"\nstrip = 1', "source: strip goes with archive only"),
     (f'path = "/a"\nsha256 = "{SHA}"', "source: sha256 goes with archive only"),
     ('archive = "b"', "source.archive: must be an absolute path"),
@@ -140,7 +140,7 @@ def test_archive_and_its_digest() -> None:
 
 
 def test_source_needs_a_path() -> None:
-    with pytest.raises(ValueError, match="source: needs exactly one of path, archive and kernel"):
+    with pytest.raises(ValueError, match="source: needs exactly one of path, archive, kernel and dkms"):
         parse(ModuleFile, "[source]\n")
     with pytest.raises(ValueError, match=r"source\.path: must be an absolute path"):
         parse(ModuleFile, '[source]\npath = "m"\n')

@@ -1,0 +1,208 @@
+"""import: registers what other tools keep built. From DKMS: sources with a dkms.conf, which stay as they are."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cmp_to_key
+from pathlib import Path
+
+from .. import versions
+from ..dkms.conf import guess
+from ..errors import Problem
+from ..lock import Lock
+from ..log import configure
+from ..model import Kernel
+from ..modulefile import NAME, Module, ModuleFile, ModuleTable, Source
+from ..paths import Sysroot
+from ..recipe import DKMS_TREE, Recipe
+from ..reconcile.observe import Observer
+from ..registry import add
+from . import DONE, FAILED
+from .look import Look, look
+
+
+@dataclass(frozen=True)
+class Taken:
+    """What becomes of one dkms.conf. problem: why it is refused. text: of the module file, "" where there is none."""
+
+    conf: str
+    name: str
+    version: str
+    file: str = ""
+    text: str = ""
+    excluded: tuple[str, ...] = ()
+    said: str = ""
+    problem: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+def run_import(options: argparse.Namespace) -> int:
+    """kmoddctl import dkms"""
+    if bool(options.places) == options.all:
+        raise Problem("usage-import", "import dkms takes paths or names of modules, or --all", "see kmoddctl(8)")
+    seen = look(options)
+    configure("critical")
+    confs = sorted(set(find_all(seen.sysroot))) if options.all else [find(seen.sysroot, p) for p in options.places]
+    taken = asyncio.run(_take(seen, confs, options))
+    for one in taken:
+        if one.text and not options.dry_run:
+            add(seen.sysroot, one.text, one.name)
+    _tell(options, taken, seen)
+    return FAILED if any(one.problem for one in taken) else DONE
+
+
+# -- where -----------------------------------------------------------------------------------------------------------
+def find(sysroot: Sysroot, place: str) -> str:
+    """Return the in-root path of the dkms.conf that a path, NAME or NAME/VERSION stands for. Raises Problem."""
+    if place.startswith(("/", ".")):
+        path = Path(os.path.abspath(place))
+        inside = sysroot.inside(path) if not sysroot.is_host and sysroot.root in path.parents else str(path)
+        conf = inside if inside.endswith("/dkms.conf") else f"{inside}/dkms.conf"
+        if sysroot.resolve(conf).is_file():
+            return conf
+        raise Problem("source-missing", f"{conf} is not a file in {sysroot.root}", "give a source or its dkms.conf")
+    name, _, version = place.partition("/")
+    texts = {conf: _guess(sysroot, conf) for conf in find_all(sysroot)}
+    known = [conf for conf, said in texts.items() if said[0] == name and version in ("", said[1])]
+    if not known:
+        text = f"neither /usr/src nor {DKMS_TREE} has a dkms.conf of {place}"
+        raise Problem("source-missing", text, "give the path of its source")
+    return _newest(known, texts)
+
+
+def find_all(sysroot: Sysroot) -> Iterator[str]:
+    """Yield the in-root paths of all dkms.conf of /usr/src, and of those that DKMS has registered elsewhere."""
+    for directory in sorted(sysroot.resolve("/usr/src").glob("*")):
+        conf = f"/usr/src/{directory.name}/dkms.conf"
+        if sysroot.resolve(conf).is_file():
+            yield conf
+    for link in sorted(sysroot.resolve(DKMS_TREE).glob("*/*/source")):
+        path = sysroot.resolve(sysroot.inside(link)) / "dkms.conf"
+        if path.is_file() and path.parent.parent != sysroot.resolve("/usr/src"):
+            yield sysroot.inside(path)
+
+
+def _guess(sysroot: Sysroot, conf: str) -> tuple[str, str]:
+    path = sysroot.resolve(conf)
+    try:
+        return guess(path.read_text(errors="replace"), path.parent.name)
+    except OSError:
+        return guess("", path.parent.name)
+
+
+def _newest(confs: Iterable[str], said: dict[str, tuple[str, str]]) -> str:
+    def compare(left: str, right: str) -> int:
+        return versions.compare(said[left][1], said[right][1])
+
+    return max(confs, key=cmp_to_key(compare))
+
+
+# -- what ------------------------------------------------------------------------------------------------------------
+async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> list[Taken]:
+    observer = Observer(seen.sysroot, seen.settings, brief=True)
+    kernels = [k for _, k in sorted(seen.snapshot.kernels.items()) if k.present] or [Kernel(os.uname().release)]
+    registered = {m.file.source.dkms: m.path for m in seen.snapshot.modules.values() if m.file.source.dkms}
+    taken = []
+    newest: dict[str, str] = {}
+    said = {conf: _guess(seen.sysroot, conf) for conf in confs}
+    for name in {name for name, _ in said.values()}:
+        newest[name] = _newest([conf for conf in confs if said[conf][0] == name], said)
+    for conf in confs:
+        name, version = said[conf]
+        if conf != newest[name]:
+            problem = Problem(
+                "dkms-superseded", f"{newest[name]} is a newer version", "name it if it is the wanted one"
+            )
+            taken.append(_refuse(Taken(conf, name, version), problem))
+            continue
+        one = await _evaluate(observer, kernels, conf, options.ignore_hooks)
+        if not one.problem and conf in registered:
+            one = replace(one, text="", file=registered[conf], name=one.name)
+        elif not one.problem and one.name in seen.snapshot.modules:
+            path = seen.snapshot.modules[one.name].path
+            text = f"module {one.name} is registered by {path}, with another source"
+            one = _refuse(one, Problem("module-exists", text, f"kmoddctl remove {one.name} first"))
+        taken.append(one)
+    observer.confs.remember()
+    return taken
+
+
+async def _evaluate(observer: Observer, kernels: list[Kernel], conf: str, ignore_hooks: bool) -> Taken:
+    """Read a conf for all kernels; the first problem refuses it."""
+    name, version = _guess(observer.sysroot, conf)
+    source = Source(dkms=conf, ignore_hooks=True if ignore_hooks else None)
+    module = Module(name=name if NAME.fullmatch(name) else "module", file=ModuleFile(source=source), path=conf)
+    found: list[tuple[Kernel, Recipe]] = []
+    try:
+        for kernel in kernels:
+            found.append((kernel, await observer.confs.find(module, kernel)))
+    except Problem as problem:
+        return _refuse(Taken(conf, name, version), problem)
+    recipe = found[0][1]
+    table = ModuleTable(version=recipe.version, enabled=recipe.autoinstall)
+    return Taken(
+        conf,
+        recipe.name,
+        recipe.version,
+        file=f"/etc/kmodd/modules.d/{recipe.name}.toml",
+        text=_text(table, source),
+        excluded=tuple(r.excluded for _, r in found if r.excluded),
+        said=recipe.said,
+    )
+
+
+def _refuse(one: Taken, problem: Problem) -> Taken:
+    return replace(one, text="", problem=problem.code, message=problem.message, hint=problem.hint)
+
+
+def _text(table: ModuleTable, source: Source) -> str:
+    lines = ["# Taken over from DKMS.", "[module]", f"version = {json.dumps(table.version)}"]
+    if not table.enabled:
+        lines += ["enabled = false  # AUTOINSTALL is not yes; kmoddctl enable builds it"]
+    lines += ["", "[source]", f"dkms = {json.dumps(source.dkms)}"]
+    lines += ["ignore_hooks = true"] if source.ignore_hooks else []
+    return "\n".join(lines) + "\n"
+
+
+# -- telling ---------------------------------------------------------------------------------------------------------
+def _tell(options: argparse.Namespace, taken: list[Taken], seen: Look) -> None:
+    if options.json:
+        print(json.dumps({"schema": 1, "dry_run": options.dry_run, "confs": [_document(one) for one in taken]}))
+        return
+    for one in taken:
+        if one.problem:
+            print(f"refused {one.conf}: {one.message}" + (f"\n  hint: {one.hint}" if one.hint else ""))
+        elif not one.text:
+            print(f"{one.name} is registered already by {one.file}")
+        else:
+            print(f"{'would register' if options.dry_run else 'registered'} {one.name} by {one.file}")
+        if one.text and options.dry_run:
+            print("".join(f"    {line}\n" for line in one.text.splitlines()), end="")
+        for reason in one.excluded:
+            print(f"  not for {reason}")
+        if one.said:
+            print(f"  its dkms.conf printed: {one.said}")
+    if not taken:
+        print("there is no dkms.conf")
+    elif any(one.text for one in taken) and not options.dry_run and Lock(seen.sysroot).holder() is None:
+        print("kmodd is not running; apply it with: kmoddctl sync")
+
+
+def _document(one: Taken) -> dict[str, object]:
+    fault = {"problem": one.problem, "message": one.message, "hint": one.hint} if one.problem else None
+    return {
+        "conf": one.conf,
+        "module": one.name,
+        "version": one.version,
+        "file": one.file,
+        "content": one.text,
+        "excluded": list(one.excluded),
+        "printed": one.said,
+        "error": fault,
+    }

@@ -1,0 +1,177 @@
+"""Reads a dkms.conf for a kernel: has bash say what is in it, in the sandbox, and remembers what became of that.
+
+A conf is read again only when its source, an override in /etc/dkms, or the kernel's build tree changed. Must not: run
+anything itself, or know how the sandbox is made.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ..errors import Problem
+from ..files import replace_file
+from ..log import get_logger
+from ..model import Kernel
+from ..modulefile import Module
+from ..paths import Sysroot
+from ..recipe import Recipe
+from .answer import LARGEST_ANSWER, parse
+from .directives import interpret, kernel_tree
+from .script import SCRIPT
+
+#: Runs a script: (script, words, directory, what it sees besides, most bytes) -> what it printed. Raises Problem.
+Evaluate = Callable[[str, Sequence[str], str, Sequence[tuple[Path, str]], int], Awaitable[bytes]]
+
+LARGEST_CONF = 1 << 20  # bytes
+AGAIN = 600.0  # seconds until a conf that did not end is tried again
+OUTSIDE = "/source"  # where a source that is not below /usr/src is seen
+OVERRIDES = "/etc/dkms"
+SYNTAX = re.compile(r"^(?P<file>.+): line (?P<line>\d+): (?P<what>(?:syntax error|unexpected).*)$", re.MULTILINE)
+VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
+LITERAL = r"""^\s*{}=["']?([\w.+~-]+)"""
+
+
+class ConfReader:
+    """Reads the confs of one root. identify: returns the digest of a module's source; digest: of a file."""
+
+    def __init__(
+        self, sysroot: Sysroot, evaluate: Evaluate, identify: Callable[[Module], str], digest: Callable[[Path], str]
+    ) -> None:
+        self.sysroot = sysroot
+        self.evaluate = evaluate
+        self.identify = identify
+        self.digest = digest
+        self.memory = sysroot.cache / "dkms.json"
+        self._known: dict[str, Recipe] = {}
+        self._failed: dict[str, tuple[Problem, float]] = {}  # and when it may be tried again
+        self._asked: set[str] = set()
+        self._dirty = False
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, ValidationError):
+            for key, text in json.loads(self.memory.read_bytes()).items():
+                self._known[str(key)] = Recipe.model_validate_json(text)
+
+    async def find(self, module: Module, kernel: Kernel) -> Recipe:
+        """Return what a module's dkms.conf comes to for a kernel. Raises Problem.
+
+        Of its own: dkms-conf-invalid, dkms-conf-timeout, dkms-hook.
+        """
+        key = self._key(module, kernel)
+        self._asked.add(key)
+        problem, until = self._failed.get(key, (None, 0.0))
+        if problem is not None and time.monotonic() < until:
+            raise problem
+        if key not in self._known:
+            try:
+                self._known[key] = await self._read(module, kernel)
+                self._dirty = True
+            except Problem as problem:
+                pause = AGAIN if problem.code == "dkms-conf-timeout" else 0.0 if problem.transient else float("inf")
+                self._failed[key] = (problem, time.monotonic() + pause)
+                get_logger().warning(
+                    "dkms.conf refused", module=module.name, kernel=kernel.release, reason=problem.message
+                )
+                raise
+        return self._known[key]
+
+    def remember(self) -> None:
+        """Keep what was asked for since the last time for the next process, where the cache can be written."""
+        gone = self._known.keys() - self._asked
+        if self._dirty or gone:
+            self._known = {key: recipe for key, recipe in self._known.items() if key in self._asked}
+            with contextlib.suppress(OSError):
+                text = json.dumps({key: recipe.model_dump_json() for key, recipe in self._known.items()})
+                replace_file(self.memory, text.encode())
+            self._dirty = False
+        self._failed = {key: found for key, found in self._failed.items() if key in self._asked}
+        self._asked.clear()
+
+    # -- what it depends on ----------------------------------------------------------------------------------------
+    def _key(self, module: Module, kernel: Kernel) -> str:
+        parts = [SCRIPT, module.file.source.place, str(module.file.source.ignore_hooks), self.identify(module)]
+        parts += [kernel.release, kernel.architecture, kernel_tree(kernel)]
+        for path in [*self._overrides(), *self._configuration(kernel)]:
+            with contextlib.suppress(OSError):
+                parts += [str(path), self.digest(path)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
+    def _overrides(self) -> list[Path]:
+        directory = self.sysroot.resolve(OVERRIDES)
+        return sorted(path for path in directory.glob("*.conf") if path.is_file() and path.name != "framework.conf")
+
+    def _configuration(self, kernel: Kernel) -> list[Path]:
+        return [self.sysroot.resolve(kernel.build_tree) / ".config"] if kernel.build_tree else []
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+    async def _read(self, module: Module, kernel: Kernel) -> Recipe:
+        place = module.file.source.place
+        where = f"{module.path}: source.dkms: {place}"
+        conf = self.sysroot.resolve(place)
+        real = self.sysroot.inside(conf.parent)
+        inside = real if real.startswith("/usr/src/") else OUTSIDE
+        visible = [] if inside == real else [(conf.parent, inside)]
+        overrides = self._overrides()
+        visible += [(path, f"{OVERRIDES}/{path.name}") for path in overrides]
+        if kernel.build_tree and not kernel.build_tree.startswith(("/usr/src/", "/usr/lib/modules/")):
+            visible.append((self.sysroot.resolve(kernel.build_tree), kernel.build_tree))
+        text = self._text(conf, where)
+        name, version = guess(text, Path(place).parent.name)
+        mark = secrets.token_hex(16)
+        words = [mark, f"{inside}/{conf.name}", kernel.release, kernel.architecture, kernel_tree(kernel)]
+        words += [name, version, OVERRIDES]
+        try:
+            printed = await self.evaluate(SCRIPT, words, inside, visible, LARGEST_ANSWER)
+        except Problem as problem:
+            if problem.code != "tool-timeout":
+                raise
+            raise Problem("dkms-conf-timeout", f"{where}: bash did not come to its end in time", "look at it") from None
+        texts = [(place, text)]
+        for path in overrides:
+            with contextlib.suppress(OSError, Problem):
+                texts.append((self.sysroot.inside(path), self._text(path, where)))
+        try:
+            answer = parse(printed, mark)
+        except ValueError as error:
+            raise Problem("dkms-conf-invalid", f"{where}: {error}", "kmodd does not take it; look at it") from None
+        wrong = SYNTAX.search(answer.said)
+        if wrong:
+            name = place if wrong["file"] == f"{inside}/{conf.name}" else wrong["file"]
+            raise Problem("dkms-conf-invalid", f"{name}:{wrong['line']}: {wrong['what'][:300]}", "correct it")
+        return interpret(answer, kernel, self._config(kernel), texts, bool(module.file.source.ignore_hooks))
+
+    def _text(self, path: Path, where: str) -> str:
+        try:
+            if path.stat().st_size > LARGEST_CONF:
+                raise Problem("dkms-conf-invalid", f"{where}: is larger than {LARGEST_CONF} bytes", "is it one?")
+            return path.read_bytes().decode(errors="replace")
+        except OSError as error:
+            raise Problem("source-unreadable", f"{where}: {path} cannot be read: {error.strerror}") from error
+
+    def _config(self, kernel: Kernel) -> dict[str, str]:
+        found = {}
+        for path in self._configuration(kernel):
+            with contextlib.suppress(OSError):
+                for line in path.read_text(errors="replace").splitlines():
+                    symbol, equals, value = line.partition("=")
+                    if equals and not symbol.startswith("#"):
+                        found[symbol] = value
+        return found
+
+
+def guess(text: str, directory: str) -> tuple[str, str]:
+    """Return name and version as DKMS would have been told them: the conf's plain words, else the directory's name."""
+    match = VERSIONED.fullmatch(directory)
+    default = (match["name"], match["version"]) if match else (directory, "")
+    found = []
+    for key, other in zip(("PACKAGE_NAME", "PACKAGE_VERSION"), default):
+        plain = re.search(LITERAL.format(key), text, re.MULTILINE)
+        found.append(plain[1] if plain else other)
+    return found[0], found[1]

@@ -1,0 +1,154 @@
+"""Sources with a dkms.conf: Debian's packages, unpacked and unchanged, are taken over and built as they are."""
+
+from __future__ import annotations
+
+import importlib.machinery
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+from typing import Any, Optional
+
+import pytest
+from world import GOOD, World
+
+GROUND = Path(__file__).resolve().parents[1] / "ground"
+_loader = importlib.machinery.SourceFileLoader("fetch_source", str(GROUND / "fetch_source"))
+_spec = importlib.util.spec_from_loader("fetch_source", _loader)
+assert _spec is not None
+_fetching = importlib.util.module_from_spec(_spec)
+_loader.exec_module(_fetching)
+
+XTABLES = """
+compat_xtables xt_ACCOUNT xt_CHAOS xt_DELUDE xt_DHCPMAC xt_DNETMAP xt_ECHO xt_IPMARK xt_LOGMARK xt_PROTO xt_SYSRQ
+xt_TARPIT xt_condition xt_fuzzy xt_geoip xt_iface xt_ipp2p xt_ipv4options xt_length2 xt_lscan xt_pknock xt_psd xt_quota2
+"""
+#: package -> PACKAGE_NAME, objects, and why it does not build on 6.12, "" where it does.
+PACKAGES = {
+    "acpi-call": ("acpi-call", "acpi_call", ""),
+    "bbswitch": ("bbswitch", "bbswitch", ""),
+    "digimend": ("digimend", "hid-kye hid-polostar hid-uclogic hid-viewsonic", "hid-kye.c"),
+    "dm-writeboost": ("dm-writeboost", "dm-writeboost", "bd_inode"),
+    "jool": ("jool-dkms", "jool jool_common jool_siit", "src/mod/common/nl/nl_handler.c"),
+    "v4l2loopback": ("v4l2loopback", "v4l2loopback", "strlcpy"),
+    "xtables-addons": ("xtables-addons", XTABLES, "error:"),
+}
+CONF = """\
+PACKAGE_NAME="own"
+PACKAGE_VERSION="1.0"
+BUILT_MODULE_NAME="own"
+DEST_MODULE_LOCATION="/extra"
+AUTOINSTALL="yes"
+"""
+
+
+def put(world: World, more: str = "", name: str = "own", files: Optional[dict[str, str]] = None) -> Path:
+    """Put a good source with a dkms.conf into the root's /usr/src; more: further lines of it."""
+    source = world.source(name)
+    source.mkdir(parents=True)
+    (source / f"{name}.c").write_text(GOOD.format(name=name))
+    (source / "Makefile").write_text(f"obj-m := {name}.o\n")
+    (source / "dkms.conf").write_text(CONF.replace("own", name) + more)
+    for file, text in (files or {}).items():
+        path = source / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+        path.chmod(0o755)
+    return source
+
+
+def take(world: World, *words: str) -> dict[str, dict[str, Any]]:
+    """Run kmoddctl import dkms; returns what it says of each module."""
+    done = world.ctl("import", "dkms", *(words or ("--all",)), "--json")
+    assert done.stdout, done.stderr
+    return {one["module"]: one for one in json.loads(done.stdout)["confs"]}
+
+
+def names(target: dict[str, Any]) -> set[str]:
+    return {item["name"] for item in target["objects"]}
+
+
+def test_packages_are_taken_over_and_built_for_two_kernels_as_far_as_they_compile(world: World) -> None:
+    for name in PACKAGES:
+        _fetching.fetch_source(name, world.root)
+    world.install(world.releases.other)
+    taken = take(world)
+    assert {one["error"] for one in taken.values()} == {None}
+    world.sync(timeout=900)
+    targets = {(t["module"], t["kernel"]): t for t in world.status()["targets"]}
+    assert {module for module, _ in targets} == {name for name, _, _ in PACKAGES.values()}
+    for name, objects, wrong in PACKAGES.values():
+        old, new = targets[name, world.kernel], targets[name, world.releases.other]
+        assert (old["verdict"], names(old)) == ("ready", set(objects.split())), old
+        assert new["verdict"] == ("failed" if wrong else "ready"), new
+        assert wrong in new["reason"]
+        assert names(new) == (set() if wrong else set(objects.split()))
+
+
+def test_hooks_around_the_build_run_in_its_sandbox_and_a_patch_is_applied(world: World) -> None:
+    patch = '--- a/own.c\n+++ b/own.c\n@@ -1,2 +1,3 @@\n #include <linux/module.h>\n+#include "made.h"\n static int'
+    line = GOOD.format(name="own").splitlines()[1]
+    patch = patch.replace(" static int", f" {line}\n")
+    before = '#!/bin/sh\nid -u > uid\necho "MODULE_INFO(made, \\"$1 $(pwd)\\");" > made.h\n'
+    more = (
+        'PRE_BUILD="before.sh $kernelver"\nPOST_BUILD="after.sh"\nPATCH[0]="made.patch"\nDEST_MODULE_NAME="renamed"\n'
+    )
+    after = '#!/bin/sh\n[ "$(cat uid)" != 0 ] && echo after the build && echo changed > own.ko\n'
+    put(world, more, files={"before.sh": before, "after.sh": after, "patches/made.patch": patch})
+    assert take(world)["own"]["error"] is None
+    world.sync()
+    assert world.extra() == ["own/renamed.ko"]
+    path = world.root / "lib/modules" / world.kernel / "extra/own/renamed.ko"
+    made = subprocess.run(["modinfo", "-F", "made", path], capture_output=True, text=True).stdout.strip()
+    assert made == f"{world.kernel} /var/lib/dkms/own/1.0/build"
+    assert "after the build" in world.build_log("own")
+
+
+@pytest.mark.parametrize(
+    ("more", "verdict", "reason"),
+    [
+        ('BUILD_EXCLUSIVE_KERNEL="^5\\\\."', "excluded", "does not match BUILD_EXCLUSIVE_KERNEL"),
+        ('BUILD_EXCLUSIVE_CONFIG="!CONFIG_MODULES"', "excluded", "the kernel has CONFIG_MODULES"),
+        ('BUILD_EXCLUSIVE_KERNEL_MIN="6.12"', "excluded", "is older than BUILD_EXCLUSIVE_KERNEL_MIN (6.12)"),
+        ('BUILD_DEPENDS="absent"', "failed", "depends on absent, which is not registered"),
+        ('BUILT_MODULE_NAME[2]="third"', "failed", "dkms.conf: BUILT_MODULE_NAME[1]: is not set"),
+        ('POST_INSTALL="x.sh"', "failed", "dkms.conf:6: POST_INSTALL='x.sh'"),
+        ("if true; then", "failed", "dkms.conf:7: syntax error: unexpected end of file"),
+    ],
+)
+def test_what_a_conf_rules_out_is_a_verdict_with_its_reason(world: World, more: str, verdict: str, reason: str) -> None:
+    put(world, more + "\n")
+    world.registry("own").write_text('[source]\ndkms = "/usr/src/own-1.0/dkms.conf"\n')
+    target = world.target("own")
+    assert target["verdict"] == verdict, target
+    assert reason in target["reason"]
+
+
+def test_an_override_of_the_administrator_counts_and_changes_are_noticed(world: World) -> None:
+    put(world)
+    take(world)
+    world.sync()
+    assert world.verdict("own") == "ready"
+    (world.root / "etc/dkms").mkdir(parents=True)
+    override = world.root / "etc/dkms/own-1.0.conf"
+    override.write_text('BUILD_EXCLUSIVE_ARCH="s390x"\n')
+    assert world.verdict("own") == "excluded"
+    override.write_text('MAKE="make -C $kernel_source_dir M=$dkms_tree/own/1.0/build EXTRA=1 modules"\n')
+    assert "the build's settings" in world.plan() or "build" in world.plan()
+    override.unlink()
+    assert "build" not in world.plan()
+
+
+def test_what_cannot_be_taken_is_reported_and_the_others_are_registered(world: World) -> None:
+    put(world)
+    put(world, 'POST_ADD="x.sh"\n', name="hooked")
+    put(world, 'AUTOINSTALL=""\n', name="silent")
+    done = world.ctl("import", "dkms", "--all")
+    assert done.returncode == 1
+    assert "refused /usr/src/hooked-1.0/dkms.conf" in done.stdout
+    assert not world.registry("hooked").exists()
+    assert "enabled = false" in world.registry("silent").read_text()
+    assert world.registry("own").exists()
+    assert take(world, "hooked", "--ignore-hooks")["hooked"]["error"] is None
+    assert "ignore_hooks = true" in world.registry("hooked").read_text()
+    assert world.ctl("import", "dkms", "nothing").returncode == 1
