@@ -18,7 +18,7 @@ __attribute__((constructor)) static void loaded(void) { write(2, "preloaded\\n",
 #: name -> lines of its conf, and the problem that it is refused with; "" where it is taken, without having done harm.
 CONFS = {
     "bomb": (":(){{ :|:& }};:\nwait\nwhile :; do :; done\n", "dkms-conf-timeout"),
-    "deleter": ("rm -rf --no-preserve-root / /usr/src/* {root}\n", ""),
+    "deleter": ("rm -rf /usr/src/* {root}\nrm -rf --no-preserve-root / 2>&1 | head >&2\n", ""),
     "endless": ("while :; do :; done\n", "dkms-conf-timeout"),
     "hijacker": ('printf() {{ echo -n; }}; eval() {{ :; }}; trap "echo debug >&2" DEBUG; alias for=echo\n', ""),
     "hog": ("x=$(head -c 500M /dev/zero | tr '\\\\0' a); PACKAGE_VERSION=1.${{#x}}\n", ""),
