@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Union
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/system"))
 
-import stories
 import world
+from ground import stories
 
 
 @dataclass(frozen=True)

@@ -71,7 +71,6 @@ PATHS = {
         "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub", "/etc/hostname",
         "/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der",
     },
-    "kmodd/sources/kernel.py": {"/dev/null"},
     "kmodd/trust.py": {
         "/boot/grub2/grubenv",
         "/boot/loader/entries",

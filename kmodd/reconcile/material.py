@@ -6,11 +6,13 @@ Must not: build, or decide whether a build is due.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from ..build.builder import Builder
+from ..build.diff import Outside, parse
 from ..build.prepare import prepare
 from ..build.room import Room
 from ..errors import Problem
@@ -19,7 +21,7 @@ from ..model import Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
 from ..sources import SourceReader
-from ..sources.kernel import companions, touched
+from ..sources.kernel import companions
 
 
 class Material:
@@ -60,7 +62,9 @@ class Material:
         """Return the paths that a module's patches touch. Raises Problem patch-missing."""
         found: set[str] = set()
         for path, patch in self.sources.patches(module, kernel.release):
-            found |= touched(path.read_text(errors="replace"), patch.strip)
+            with contextlib.suppress(ValueError, Outside):  # which the build tells, with the patch's name
+                text = path.read_bytes().decode(errors="surrogateescape")
+                found.update(name for piece in parse(text, patch.strip) for name in piece.names)
         return found
 
     async def _unpack(

@@ -29,7 +29,6 @@ from . import tree
 
 SUFFIX = ".src.rpm"
 MAKEFILES = ("Makefile", "Kbuild")
-_HEADER = re.compile(r"^(?:---|\+\+\+) ([^\t\n]+)", re.MULTILINE)
 _SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.MULTILINE)
 
 
@@ -191,16 +190,6 @@ def download_command(sysroot: Sysroot, kernel: Kernel, places: Collection[str]) 
     root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
     package = kernel.source_package[: -len(".rpm")]
     return shlex.join(["dnf", *root, "download", "--source", f"--destdir={directory}", package])
-
-
-def touched(patch: str, strip: int) -> set[str]:
-    """Return the paths of the files that a patch speaks of, strip leading directories removed (patch(1))."""
-    found = set()
-    for name in _HEADER.findall(patch):
-        parts = name.split("/")[strip:]
-        if name != "/dev/null" and parts and not {"", ".", ".."} & set(parts):
-            found.add("/".join(parts))
-    return found
 
 
 def _take(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:

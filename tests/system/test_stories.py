@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import stories
+from ground import stories
 from world import Kernels, World
 
 pytestmark = pytest.mark.system

@@ -13,7 +13,7 @@ from kmodd.errors import Problem
 from kmodd.model import Kernel
 from kmodd.modulefile import Module, ModuleFile
 from kmodd.paths import Sysroot
-from kmodd.sources.kernel import KernelSources, companions, touched
+from kmodd.sources.kernel import KernelSources, companions
 from kmodd.tomlfile import parse
 
 SRPM = "kernel-6.1.0-1.el9.src.rpm"
@@ -171,21 +171,3 @@ def test_symbol_that_no_kconfig_knows_is_a_problem(sources: KernelSources, unpac
     with pytest.raises(Problem, match=r"m\.toml: build\.config\.CONFIG_BCASHE: no Kconfig") as caught:
         sources.lay(module("drivers/md/bcache", config='CONFIG_BCASHE = "m"'), KERNEL, (), unpacked / "x", OWNER)
     assert (caught.value.code, caught.value.hint) == ("config-unknown", "did you mean CONFIG_BCACHE?")
-
-
-# -- patches ---------------------------------------------------------------------------------------------------------
-PATCHES = [
-    ("--- a/net/x.c\n+++ b/net/x.c\n@@ -1 +1 @@\n", 1, {"net/x.c"}),
-    ("--- a/net/x.c\t2026-01-01\n+++ b/net/x.c\t2026-01-02\n", 1, {"net/x.c"}),
-    ("--- net/x.c\n+++ net/x.c\n", 0, {"net/x.c"}),
-    ("--- /dev/null\n+++ b/net/new.c\n", 1, {"net/new.c"}),
-    ("--- a/net/x.c\n+++ /dev/null\n", 1, {"net/x.c"}),
-    ("--- a/../x.c\n+++ b/net/../../x\n--- /etc/passwd\n--- a//x\n", 1, {"etc/passwd"}),
-    ("--- x.c\n+++ x.c\n", 1, set()),
-    ("", 1, set()),
-]
-
-
-@pytest.mark.parametrize(("patch", "strip", "paths"), PATCHES)
-def test_files_that_a_patch_touches(patch: str, strip: int, paths: set[str]) -> None:
-    assert touched(patch, strip) == paths

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import stories
-from ground import privateroot
+from ground import privateroot, stories
 from machine import Outcome, Report, boot
 from server import modinfo
 from world import Kernels, World

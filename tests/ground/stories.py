@@ -5,8 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from ground import kernels, privateroot
-from ground.cache import hand_out
+from . import kernels, privateroot
+from .cache import hand_out
 
 FILES = Path(__file__).resolve().parents[1] / "stories"
 #: Story -> its modules -> their objects, by file name.
