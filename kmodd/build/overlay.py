@@ -121,6 +121,9 @@ class Overlay:
         Call it when patches are applied. Raises Problem object-missing, kernel-source-makefile.
         """
         found = self._chosen(module) if module.file.object else self._named(module)
+        if not found:
+            text = f"{module.path}: source.kernel: none of it has a Kbuild or Makefile: {module.file.source.place}"
+            raise Problem("kernel-source-makefile", text, "name a directory that builds modules", transient=False)
         for part in found:
             makefile = self._makefile(part.directory)
             if makefile is None:
@@ -132,14 +135,15 @@ class Overlay:
         return found
 
     def _named(self, module: Module) -> list[Part]:
-        """Return the parts that source.kernel and build.directory name."""
+        """Return the parts that build.directory names, else source.kernel."""
         directory = os.path.normpath(module.file.build.directory)
         if directory != ".":
             return [Part(directory)]
         objects: dict[str, tuple[str, ...]] = {}
         for path in module.file.source.kernel:
             if (self.top / path).is_dir():
-                objects[path] = ()
+                if self._makefile(path):  # else it lies beside, such as headers
+                    objects[path] = ()
             elif path.endswith(".c"):
                 above, name = os.path.split(path)
                 if objects.get(above) != ():

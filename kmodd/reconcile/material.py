@@ -10,6 +10,7 @@ import contextlib
 import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Optional
 
 from ..build.builder import Builder
 from ..build.diff import Outside, parse
@@ -31,6 +32,7 @@ class Material:
         self.sysroot = sysroot
         self.sources = sources
         self.builder = builder
+        self._clearing: Optional[asyncio.Future[None]] = None  # referred to, or it could be collected before it ends
         self._unpacking: dict[str, asyncio.Lock] = {}  # by source RPM
 
     async def lay(
@@ -88,8 +90,8 @@ class Material:
             room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log, self.builder.jobserver)
             top = await prepare(room, srpm)
             await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted)
-        finally:
-            await asyncio.to_thread(self.builder.drop_scratch, scratch)
+        finally:  # some 80,000 files: builds do not wait for their end
+            self._clearing = asyncio.ensure_future(asyncio.to_thread(self.builder.drop_scratch, scratch))
         await asyncio.to_thread(self.sources.kernel.forget, kernels)
         took = round(time.monotonic() - began, 1)
         get_logger().info("kernel source unpacked", source=name, kernel=kernel.release, seconds=took)

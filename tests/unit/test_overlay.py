@@ -136,6 +136,7 @@ PARTS = [
     (source("net/ceph/a.c"), [Part("net/ceph", ("a",))]),
     (source("net/ceph/a.c", "net/ceph/a.h", "net/ceph/one.c"), [Part("net/ceph", ("a", "one"))]),
     (source("net/ceph/a.c", "net/ceph"), [Part("net/ceph")]),
+    (source("include/linux/ceph", "net/ceph"), [Part("net/ceph")]),
     (source("net/ceph", "net/core", more='[build]\ndirectory = "net/core"\n'), [Part("net/core")]),
     (source("net/ceph", more='[[object]]\nname = "b-c"\n'), [Part("net/ceph", ("b-c",))]),
     (source("net/core", "net/ceph", more='[[object]]\nname = "a"\n'), [Part("net/ceph", ("a",))]),
@@ -148,6 +149,7 @@ def sources(root: Path) -> Overlay:
     made = overlay(root)
     put(made.top / "net/ceph/Makefile", MAKEFILE)
     put(made.top / "net/ceph/a.c")
+    put(made.top / "include/linux/ceph/x.h")
     put(made.top / "net/core/Kbuild", "obj-y += x.o\n")
     return made
 
@@ -171,6 +173,8 @@ WRONG = [
     (source("net/ceph", more='[[object]]\nname = "z"\n'), "object-missing"),
     (source("net/ceph", more='[[object]]\nname = "c"\n'), "object-missing"),
     (source("net/ceph", more='[build]\ndirectory = "net/none"\n'), "kernel-source-makefile"),
+    (source("include/linux/ceph"), "kernel-source-makefile"),
+    (source("net/ceph/x.h"), "kernel-source-makefile"),
 ]
 
 
