@@ -1,14 +1,15 @@
 # make demo   all set-up, then the main job on real kernels in a private root
-# make test   all set-up, then every test but those in virtual machines
+# make test   all set-up, then every test but those in virtual machines; test-all does it on every Python at hand
 # make vm           what kmodd says, and what Debian's kernels do with it in QEMU
 # make vm-trusted   the same on a kernel that trusts the key and takes no other; builds it first, if it is not cached
+# make systemd-test   the package's life under a real systemd, with reboots; make rpm builds the package
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test unit lint vm vm-trusted rpm systemd-test bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted rpm systemd-test bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -26,6 +27,19 @@ demo: setup
 
 test: setup
 	@$(BIN)/python -m pytest -q -m "not vm and not booted"
+
+# Every Python at hand that a server may have, each in a venv of its own: EL9 has 3.9, EL10 3.12, Fedora newer ones.
+TESTS ?= test
+PYTHONS ?= 3.9 3.10 3.11 3.12 3.13 3.14
+test-all:
+	@for version in $(PYTHONS); do \
+	    for python in python$$version ~/.pyenv/versions/$$version.*/bin/python; do \
+	        $$python -c "" 2>/dev/null || continue; \
+	        echo "== Python $$version"; \
+	        $(MAKE) --no-print-directory $(TESTS) PYTHON="$$python" VENV=.venv-$$version || exit 1; \
+	        break; \
+	    done; \
+	done
 
 unit: setup
 	@$(BIN)/python -m pytest -q tests/unit
