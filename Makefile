@@ -9,7 +9,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted rpm systemd-test bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted rpm systemd-test dkms-truth bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -26,7 +26,7 @@ demo: setup
 	@$(BIN)/python tests/demo.py
 
 test: setup
-	@$(BIN)/python -m pytest -q -m "not vm and not booted"
+	@$(BIN)/python -m pytest -q -m "not vm and not booted and not dkms"
 
 # Every Python at hand that a server may have, each in a venv of its own: EL9 has 3.9, EL10 3.12, Fedora newer ones.
 TESTS ?= test
@@ -60,6 +60,9 @@ rpm: setup
 
 systemd-test: setup
 	@$(BIN)/python -m pytest -q -m booted tests/booted
+
+dkms-truth: setup
+	@$(BIN)/python -m pytest -q -s -m dkms tests/system/test_dkms_truth.py
 
 bench: setup
 	@$(BIN)/python bench/idle.py

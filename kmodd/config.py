@@ -46,6 +46,10 @@ class KernelsTable(Table):
     fetch_devel: bool = False  # install a kernel-devel that is missing, by dnf
 
 
+class DkmsTable(Table):
+    adopt: bool = False  # what has a dkms.conf in /usr/src and no module file is a module
+
+
 class RetryTable(Table):
     first: TimeSpan = 60.0
     longest: TimeSpan = 3600.0
@@ -88,6 +92,7 @@ class Settings(Table):
     build: BuildTable = BuildTable()
     sources: SourcesTable = SourcesTable()
     kernels: KernelsTable = KernelsTable()
+    dkms: DkmsTable = DkmsTable()
     retry: RetryTable = RetryTable()
     sign: SignTable = SignTable()
     metrics: MetricsTable = MetricsTable()

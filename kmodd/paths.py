@@ -101,6 +101,10 @@ class Sysroot:
         return self.resolve("/etc/kmodd/modules.d"), self.resolve("/usr/lib/kmodd/modules.d")
 
     @property
+    def dkms_overrides(self) -> Path:
+        return self.resolve("/etc/dkms")
+
+    @property
     def keys(self) -> Path:
         return self.resolve("/etc/kmodd/keys")
 
@@ -115,6 +119,11 @@ class Sysroot:
     @property
     def state(self) -> Path:
         return self.resolve("/var/lib/kmodd")
+
+    @property
+    def dkms_copies(self) -> Path:
+        """Return where objects that DKMS had installed are kept: below it, release and path."""
+        return self.state / "dkms"
 
     @property
     def cache(self) -> Path:
@@ -212,3 +221,6 @@ RPM_CONFIGURATION = Path("/etc/rpm")
 
 #: There where systemd is the running system's manager: sd_booted(3).
 SYSTEMD_RUNS = Path("/run/systemd/system")
+
+#: Where packages put sources with a dkms.conf.
+DKMS_SOURCES = "/usr/src"

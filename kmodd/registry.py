@@ -122,6 +122,12 @@ def add(sysroot: Sysroot, text: str, name: str, *, replace: bool = False) -> Pat
 def remove(sysroot: Sysroot, module: Module) -> str:
     """Unregister a module: delete its file in /etc, mask the vendor's; returns what was done, fit to print."""
     local, vendor = sysroot.registries
+    if module.path == module.file.source.dkms:  # it has no module file
+        path = local / f"{module.name}.toml"
+        with explained(f"writing {sysroot.inside(path)}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.symlink_to("/dev/null")
+        return f"masked {module.path} by {sysroot.inside(path)}"
     path = local / Path(module.path).name
     shipped = vendor / Path(module.path).name
     with explained(f"removing {module.path}"):

@@ -93,6 +93,9 @@ def make_parser() -> Parser:
             command.add_argument("tool", choices=["dkms"], help="whose modules")
             command.add_argument("places", nargs="*", metavar="PATH|NAME[/VERSION]", help="sources with a dkms.conf")
             command.add_argument("--all", action="store_true", help="every one in /usr/src and /var/lib/dkms")
+            copies = command.add_mutually_exclusive_group()
+            copies.add_argument("--remove-copies", action="store_true", help="put aside what DKMS itself installed")
+            copies.add_argument("--restore-copies", action="store_true", help="put that back")
             command.add_argument("--ignore-hooks", action="store_true", help="take them without their install scripts")
         if name in ("sync", "add", "import", "remove", "enable", "disable"):
             command.add_argument("--dry-run", action="store_true", help="only show what would be done")

@@ -13,6 +13,7 @@ from typing import Optional
 
 from ..alert import Alerts
 from ..choosing import check_module
+from ..dkms.places import is_adopted
 from ..errors import Problem
 from ..files import digest_file, explained, replace_file
 from ..lock import Lock
@@ -167,9 +168,12 @@ def _switch(options: argparse.Namespace, enabled: bool) -> int:
     if module.enabled == enabled:
         _said(options, f"{module.name} is {word} already", seen, quiet=True)
         return DONE
-    source = seen.sysroot.resolve(module.path)
     target = seen.sysroot.registries[0] / Path(module.path).name
-    text = set_enabled(source.read_text(), enabled)
+    if is_adopted(module):
+        target = target.with_name(f"{module.name}.toml")
+        text = set_enabled(f"[source]\ndkms = {json.dumps(module.path)}\n", enabled)
+    else:
+        text = set_enabled(seen.sysroot.resolve(module.path).read_text(), enabled)
     if options.dry_run:
         _print_file(options, seen.sysroot.inside(target), text)
         return DONE

@@ -6,13 +6,10 @@ import argparse
 import asyncio
 import json
 import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cmp_to_key
 from pathlib import Path
 
-from .. import versions
-from ..dkms.conf import guess
+from ..dkms.places import find_confs, identify, is_adopted, newest
 from ..errors import Problem
 from ..lock import Lock
 from ..log import configure
@@ -23,6 +20,7 @@ from ..recipe import DKMS_TREE, Recipe
 from ..reconcile.observe import Observer
 from ..registry import add
 from . import DONE, FAILED
+from .copies import print_moves, put_aside, put_back
 from .look import Look, look
 
 
@@ -44,17 +42,32 @@ class Taken:
 
 def run_import(options: argparse.Namespace) -> int:
     """kmoddctl import dkms"""
-    if bool(options.places) == options.all:
-        raise Problem("usage-import", "import dkms takes paths or names of modules, or --all", "see kmoddctl(8)")
+    if options.restore_copies and not options.places and not options.all:
+        print_moves(put_back(Sysroot.at(options.root), options.dry_run), [], "restored", options.json)
+        return DONE
+    if bool(options.places) == options.all or options.restore_copies:
+        text = "import dkms takes paths or names of modules, or --all; and --restore-copies alone"
+        raise Problem("usage-import", text, "see kmoddctl(8)")
     seen = look(options)
     configure("critical")
-    confs = sorted(set(find_all(seen.sysroot))) if options.all else [find(seen.sysroot, p) for p in options.places]
+    if options.remove_copies:
+        return _remove_copies(options, seen)
+    confs = sorted(set(find_confs(seen.sysroot))) if options.all else [find(seen.sysroot, p) for p in options.places]
     taken = asyncio.run(_take(seen, confs, options))
     for one in taken:
         if one.text and not options.dry_run:
             add(seen.sysroot, one.text, one.name)
     _tell(options, taken, seen)
     return FAILED if any(one.problem for one in taken) else DONE
+
+
+def _remove_copies(options: argparse.Namespace, seen: Look) -> int:
+    ours = {name: module for name, module in seen.snapshot.modules.items() if module.file.source.dkms}
+    confs = [] if options.all else [find(seen.sysroot, place) for place in options.places]
+    names = [name for name, module in sorted(ours.items()) if options.all or module.file.source.dkms in confs]
+    moved, left = put_aside(seen, names, options.dry_run)
+    print_moves(moved, left, "would put aside" if options.dry_run else "put aside", options.json)
+    return FAILED if left else DONE
 
 
 # -- where -----------------------------------------------------------------------------------------------------------
@@ -68,74 +81,47 @@ def find(sysroot: Sysroot, place: str) -> str:
             return conf
         raise Problem("source-missing", f"{conf} is not a file in {sysroot.root}", "give a source or its dkms.conf")
     name, _, version = place.partition("/")
-    texts = {conf: _guess(sysroot, conf) for conf in find_all(sysroot)}
+    texts = {conf: identify(sysroot, conf) for conf in find_confs(sysroot)}
     known = [conf for conf, said in texts.items() if said[0] == name and version in ("", said[1])]
     if not known:
         text = f"neither /usr/src nor {DKMS_TREE} has a dkms.conf of {place}"
         raise Problem("source-missing", text, "give the path of its source")
-    return _newest(known, texts)
-
-
-def find_all(sysroot: Sysroot) -> Iterator[str]:
-    """Yield the in-root paths of all dkms.conf of /usr/src, and of those that DKMS has registered elsewhere."""
-    for directory in sorted(sysroot.resolve("/usr/src").glob("*")):
-        conf = f"/usr/src/{directory.name}/dkms.conf"
-        if sysroot.resolve(conf).is_file():
-            yield conf
-    for link in sorted(sysroot.resolve(DKMS_TREE).glob("*/*/source")):
-        path = sysroot.resolve(sysroot.inside(link)) / "dkms.conf"
-        if path.is_file() and path.parent.parent != sysroot.resolve("/usr/src"):
-            yield sysroot.inside(path)
-
-
-def _guess(sysroot: Sysroot, conf: str) -> tuple[str, str]:
-    path = sysroot.resolve(conf)
-    try:
-        return guess(path.read_text(errors="replace"), path.parent.name)
-    except OSError:
-        return guess("", path.parent.name)
-
-
-def _newest(confs: Iterable[str], said: dict[str, tuple[str, str]]) -> str:
-    def compare(left: str, right: str) -> int:
-        return versions.compare(said[left][1], said[right][1])
-
-    return max(confs, key=cmp_to_key(compare))
+    return newest(known, texts)
 
 
 # -- what ------------------------------------------------------------------------------------------------------------
 async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> list[Taken]:
     observer = Observer(seen.sysroot, seen.settings, brief=True)
     kernels = [k for _, k in sorted(seen.snapshot.kernels.items()) if k.present] or [Kernel(os.uname().release)]
-    registered = {m.file.source.dkms: m.path for m in seen.snapshot.modules.values() if m.file.source.dkms}
+    ours = {name: module for name, module in seen.snapshot.modules.items() if not is_adopted(module)}
+    registered = {module.file.source.dkms: module.path for module in ours.values()}
     taken = []
-    newest: dict[str, str] = {}
-    said = {conf: _guess(seen.sysroot, conf) for conf in confs}
+    latest: dict[str, str] = {}
+    said = {conf: identify(seen.sysroot, conf) for conf in confs}
     for name in {name for name, _ in said.values()}:
-        newest[name] = _newest([conf for conf in confs if said[conf][0] == name], said)
+        latest[name] = newest([conf for conf in confs if said[conf][0] == name], said)
     for conf in confs:
         name, version = said[conf]
-        if conf != newest[name]:
+        if conf != latest[name]:
             problem = Problem(
-                "dkms-superseded", f"{newest[name]} is a newer version", "name it if it is the wanted one"
+                "dkms-superseded", f"{latest[name]} is a newer version", "name it if it is the wanted one"
             )
             taken.append(_refuse(Taken(conf, name, version), problem))
             continue
         one = await _evaluate(observer, kernels, conf, options.ignore_hooks)
         if not one.problem and conf in registered:
             one = replace(one, text="", file=registered[conf], name=one.name)
-        elif not one.problem and one.name in seen.snapshot.modules:
-            path = seen.snapshot.modules[one.name].path
+        elif not one.problem and one.name in ours:
+            path = ours[one.name].path
             text = f"module {one.name} is registered by {path}, with another source"
             one = _refuse(one, Problem("module-exists", text, f"kmoddctl remove {one.name} first"))
         taken.append(one)
-    observer.confs.remember()
     return taken
 
 
 async def _evaluate(observer: Observer, kernels: list[Kernel], conf: str, ignore_hooks: bool) -> Taken:
     """Read a conf for all kernels; the first problem refuses it."""
-    name, version = _guess(observer.sysroot, conf)
+    name, version = identify(observer.sysroot, conf)
     source = Source(dkms=conf, ignore_hooks=True if ignore_hooks else None)
     module = Module(name=name if NAME.fullmatch(name) else "module", file=ModuleFile(source=source), path=conf)
     found: list[tuple[Kernel, Recipe]] = []

@@ -26,7 +26,7 @@ from ..lock import Lock
 from ..log import configure, get_logger
 from ..model import Action, Judgement, Verdict
 from ..notify import Notifier
-from ..paths import Sysroot
+from ..paths import DKMS_SOURCES, Sysroot
 from ..planner import judge
 from ..reconcile import Reconciler, next_wake
 from ..reconcile.targets import as_problem
@@ -205,7 +205,8 @@ class Daemon:
     def _take(self) -> None:
         """Give the settings to what has no eyes for them."""
         configure(self.log_level or self.settings.daemon.log_level)
-        self.watcher.more = self.settings.sources.srpm_path
+        sources = (DKMS_SOURCES,) if self.settings.dkms.adopt else ()
+        self.watcher.more = (*self.settings.sources.srpm_path, *sources)
         notify = self.settings.notify
         self.alerts.take(self.settings.metrics.textfile, notify.command, build_owner(notify.user), notify.timeout)
 

@@ -14,13 +14,12 @@ import secrets
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Optional
 
 from ..errors import Problem
 from ..files import replace_file
 from ..log import get_logger
-from ..model import Kernel
+from ..model import Fault, Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
 from ..recipe import Recipe
@@ -52,12 +51,13 @@ class ConfReader:
         self.digest = digest
         self.memory = sysroot.cache / "dkms.json"
         self._known: dict[str, Recipe] = {}
-        self._failed: dict[str, tuple[Problem, float]] = {}  # and when it may be tried again
+        self._failed: dict[str, tuple[Fault, Optional[float]]] = {}  # and when it is tried again, in s since the epoch
         self._asked: set[str] = set()
         self._dirty = False
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, ValidationError):
-            for key, text in json.loads(self.memory.read_bytes()).items():
-                self._known[str(key)] = Recipe.model_validate_json(text)
+        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
+            loaded = json.loads(self.memory.read_bytes())
+            self._known = {str(k): Recipe.model_validate_json(text) for k, text in loaded["recipes"].items()}
+            self._failed = {str(k): (Fault(*map(str, f)), until) for k, (f, until) in loaded["faults"].items()}
 
     async def find(self, module: Module, kernel: Kernel) -> Recipe:
         """Return what a module's dkms.conf comes to for a kernel. Raises Problem.
@@ -66,32 +66,38 @@ class ConfReader:
         """
         key = self._key(module, kernel)
         self._asked.add(key)
-        problem, until = self._failed.get(key, (None, 0.0))
-        if problem is not None and time.monotonic() < until:
-            raise problem
-        if key not in self._known:
-            try:
-                self._known[key] = await self._read(module, kernel)
+        if key in self._known:
+            return self._known[key]
+        fault, until = self._failed.get(key, (None, None))
+        if fault is not None and (until is None or time.time() < until):
+            raise Problem(fault.problem, fault.message, fault.hint)
+        try:
+            self._known[key] = await self._read(module, kernel)
+        except Problem as problem:
+            if not problem.transient:
+                until = time.time() + AGAIN if problem.code == "dkms-conf-timeout" else None
+                self._failed[key] = (Fault(problem.code, problem.message, problem.hint), until)
                 self._dirty = True
-            except Problem as problem:
-                pause = AGAIN if problem.code == "dkms-conf-timeout" else 0.0 if problem.transient else float("inf")
-                self._failed[key] = (problem, time.monotonic() + pause)
-                get_logger().warning(
-                    "dkms.conf refused", module=module.name, kernel=kernel.release, reason=problem.message
-                )
-                raise
+            why = problem.message
+            get_logger().warning("dkms.conf refused", module=module.name, kernel=kernel.release, reason=why)
+            raise
+        self._dirty = True
         return self._known[key]
 
     def remember(self) -> None:
         """Keep what was asked for since the last time for the next process, where the cache can be written."""
-        gone = self._known.keys() - self._asked
+        gone = (self._known.keys() | self._failed.keys()) - self._asked
         if self._dirty or gone:
-            self._known = {key: recipe for key, recipe in self._known.items() if key in self._asked}
+            for key in gone:
+                self._known.pop(key, None)
+                self._failed.pop(key, None)
+            recipes = {key: recipe.model_dump_json() for key, recipe in self._known.items()}
+            faults = {
+                key: ((fault.problem, fault.message, fault.hint), until) for key, (fault, until) in self._failed.items()
+            }
             with contextlib.suppress(OSError):
-                text = json.dumps({key: recipe.model_dump_json() for key, recipe in self._known.items()})
-                replace_file(self.memory, text.encode())
+                replace_file(self.memory, json.dumps({"recipes": recipes, "faults": faults}).encode())
             self._dirty = False
-        self._failed = {key: found for key, found in self._failed.items() if key in self._asked}
         self._asked.clear()
 
     # -- what it depends on ----------------------------------------------------------------------------------------
@@ -104,7 +110,7 @@ class ConfReader:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def _overrides(self) -> list[Path]:
-        directory = self.sysroot.resolve(OVERRIDES)
+        directory = self.sysroot.dkms_overrides
         return sorted(path for path in directory.glob("*.conf") if path.is_file() and path.name != "framework.conf")
 
     def _configuration(self, kernel: Kernel) -> list[Path]:
@@ -112,8 +118,7 @@ class ConfReader:
 
     # -- reading ---------------------------------------------------------------------------------------------------
     async def _read(self, module: Module, kernel: Kernel) -> Recipe:
-        place = module.file.source.place
-        where = f"{module.path}: source.dkms: {place}"
+        place = where = module.file.source.place
         conf = self.sysroot.resolve(place)
         real = self.sysroot.inside(conf.parent)
         inside = real if real.startswith("/usr/src/") else OUTSIDE

@@ -81,6 +81,7 @@ class Reconciler:
         self.observer.keyring = open_keyring(self.sysroot, settings)
         self.observer.trust.vouched = settings.sign.trusted
         self.observer.sources.kernel.places = settings.sources.srpm_path
+        self.observer.adopt = settings.dkms.adopt
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:

@@ -15,6 +15,7 @@ from ..build.compiler import Compiler, CompilerFinder
 from ..build.evaluation import evaluate
 from ..config import Settings
 from ..dkms.conf import ConfReader
+from ..dkms.places import adopt, is_adopted
 from ..dropins import DropinFiles
 from ..errors import Problem
 from ..kernels import KernelReader
@@ -57,6 +58,7 @@ class Observer:
         self.sources = SourceReader(sysroot)
         self.sources.kernel.places = settings.sources.srpm_path
         self.digests = DigestCache()
+        self.adopt = settings.dkms.adopt
         self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
@@ -72,7 +74,7 @@ class Observer:
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
         """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
-        registry = await asyncio.to_thread(self.registry.read)
+        registry = await asyncio.to_thread(self._registry)
         records = await asyncio.to_thread(self.store.records)
         dropins = self.dropins.read()
         kernels = await asyncio.to_thread(self._kernels, registry, records)
@@ -128,6 +130,13 @@ class Observer:
             loaded=await asyncio.to_thread(self._loaded, kernels, records, store_damaged),
             boot=self.loaded.boot() if self.sysroot.is_host else "",
         )
+
+    def _registry(self) -> Registry:
+        registry = self.registry.read()
+        if not self.adopt:
+            return registry
+        adopted = adopt(self.sysroot, registry.modules, {broken.name for broken in registry.broken})
+        return Registry({**registry.modules, **adopted}, registry.broken)
 
     def _loaded(
         self, kernels: Mapping[str, Kernel], records: Mapping[Target, TargetRecord], store_damaged: frozenset[Target]
@@ -244,7 +253,12 @@ class Observer:
 
     async def recipe(self, module: Module, kernel: Kernel) -> Optional[Recipe]:
         """Return what a module's dkms.conf comes to for a kernel; None where it has none. Raises Problem."""
-        return await self.confs.find(module, kernel) if module.file.source.dkms else None
+        if not module.file.source.dkms:
+            return None
+        recipe = await self.confs.find(module, kernel)
+        if is_adopted(module) and not recipe.autoinstall and not recipe.excluded:
+            return recipe.model_copy(update={"excluded": "AUTOINSTALL is not yes"})
+        return recipe
 
     async def inputs(self, module: Module, kernel: Kernel, recipe: Optional[Recipe]) -> Optional[dict[str, str]]:
         """Return what identifies a build but for its dependencies; None without a build tree. Raises Problem."""

@@ -15,7 +15,7 @@ from typing import Optional
 import pyinotify
 
 from ..errors import Problem
-from ..paths import Sysroot
+from ..paths import DKMS_SOURCES, Sysroot
 
 GONE = pyinotify.IN_DELETE_SELF | pyinotify.IN_MOVE_SELF
 COMING = pyinotify.IN_CREATE | pyinotify.IN_MOVED_TO
@@ -62,10 +62,13 @@ def find_places(sysroot: Sysroot, more: Iterable[str] = ()) -> tuple[dict[str, I
     places.want(lambda: sysroot.configuration.parent, everything)
     places.want(lambda: sysroot.keys.parent, everything)  # that too, if the configuration is a link to elsewhere
     places.want(lambda: sysroot.keys, everything)
+    places.want(lambda: sysroot.dkms_overrides, everything)
     for kind in ("modprobe", "modules-load", "depmod"):
         places.want(partial(sysroot.dropin_directory, kind), everything)
     for path in more:
-        places.want(partial(sysroot.resolve, path), everything)
+        directory = places.want(partial(sysroot.resolve, path), everything)
+        for below in places.subdirectories(directory if path == DKMS_SOURCES else None):
+            places.add(below, Interest({"dkms.conf": CHANGES}))
     for registry in (local, vendor):
         for directory in places.subdirectories(registry):
             if directory.suffix == ".patches":

@@ -203,7 +203,7 @@ _kmoddctl() {
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
         "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --optional --dry-run" -- "$cur")) ;;
-        "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --ignore-hooks --dry-run" -- "$cur")) ;;
+        "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --remove-copies --restore-copies --ignore-hooks --dry-run" -- "$cur")) ;;
         "remove") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "enable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "disable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;

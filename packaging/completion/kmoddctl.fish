@@ -116,6 +116,8 @@ complete -c kmoddctl -n '__kmoddctl_is "import" 9' -s h -l help -d 'show this he
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l root -xa '(__fish_complete_directories)' -d 'work on this root directory'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l json -d 'print JSON'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l all -d 'every one in /usr/src and /var/lib/dkms'
+complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l remove-copies -d 'put aside what DKMS itself installed'
+complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l restore-copies -d 'put that back'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l ignore-hooks -d 'take them without their install scripts'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l dry-run -d 'only show what would be done'
 complete -c kmoddctl -n '__kmoddctl_is "import" 0' -a '(__fish_complete_directories)'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import shutil
 import subprocess
 from pathlib import Path
 from typing import Any, Optional
@@ -12,12 +13,14 @@ from typing import Any, Optional
 import pytest
 from world import GOOD, World
 
+from kmodd.paths import PROGRAM_PATH
+
 GROUND = Path(__file__).resolve().parents[1] / "ground"
 _loader = importlib.machinery.SourceFileLoader("fetch_source", str(GROUND / "fetch_source"))
 _spec = importlib.util.spec_from_loader("fetch_source", _loader)
 assert _spec is not None
-_fetching = importlib.util.module_from_spec(_spec)
-_loader.exec_module(_fetching)
+fetching = importlib.util.module_from_spec(_spec)
+_loader.exec_module(fetching)
 
 XTABLES = """
 compat_xtables xt_ACCOUNT xt_CHAOS xt_DELUDE xt_DHCPMAC xt_DNETMAP xt_ECHO xt_IPMARK xt_LOGMARK xt_PROTO xt_SYSRQ
@@ -70,7 +73,7 @@ def names(target: dict[str, Any]) -> set[str]:
 
 def test_packages_are_taken_over_and_built_for_two_kernels_as_far_as_they_compile(world: World) -> None:
     for name in PACKAGES:
-        _fetching.fetch_source(name, world.root)
+        fetching.fetch_source(name, world.root)
     world.install(world.releases.other)
     taken = take(world)
     assert {one["error"] for one in taken.values()} == {None}
@@ -134,9 +137,24 @@ def test_an_override_of_the_administrator_counts_and_changes_are_noticed(world: 
     override.write_text('BUILD_EXCLUSIVE_ARCH="s390x"\n')
     assert world.verdict("own") == "excluded"
     override.write_text('MAKE="make -C $kernel_source_dir M=$dkms_tree/own/1.0/build EXTRA=1 modules"\n')
-    assert "the build's settings" in world.plan() or "build" in world.plan()
+    assert "build own" in world.plan()
     override.unlink()
-    assert "build" not in world.plan()
+    assert "build own" not in world.plan()
+
+
+def test_an_unchanged_conf_costs_no_process(world: World, tmp_path: Path) -> None:
+    put(world)
+    put(world, "exit 0\n", name="broken")
+    for name in ("own", "broken"):
+        world.registry(name).write_text(f'[source]\ndkms = "/usr/src/{name}-1.0/dkms.conf"\n')
+    world.sync()
+    fake = tmp_path / "bwrap"
+    fake.write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\nexit 1\n")
+    fake.chmod(0o755)
+    said = world.ctl("status", "--json", env={"KMODD_PROGRAM_PATH": f"{tmp_path}:{PROGRAM_PATH}"}).stdout
+    verdicts = {target["module"]: target["problem"] for target in json.loads(said)["targets"]}
+    assert verdicts == {"own": "", "broken": "dkms-conf-invalid"}
+    assert not (tmp_path / "ran").exists()
 
 
 def test_what_cannot_be_taken_is_reported_and_the_others_are_registered(world: World) -> None:
@@ -152,3 +170,52 @@ def test_what_cannot_be_taken_is_reported_and_the_others_are_registered(world: W
     assert take(world, "hooked", "--ignore-hooks")["hooked"]["error"] is None
     assert "ignore_hooks = true" in world.registry("hooked").read_text()
     assert world.ctl("import", "dkms", "nothing").returncode == 1
+
+
+def test_a_source_that_a_package_drops_is_a_module_as_long_as_it_is_there(world: World) -> None:
+    world.settings("[dkms]\nadopt = true\n")
+    put(world, 'AUTOINSTALL=""\n', name="silent")
+    world.start()
+    source = put(world)
+    world.wait_for("own", "ready")
+    assert world.verdict("silent") == "excluded"
+    newer = source.rename(source.with_name("own-1.1"))
+    world.wait(lambda: "/usr/src/own-1.1" in world.ctl("status", "own").stdout, "the newer source")
+    assert world.ctl("disable", "own").returncode == 0
+    world.wait_for("own", "excluded")
+    assert world.ctl("enable", "own").returncode == 0
+    world.wait_for("own", "ready")
+    world.registry("own").unlink()
+    assert world.ctl("remove", "own").returncode == 0
+    world.wait(lambda: not world.extra(), "removal")
+    world.registry("own").unlink()
+    world.wait_for("own", "ready")
+    shutil.rmtree(newer)
+    world.wait(lambda: not world.extra(), "removal")
+
+
+def test_copies_by_dkms_are_put_aside_where_kmodd_is_installed_and_put_back(world: World) -> None:
+    put(world)
+    take(world)
+    tree = world.root / "lib/modules" / world.kernel
+    built = world.root / "var/lib/dkms/own/1.0" / world.kernel / "x86_64/module/own.ko"
+    copy, other = tree / "updates/dkms/own.ko", tree / "extra/own.ko"
+    real = next((tree / "kernel").rglob("dummy.ko"))
+    for path in (built, copy):
+        path.parent.mkdir(parents=True)
+        shutil.copyfile(real, path)
+    done = world.ctl("import", "dkms", "own", "--remove-copies")
+    assert (done.returncode, copy.exists()) == (1, True)
+    assert f"left /lib/modules/{world.kernel}/updates/dkms/own.ko: own is building there" in done.stdout
+    world.sync()
+    assert world.target("own")["problem"] == "object-shadowed"
+    other.write_bytes(b"somebody's")
+    done = world.ctl("import", "dkms", "--all", "--remove-copies")
+    assert done.stdout == f"put aside /lib/modules/{world.kernel}/updates/dkms/own.ko\n", done.stderr
+    assert (done.returncode, copy.exists(), other.exists()) == (0, False, True)
+    other.unlink()
+    world.sync()
+    assert world.verdict("own") == "ready"
+    done = world.ctl("import", "dkms", "--restore-copies")
+    assert done.stdout == f"restored /lib/modules/{world.kernel}/updates/dkms/own.ko\n"
+    assert copy.read_bytes() == real.read_bytes()

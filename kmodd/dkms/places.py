@@ -1,0 +1,73 @@
+"""Where dkms.conf files are, and which of them are modules without a module file: those of packages ([dkms] adopt).
+
+Must not: look into a dkms.conf for more than its plain name and version.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from functools import cmp_to_key
+
+from .. import versions
+from ..modulefile import NAME, Module, ModuleFile, Source
+from ..paths import DKMS_SOURCES, Sysroot
+from ..recipe import DKMS_TREE
+from .conf import guess
+
+
+def find_confs(sysroot: Sysroot) -> Iterator[str]:
+    """Yield the in-root paths of all dkms.conf of /usr/src, and of those that DKMS has registered elsewhere."""
+    top = sysroot.resolve(DKMS_SOURCES)
+    for directory in sorted(top.glob("*")):
+        conf = f"{DKMS_SOURCES}/{directory.name}/dkms.conf"
+        if sysroot.resolve(conf).is_file():
+            yield conf
+    for link in sorted(sysroot.resolve(DKMS_TREE).glob("*/*/source")):
+        path = sysroot.resolve(sysroot.inside(link)) / "dkms.conf"
+        if path.is_file() and path.parent.parent != top:
+            yield sysroot.inside(path)
+
+
+def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:
+    """Return the name and version of a conf, as far as they can be told without reading it as bash does."""
+    path = sysroot.resolve(conf)
+    try:
+        return guess(path.read_text(errors="replace"), path.parent.name)
+    except OSError:
+        return guess("", path.parent.name)
+
+
+def newest(confs: Iterable[str], said: Mapping[str, tuple[str, str]]) -> str:
+    """Return the conf of the newest version. said: name and version by conf."""
+
+    def compare(left: str, right: str) -> int:
+        return versions.compare(said[left][1], said[right][1])
+
+    return max(confs, key=cmp_to_key(compare))
+
+
+def adopt(sysroot: Sysroot, registered: Mapping[str, Module], broken: Collection[str]) -> dict[str, Module]:
+    """Return modules for the newest dkms.conf of each name in /usr/src that no module file speaks of.
+
+    registered: modules by name. broken: names of module files that cannot be taken. A module file of that name in
+    /etc or /usr/lib, be it a link to /dev/null, keeps a conf from being taken.
+    """
+    taken = {module.file.source.dkms for module in registered.values()}
+    confs = [conf for conf in find_confs(sysroot) if conf.startswith(f"{DKMS_SOURCES}/")]
+    said = {conf: identify(sysroot, conf) for conf in confs}
+    found = {}
+    for name in sorted({name for name, _ in said.values()}):
+        same = [conf for conf in confs if said[conf][0] == name]
+        files = [directory / f"{name}.toml" for directory in sysroot.registries]
+        if name in registered or name in broken or not NAME.fullmatch(name) or taken & {*same}:
+            continue
+        if not any(os.path.lexists(path) for path in files):
+            conf = newest(same, said)
+            found[name] = Module(name=name, file=ModuleFile(source=Source(dkms=conf)), path=conf)
+    return found
+
+
+def is_adopted(module: Module) -> bool:
+    """Tell whether a module has no module file."""
+    return module.path == module.file.source.dkms

@@ -1,0 +1,89 @@
+"""DKMS itself and kmodd side by side: the same packages, the same kernels, the same objects and verdicts.
+
+DKMS, as Debian packages it, runs in a mount namespace of its own, in which the root's /usr/src and /lib/modules lie
+over the host's. It takes minutes: make dkms-truth.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ground import debian
+from ground.cache import find_cache
+from test_dkms import PACKAGES, fetching, take
+from world import World
+
+pytestmark = pytest.mark.dkms
+#: What is of the one that made it and not of the object.
+PRIVATE = ("filename", "sig_id", "signer", "sig_key", "sig_hashalgo", "signature")
+SIDE = """\
+set -e
+mount --bind "$1/usr/src" /usr/src
+mount --bind "$1/lib/modules" /usr/lib/modules
+cd /
+shift
+out=$1 dkms=$2
+shift 2
+mkdir "$out/tree"
+value() { sed -n "s/^$1=\"\\(.*\\)\"$/\\1/p" "$conf"; }
+for conf in /usr/src/*/dkms.conf; do
+    name=$(value PACKAGE_NAME) version=$(value PACKAGE_VERSION)
+    for release in "$@"; do
+        mkdir -p "$out/$name/$release"
+        status=0
+        "$dkms" build -m "$name" -v "$version" -k "$release" -a x86_64 --dkmstree "$out/tree" \\
+            >"$out/$name/$release/log" 2>&1 || status=$?
+        echo $status >"$out/$name/$release/status"
+        cp "$out/tree/$name/$version/$release"/x86_64/module/*.ko "$out/$name/$release" 2>/dev/null || true
+    done
+done
+"""
+
+
+def build_by_dkms(world: World, out: Path, *releases: str) -> None:
+    """Have DKMS build everything in /usr/src; leaves OUT/NAME/RELEASE/{status,log,*.ko}."""
+    debian.unpack([debian.fetch("dkms", find_cache(""))], out / "dkms")
+    dkms = out / "dkms/usr/sbin/dkms"
+    argv = ["unshare", "--mount", "bash", "-c", SIDE, "bash", str(world.root), str(out), str(dkms), *releases]
+    subprocess.run(argv, check=True, timeout=3000)
+
+
+def fields(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield what modinfo says of an object, but for its place and signature."""
+    said = subprocess.run(["modinfo", "-0", path], check=True, capture_output=True, text=True).stdout
+    for line in said.split("\0"):
+        name, _, value = line.partition(":")
+        if name and name not in PRIVATE:
+            yield name, value.strip()
+
+
+def test_dkms_and_kmodd_build_the_same(world: World, tmp_path: Path) -> None:
+    for name in PACKAGES:
+        fetching.fetch_source(name, world.root)
+    world.install(world.releases.other)
+    releases = (world.releases.new, world.releases.other)
+    take(world)
+    world.sync(timeout=3000)
+    build_by_dkms(world, tmp_path, *releases)
+    targets = {(t["module"], t["kernel"]): t for t in world.status()["targets"]}
+    rows, differing = [], []
+    for name in sorted({module for module, _ in targets}):
+        for release in releases:
+            target, side = targets[name, release], tmp_path / name / release
+            ours = {o["name"]: world.root / o["path"].lstrip("/") for o in target["objects"]}
+            theirs = {path.stem: path for path in side.glob("*.ko")}
+            status = int((side / "status").read_text())
+            rows.append(f"{name:16}{release:22}{target['verdict']:9}{len(ours):3} | exit {status:3}{len(theirs):3}")
+            same = (target["verdict"] == "ready") == (status == 0) and ours.keys() == theirs.keys()
+            if not same:
+                differing.append(f"{name} {release}: {target['reason']} | {(side / 'log').read_text()[-400:]}")
+            for key in ours.keys() & theirs.keys():
+                here, there = sorted(fields(ours[key])), sorted(fields(theirs[key]))
+                if here != there:
+                    differing.append(f"{key}: {set(here) ^ set(there)}")
+    print("", "package         kernel                kmodd verdict, objects | DKMS", *rows, sep="\n")
+    assert not differing, "\n".join(differing)
+    assert len(rows) == 2 * len(PACKAGES)
