@@ -47,13 +47,14 @@ def put_aside(seen: Look, modules: Iterable[str], dry_run: bool) -> tuple[list[s
         recipes = {t: recipe for t, recipe in seen.snapshot.recipes.items() if t.module == module}
         package = next((recipe.name for recipe in recipes.values()), module)
         for release, path in find_copies(seen.sysroot, package):
-            inside = seen.sysroot.inside(path)
+            relative = path.relative_to(seen.sysroot.kernel(release))
+            inside = f"/lib/modules/{release}/{relative}"
             judgement = seen.judgements.get(Target(module, release))
             if judgement is None or not (judgement.verdict is Verdict.READY or judgement.problem == SHADOWED):
                 left.append(f"{inside}: {module} is {judgement.verdict.value if judgement else 'unknown'} there")
                 continue
             if not dry_run:
-                _move(path, seen.sysroot.dkms_copies / release / path.relative_to(seen.sysroot.kernel(release)))
+                _move(path, seen.sysroot.dkms_copies / release / relative)
             moved.append(inside)
             releases.add(release)
     if not dry_run:
@@ -67,14 +68,18 @@ def put_back(sysroot: Sysroot, dry_run: bool) -> list[str]:
     for kept in sorted(path for path in sysroot.dkms_copies.rglob("*") if path.is_file()):
         release, *rest = kept.relative_to(sysroot.dkms_copies).parts
         path = sysroot.kernel(release).joinpath(*rest)
+        inside = f"/lib/modules/{release}/{'/'.join(rest)}"
         if not sysroot.kernel(release).is_dir():
             continue  # the kernel was removed
         if path.exists():
-            text = f"{sysroot.inside(path)} is there again"
-            raise Problem("dkms-copy-exists", text, f"delete it, or the one in {sysroot.inside(kept.parent)}")
+            raise Problem(
+                "dkms-copy-exists",
+                f"{inside} is there again",
+                f"delete it, or the one in {sysroot.inside(kept.parent)}",
+            )
         if not dry_run:
             _move(kept, path)
-        moved.append(sysroot.inside(path))
+        moved.append(inside)
         releases.add(release)
     if not dry_run:
         _depmod(sysroot, releases)

@@ -1,7 +1,7 @@
 """DKMS itself and kmodd side by side: the same packages, the same kernels, the same objects and verdicts.
 
 DKMS, as Debian packages it, runs in a mount namespace of its own, in which the root's /usr/src and /lib/modules lie
-over the host's. It takes minutes: make dkms-truth.
+over the host's, which may have none. It takes minutes: make dkms-truth.
 """
 
 from __future__ import annotations
@@ -22,6 +22,11 @@ PRIVATE = ("filename", "sig_id", "signer", "sig_key", "sig_hashalgo", "signature
 SIDE = """\
 set -e
 mount --bind "$1/usr/src" /usr/src
+mkdir "$2/over"
+mount -t tmpfs none "$2/over"
+mkdir "$2/over/upper" "$2/over/work"
+mount -t overlay -o "lowerdir=/usr/lib,upperdir=$2/over/upper,workdir=$2/over/work" overlay /usr/lib
+mkdir -p /usr/lib/modules
 mount --bind "$1/lib/modules" /usr/lib/modules
 cd /
 shift

@@ -14,7 +14,9 @@ from worlds import (
     NOW,
     POLICY,
     SIGNER,
+    T2,
     K,
+    T,
     broken,
     build,
     built,
@@ -37,6 +39,7 @@ from kmodd.model import (
     InstallModule,
     Judgement,
     RemoveDropin,
+    RemoveModule,
     RunDepmod,
     Signer,
     Snapshot,
@@ -48,6 +51,7 @@ from kmodd.model import (
     worst,
 )
 from kmodd.planner import judge, judge_kernel
+from kmodd.recipe import Recipe
 
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 NO_DEVEL = kernel(build_tree=None, build_tree_fault=MISSING)
@@ -301,3 +305,33 @@ def test_fingerprint_does_not_hang_on_order() -> None:
 
 def test_signer_state_names_the_key_or_what_is_wrong_with_it() -> None:
     assert [s.state for s in (SIGNER, SIGNING, Signer())] == ["key1", "signing-key-unreadable", "absent"]
+
+
+# -- recipes: what a dkms.conf says for a kernel ---------------------------------------------------------------------
+def recipe(name: str, **more: Any) -> Recipe:
+    return Recipe(name=name, version="1", **more)
+
+
+def test_a_recipe_excludes_one_kernel_and_not_another() -> None:
+    snapshot = world(kernels=(kernel(), kernel(K2)), recipes={T: recipe("m", excluded="x is too old"), T2: recipe("m")})
+    assert (verdict(snapshot).verdict, verdict(snapshot).reason) == (Verdict.EXCLUDED, "x is too old: dkms.conf")
+    assert [action.target for action in do(snapshot) if isinstance(action, BuildModule)] == [T2]
+
+
+def test_what_a_recipe_excludes_is_removed() -> None:
+    snapshot = settled(recipes={T: recipe("m", excluded="x")})
+    assert RemoveModule(T, "x: dkms.conf") in do(snapshot)
+
+
+def test_a_recipe_depends_on_others_for_its_kernel_alone() -> None:
+    recipes = {Target("a", K): recipe("a", depends=("b",))}
+    snapshot = world(module("a"), module("b"), kernels=(kernel(), kernel(K2)), recipes=recipes)
+    builds = {action.target: action.after for action in do(snapshot) if isinstance(action, BuildModule)}
+    assert builds[Target("a", K)] == (Target("b", K),)
+    assert builds[Target("a", K2)] == ()
+
+
+def test_recipes_that_depend_on_each_other_fail() -> None:
+    recipes = {Target(one, K): recipe(one, depends=(other,)) for one, other in (("a", "b"), ("b", "a"))}
+    snapshot = world(module("a"), module("b"), recipes=recipes)
+    assert {verdict(snapshot, Target(name, K)).problem for name in "ab"} == {"depends-cycle"}
