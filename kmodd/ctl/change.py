@@ -13,6 +13,7 @@ from typing import Optional
 
 from ..alert import Alerts
 from ..choosing import check_module
+from ..dkms.conf import VERSIONED
 from ..dkms.places import is_adopted
 from ..errors import Problem
 from ..files import digest_file, explained, replace_file
@@ -33,7 +34,6 @@ from .status import print_status, run_status
 from .watch import sync_by_daemon
 
 ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
-VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
 
 
 def run_sync(options: argparse.Namespace) -> int:
@@ -212,5 +212,3 @@ def _said(options: argparse.Namespace, text: str, seen: Look, quiet: bool = Fals
     print(text)
     if not quiet and seen.holder is None:
         print("kmodd is not running; apply it with: kmoddctl sync")
-
-

@@ -19,7 +19,7 @@ from world import World
 pytestmark = pytest.mark.dkms
 #: What is of the one that made it and not of the object.
 PRIVATE = ("filename", "sig_id", "signer", "sig_key", "sig_hashalgo", "signature")
-SIDE = """\
+SIDE = r"""
 set -e
 mount --bind "$1/usr/src" /usr/src
 mkdir "$2/over"
@@ -33,23 +33,23 @@ shift
 out=$1 dkms=$2
 shift 2
 mkdir "$out/tree"
-value() { sed -n "s/^$1=\"\\(.*\\)\"$/\\1/p" "$conf"; }
+value() { sed -n 's/^'$1'="\(.*\)"$/\1/p' "$conf"; }
 for conf in /usr/src/*/dkms.conf; do
     name=$(value PACKAGE_NAME) version=$(value PACKAGE_VERSION)
     for release in "$@"; do
         mkdir -p "$out/$name/$release"
         status=0
-        "$dkms" build -m "$name" -v "$version" -k "$release" -a x86_64 --dkmstree "$out/tree" \\
+        "$dkms" build -m "$name" -v "$version" -k "$release" -a x86_64 --dkmstree "$out/tree" \
             >"$out/$name/$release/log" 2>&1 || status=$?
         echo $status >"$out/$name/$release/status"
-        cp "$out/tree/$name/$version/$release"/x86_64/module/*.ko "$out/$name/$release" 2>/dev/null || true
+        cp "$out/tree/$name/$version/$release"/x86_64/module/*.ko* "$out/$name/$release" 2>/dev/null || true
     done
 done
 """
 
 
 def build_by_dkms(world: World, out: Path, *releases: str) -> None:
-    """Have DKMS build everything in /usr/src; leaves OUT/NAME/RELEASE/{status,log,*.ko}."""
+    """Have DKMS build everything in /usr/src; leaves OUT/NAME/RELEASE/{status,log,*.ko*}."""
     debian.unpack([debian.fetch("dkms", find_cache(""))], out / "dkms")
     dkms = out / "dkms/usr/sbin/dkms"
     argv = ["unshare", "--mount", "bash", "-c", SIDE, "bash", str(world.root), str(out), str(dkms), *releases]
@@ -79,7 +79,7 @@ def test_dkms_and_kmodd_build_the_same(world: World, tmp_path: Path) -> None:
         for release in releases:
             target, side = targets[name, release], tmp_path / name / release
             ours = {o["name"]: world.root / o["path"].lstrip("/") for o in target["objects"]}
-            theirs = {path.stem: path for path in side.glob("*.ko")}
+            theirs = {path.name.partition(".ko")[0]: path for path in side.glob("*.ko*")}
             status = int((side / "status").read_text())
             rows.append(f"{name:16}{release:22}{target['verdict']:9}{len(ours):3} | exit {status:3}{len(theirs):3}")
             same = (target["verdict"] == "ready") == (status == 0) and ours.keys() == theirs.keys()
