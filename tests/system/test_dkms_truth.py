@@ -60,7 +60,7 @@ def fields(path: Path) -> Iterator[tuple[str, str]]:
     """Yield what modinfo says of an object, but for its place and signature."""
     said = subprocess.run(["modinfo", "-0", path], check=True, capture_output=True, text=True).stdout
     for line in said.split("\0"):
-        name, _, value = line.partition(":")
+        name, _, value = line.partition("=")
         if name and name not in PRIVATE:
             yield name, value.strip()
 
