@@ -2,6 +2,7 @@
 # make test   all set-up, then every test but those in virtual machines; test-all does it on every Python at hand
 # make vm           what kmodd says, and what Debian's kernels do with it in QEMU
 # make vm-trusted   the same on a kernel that trusts the key and takes no other; builds it first, if it is not cached
+# make stories   builds bcache, ceph, openvswitch, cifs and nbd from the kernel's own source, and loads them in QEMU
 # make systemd-test   the package's life under a real systemd, with reboots; make rpm builds the package
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
@@ -9,7 +10,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted rpm systemd-test dkms-truth bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test dkms-truth bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -26,7 +27,7 @@ demo: setup
 	@$(BIN)/python tests/demo.py
 
 test: setup
-	@$(BIN)/python -m pytest -q -m "not vm and not booted and not dkms"
+	@$(BIN)/python -m pytest -q -m "not vm and not booted and not dkms and not stories"
 
 # Every Python at hand that a server may have, each in a venv of its own: EL9 has 3.9, EL10 3.12, Fedora newer ones.
 TESTS ?= test
@@ -50,10 +51,13 @@ lint: setup
 	@$(BIN)/python -m pytest -q tests/test_style.py
 
 vm: setup
-	@$(BIN)/python -m pytest -q -s -m "vm and not trusted" tests/vm
+	@$(BIN)/python -m pytest -q -s -m "vm and not trusted and not stories" tests/vm
 
 vm-trusted: setup
 	@$(BIN)/python -m pytest -q -s -m trusted tests/vm
+
+stories: setup
+	@$(BIN)/python -m pytest -q -m stories tests/system tests/vm
 
 rpm: setup
 	@packaging/make-rpm dist

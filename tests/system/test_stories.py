@@ -12,7 +12,7 @@ import pytest
 from ground import stories
 from world import Kernels, World
 
-pytestmark = pytest.mark.system
+pytestmark = [pytest.mark.system, pytest.mark.stories]
 
 
 @pytest.fixture(scope="module")

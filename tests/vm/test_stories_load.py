@@ -13,7 +13,7 @@ from machine import Outcome, Report, boot
 from server import modinfo
 from world import Kernels, World
 
-pytestmark = pytest.mark.vm
+pytestmark = [pytest.mark.vm, pytest.mark.stories]
 
 #: libcrc32c, which some of them need, finds it by the crypto API, which no modules.dep knows of.
 FIRST = ("crc32c_generic",)
