@@ -66,7 +66,7 @@ systemd-test: setup
 	@$(BIN)/python -m pytest -q -m booted tests/booted
 
 dkms-truth: setup
-	@$(BIN)/python -m pytest -q -s -m dkms tests/system/test_dkms_truth.py
+	@$(BIN)/python -m pytest -q -s -m dkms tests/system
 
 bench: setup
 	@$(BIN)/python bench/idle.py

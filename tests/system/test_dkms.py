@@ -71,6 +71,7 @@ def names(target: dict[str, Any]) -> set[str]:
     return {item["name"] for item in target["objects"]}
 
 
+@pytest.mark.dkms
 def test_packages_are_taken_over_and_built_for_two_kernels_as_far_as_they_compile(world: World) -> None:
     for name in PACKAGES:
         fetching.fetch_source(name, world.root)
