@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.machinery
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -138,9 +139,9 @@ def test_an_override_of_the_administrator_counts_and_changes_are_noticed(world: 
     override.write_text('BUILD_EXCLUSIVE_ARCH="s390x"\n')
     assert world.verdict("own") == "excluded"
     override.write_text('MAKE="make -C $kernel_source_dir M=$dkms_tree/own/1.0/build EXTRA=1 modules"\n')
-    assert "build own" in world.plan()
+    assert re.search(r"build +own", world.plan())
     override.unlink()
-    assert "build own" not in world.plan()
+    assert not re.search(r"build +own", world.plan())
 
 
 def test_an_unchanged_conf_costs_no_process(world: World, tmp_path: Path) -> None:
