@@ -81,7 +81,7 @@ PATHS = {
         "/sys/module/module/parameters/sig_enforce",
     },
     "kmodd/verify/probe.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
-    "kmodd/verify/signature.py": {"/dev/null"},
+    "kmodd/verify/signature.py": {"/dev/null", "/proc/self/fd/"},
 }  # fmt: skip
 ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(?:/|$|:)")
 STARTERS = re.compile(
