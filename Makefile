@@ -26,8 +26,12 @@ $(STAMP): pyproject.toml
 demo: setup
 	@$(BIN)/python tests/demo.py
 
+# A test a core at a time (what takes long does so in single processes), then those that disturb others.
+BESIDE := -n auto --dist worksteal
+ORDINARY := not vm and not booted and not dkms and not stories
 test: setup
-	@$(BIN)/python -m pytest -q -m "not vm and not booted and not dkms and not stories"
+	@$(BIN)/python -m pytest -q $(BESIDE) -m "$(ORDINARY) and not alone"
+	@$(BIN)/python -m pytest -q -m "$(ORDINARY) and alone"
 
 # Every Python at hand that a server may have, each in a venv of its own: EL9 has 3.9, EL10 3.12, Fedora newer ones.
 TESTS ?= test
@@ -43,7 +47,7 @@ test-all:
 	done
 
 unit: setup
-	@$(BIN)/python -m pytest -q tests/unit
+	@$(BIN)/python -m pytest -q $(BESIDE) tests/unit
 
 lint: setup
 	@$(BIN)/python -m ruff check .

@@ -7,6 +7,7 @@ import socket
 import subprocess
 from pathlib import Path
 
+import pytest
 from test_dkms import put
 from world import World
 
@@ -34,6 +35,7 @@ CONFS = {
 }
 
 
+@pytest.mark.alone
 def test_hostile_confs_do_no_harm_and_are_told_of(world: World, tmp_path: Path) -> None:
     keys = world.root / "etc/kmodd/keys"
     keys.mkdir()
