@@ -164,6 +164,10 @@ class Snapshot:
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other
 
+    def present(self) -> list[Kernel]:
+        """Return the kernels that are installed, by release."""
+        return [kernel for _, kernel in sorted(self.kernels.items()) if kernel.present]
+
     def depends(self, target: Target) -> tuple[str, ...]:
         """Return the modules that a registered one is built after, for a kernel."""
         more = self.recipes[target].depends if target in self.recipes else ()

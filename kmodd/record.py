@@ -93,6 +93,7 @@ class TargetRecord(Part):
     built: Optional[Built] = None
     installed: Optional[Installed] = None
     reload: Optional[Reload] = None
+    asked: bool = False  # somebody wants it built again, whatever came of the last attempt
 
 
 class KernelRecord(Part):

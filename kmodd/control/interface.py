@@ -153,6 +153,9 @@ method Subscribe() -> (event: Event)
 # Look again, and wait (the default) until nothing is left to do. With "more", events come meanwhile. For root.
 method Sync(wait: ?bool) -> (event: ?Event, status: ?Document)
 
+# Build a module again although nothing changed, or, without a name, whatever failed; targets are those. For root.
+method Rebuild(module: ?string, kernel: ?string) -> (targets: [](module: string, kernel: string))
+
 # Look again, check everything that is installed anew, and return what was found. For root.
 method Verify() -> {_DOCUMENT}
 
@@ -229,6 +232,7 @@ METHODS = {
     f"{MANAGER}.Logs": Method(OfModule),
     f"{MANAGER}.Subscribe": Method(streams=True),
     f"{MANAGER}.Sync": Method(Waiting, changes=True),
+    f"{MANAGER}.Rebuild": Method(Selection, changes=True),
     f"{MANAGER}.Verify": Method(changes=True),
     f"{MANAGER}.Reload": Method(changes=True),
     f"{SERVICE}.GetInfo": Method(),

@@ -41,7 +41,8 @@ COMMANDS = {
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
     "watch": ("watch", "show what the daemon does, as it happens"),
-    "sync": ("change", "look, plan and apply once"),
+    "sync": ("sync", "look, plan and apply once"),
+    "rebuild": ("sync", "build a module again although nothing changed, or whatever failed"),
     "reload": ("watch", "have the daemon read its settings again"),
     "add": ("change", "register a source directory or an archive"),
     "import": ("taking", "register what DKMS keeps built"),
@@ -70,8 +71,8 @@ def make_parser() -> Parser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     for name, (_, text) in COMMANDS.items():
         command = commands.add_parser(name, parents=[common], help=text, description=text[0].upper() + text[1:] + ".")
-        if name in ("status", "explain", "logs", "verify"):
-            command.add_argument("module", nargs="?" if name in ("status", "verify") else None, help="its name")
+        if name in ("status", "explain", "logs", "verify", "rebuild"):
+            command.add_argument("module", nargs=None if name in ("explain", "logs") else "?", help="its name")
             command.add_argument("--kernel", metavar="RELEASE", help="only this kernel release")
         if name in ("check", "gate"):
             chosen = command.add_mutually_exclusive_group()
@@ -97,14 +98,14 @@ def make_parser() -> Parser:
             copies.add_argument("--remove-copies", action="store_true", help="put aside what DKMS itself installed")
             copies.add_argument("--restore-copies", action="store_true", help="put that back")
             command.add_argument("--ignore-hooks", action="store_true", help="take them without their install scripts")
-        if name in ("sync", "add", "import", "remove", "enable", "disable"):
+        if name in ("sync", "rebuild", "add", "import", "remove", "enable", "disable"):
             command.add_argument("--dry-run", action="store_true", help="only show what would be done")
         if name == "logs":
             which = command.add_mutually_exclusive_group()
             which.add_argument("--list", action="store_true", help="list the attempts whose logs are kept")
             which.add_argument("--attempt", metavar="N", help="one that --list shows; default: 1, the last")
             which.add_argument("--follow", action="store_true", help="print on while the build runs")
-        if name == "sync":
+        if name in ("sync", "rebuild"):
             command.add_argument("--verbose", action="store_true", help="log what is done")
         if name == "key":
             _add_key_verbs(command, common)

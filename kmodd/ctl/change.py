@@ -1,93 +1,24 @@
-"""The commands that change a root: sync, add, remove, enable, disable. Each has --dry-run."""
+"""The commands that change what is registered: add, remove, enable, disable. Each has --dry-run."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
 import re
-import sys
-import time
 from pathlib import Path
 from typing import Optional
 
-from ..alert import Alerts
 from ..choosing import check_module
 from ..dkms.conf import VERSIONED
 from ..dkms.places import is_adopted
 from ..errors import Problem
 from ..files import digest_file, explained, replace_file
-from ..lock import Lock
-from ..log import configure
-from ..model import Action
 from ..modulefile import NAME, Module
-from ..planner import judge
-from ..reconcile import Reconciler
 from ..registry import add, remove
-from ..report import make_report
-from ..watch import Bell, settle
 from . import DONE
-from .documents import exit_code
 from .look import Look, look
-from .plan import print_plan
-from .status import print_status, run_status
-from .watch import sync_by_daemon
 
 ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
-
-
-def run_sync(options: argparse.Namespace) -> int:
-    """kmoddctl sync"""
-    if not options.dry_run:
-        document = sync_by_daemon(options.root, options.verbose)
-        if document is not None:
-            print_status(document, False, options.json)
-            return exit_code(document["targets"], False)
-    seen = look(options)
-    if options.dry_run:
-        print_plan(seen.plan(), options.json)
-        return DONE
-    lock = Lock(seen.sysroot)
-    try:
-        lock.acquire("kmoddctl sync")
-    except Problem as problem:
-        if problem.code != "already-running":
-            raise
-        raise Problem(problem.code, f"{problem.message} and brings it up to date by itself", problem.hint) from problem
-    configure("info" if options.verbose else "error")
-    try:
-        asyncio.run(_sync(seen))
-    finally:
-        lock.release()
-    options.module = options.kernel = None
-    return run_status(options)
-
-
-async def _sync(seen: Look) -> tuple[Action, ...]:
-    bell = Bell()
-    bell.ring("kmoddctl sync")
-
-    def tell(pid: int) -> None:
-        print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
-
-    await settle(seen.sysroot, bell, quiet=0.01, on_transaction=tell)
-    reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None)
-    reconciler.heal()
-    try:
-        actions = await reconciler.run_to_end()
-        _report(seen, reconciler)
-        return actions
-    finally:
-        await reconciler.stop()
-
-
-def _report(seen: Look, reconciler: Reconciler) -> None:
-    """Bring the metrics and the motd line up to date, as the daemon does after its looks."""
-    snapshot, now = reconciler.snapshot, time.time()
-    if snapshot is not None:
-        alerts = Alerts(seen.sysroot)
-        alerts.metrics.textfile = seen.settings.metrics.textfile
-        alerts.write(None, make_report(snapshot, judge(snapshot, reconciler.policy, now), now, None))
 
 
 def run_add(options: argparse.Namespace) -> int:

@@ -13,6 +13,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any, Optional
 
 from .. import __version__
@@ -24,7 +25,7 @@ from ..control.server import Server
 from ..errors import Problem
 from ..lock import Lock
 from ..log import configure, get_logger
-from ..model import Action, Judgement, Verdict
+from ..model import Action, Judgement, Target, Verdict
 from ..notify import Notifier
 from ..paths import DKMS_SOURCES, Sysroot
 from ..planner import judge
@@ -115,6 +116,10 @@ class Daemon:
 
     def ring(self, reason: str) -> None:
         self.bell.ring(reason)
+
+    def ask_again(self, targets: Sequence[Target]) -> None:
+        self.reconciler.ask_again(targets)
+        self.bell.ring("Rebuild")
 
     def ask_verify(self) -> None:
         self.verify = True

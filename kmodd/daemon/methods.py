@@ -9,7 +9,7 @@ import asyncio
 import codecs
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
@@ -22,8 +22,9 @@ from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waitin
 from ..control.server import Answer, Send
 from ..errors import Problem
 from ..files import explained
-from ..model import Action
+from ..model import Action, Target
 from ..paths import Sysroot
+from ..planner import find_repeatable
 from ..report import Report, explain_document, plan_document
 from .events import Events
 from .looks import Looks
@@ -54,6 +55,9 @@ class Host(Protocol):
     def ring(self, reason: str) -> None:
         """Ask for a look."""
 
+    def ask_again(self, targets: Sequence[Target]) -> None:
+        """Have targets built again."""
+
     def ask_verify(self) -> None:
         """Ask for a look that does without what is remembered of checks."""
 
@@ -73,6 +77,7 @@ class Methods:
             f"{MANAGER}.Logs": self.logs,
             f"{MANAGER}.Subscribe": self.subscribe,
             f"{MANAGER}.Sync": self.sync,
+            f"{MANAGER}.Rebuild": self.rebuild,
             f"{MANAGER}.Verify": self.verify,
             f"{MANAGER}.Reload": self.reload,
         }
@@ -167,6 +172,13 @@ class Methods:
                     event.cancel()
             for left in subscription.left():
                 await send(left)
+
+    async def rebuild(self, asked: Selection, send: Optional[Send]) -> Document:
+        report = await self._report()
+        check_names(self._render(report)[0], asked.module, asked.kernel)
+        targets = find_repeatable(report.snapshot, asked.module, asked.kernel)
+        self.host.ask_again(targets)
+        return {"targets": [{"module": target.module, "kernel": target.kernel} for target in targets]}
 
     async def verify(self, asked: Parameters, send: Optional[Send]) -> bytes:
         self.host.ask_verify()

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Optional, Union
 
 from ..config import Settings
 from ..errors import Problem
+from ..files import explained
 from ..install import run_depmod
 from ..log import get_logger
 from ..model import (
@@ -109,6 +110,12 @@ class Reconciler:
             if directory.is_dir():
                 for path in directory.iterdir():
                     self.work.builder.drop_scratch(path)
+
+    def ask_again(self, targets: Sequence[Target]) -> None:
+        """Have targets built again, which a kill does not make forgotten. Raises Problem."""
+        for target in targets:
+            with explained(f"storing that {target} is to be built again"):
+                self.store.write(self.store.record(target).model_copy(update={"asked": True}))
 
     # -- passes ----------------------------------------------------------------------------------------------------
     async def settle(self) -> tuple[Action, ...]:

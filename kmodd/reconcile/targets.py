@@ -168,6 +168,7 @@ class TargetWork:
             record.model_copy(
                 update={
                     "attempt": attempt,
+                    "asked": False,
                     "built": built,
                     "module_file": module.path,
                     "version": module.file.module.version,
@@ -302,7 +303,7 @@ class TargetWork:
             log=where,
         )
         try:
-            self.store.write(record.model_copy(update={"attempt": attempt}))
+            self.store.write(record.model_copy(update={"attempt": attempt, "asked": record.asked and stage != "build"}))
         except OSError as error:
             # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
             raise explain(error, f"storing the outcome of {target}") from error

@@ -99,6 +99,14 @@ _kmoddctl() {
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
         ;;
+    "rebuild:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
+    "rebuild:--kernel")
+        _kmoddctl_names kernels "${root[@]}"
+        return
+        ;;
     "reload:--root")
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
@@ -201,6 +209,7 @@ _kmoddctl() {
         "gate") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --wait" -- "$cur")) ;;
         "watch") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
+        "rebuild") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --dry-run --verbose" -- "$cur")) ;;
         "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --optional --dry-run" -- "$cur")) ;;
         "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --remove-copies --restore-copies --ignore-hooks --dry-run" -- "$cur")) ;;
@@ -220,11 +229,12 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync reload add import remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync rebuild reload add import remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;
     "verify") _kmoddctl_names modules "${root[@]}" ;;
+    "rebuild") _kmoddctl_names modules "${root[@]}" ;;
     "add") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
     "import") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
     "remove") _kmoddctl_names modules "${root[@]}" ;;

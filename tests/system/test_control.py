@@ -35,6 +35,7 @@ CALLS: dict[str, dict[str, Any]] = {
     "Explain": {"module": "alpha"},
     "Logs": {"module": "alpha"},
     "Sync": {"wait": True},
+    "Rebuild": {"module": "alpha"},
     "Verify": {},
     "Reload": {},
     "Subscribe": {},
@@ -134,9 +135,10 @@ def test_documents_are_what_the_interface_says(running: World) -> None:
     with client(running) as found:
         replies["Sync"] = list(found.stream("Sync"))
         for name, given in CALLS.items():
-            if name not in ("Sync", "Subscribe"):
+            if name not in ("Sync", "Rebuild", "Subscribe"):
                 replies[name] = [found.call(name, **given)]
         replies["Status"] += [found.call("Status")]
+        replies["Rebuild"] = [found.call("Rebuild", **CALLS["Rebuild"])]
     kinds = {reply["event"]["event"] for reply in replies["Sync"] if "event" in reply}
     assert {"activity", "started", "compiled", "ended", "verdict"} >= kinds >= {"started", "ended", "verdict"}
     assert {t["verdict"] for t in replies["Status"][1]["targets"]} == {"ready", "failed"}
@@ -168,7 +170,7 @@ def test_ordinary_user_reads_and_changes_nothing(running: World) -> None:
             assert found.call(name, **CALLS[name])["schema"] == 1
         assert next(found.stream("Subscribe"))["event"]["event"] == "activity"
     before = running.log.read_text()
-    for name in ("Sync", "Verify", "Reload"):
+    for name in ("Sync", "Rebuild", "Verify", "Reload"):
         with somebody(running):
             found = client(running)
         with found, pytest.raises(Problem) as caught:
@@ -192,6 +194,20 @@ def test_sync_waits_for_the_builds_and_tells_of_them(running: World) -> None:
     assert [event["event"] for event in mine if event["event"] != "compiled"] == ["started", "ended", "verdict"]
     assert next(event for event in mine if event["event"] == "ended")["outcome"] == "succeeded"
     assert {t["module"]: t["verdict"] for t in replies[-1]["status"]["targets"]} == {"alpha": "ready", "slow": "ready"}
+
+
+def test_kmoddctl_rebuild_goes_through_the_daemon(running: World) -> None:
+    running.add("bad", {"bad.c": "no C\n"})
+    running.sync()
+    before = {name: running.target(name)["last_attempt"] for name in ("alpha", "bad")}
+    done = running.ctl("rebuild", "--json")
+    assert done.returncode == 1, "the build fails again"
+    after = {name: running.target(name)["last_attempt"] for name in before}
+    assert after["alpha"] == before["alpha"]
+    assert after["bad"]["ended"] > before["bad"]["ended"]
+    assert running.ctl("rebuild", "alpha", "--kernel", running.kernel).returncode == 0
+    assert running.target("alpha")["last_attempt"]["ended"] > before["alpha"]["ended"]
+    assert running.log.read_text().count("a rebuild was asked for") == 1
 
 
 def test_kmoddctl_sync_goes_through_the_daemon(running: World) -> None:

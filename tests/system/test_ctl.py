@@ -10,7 +10,7 @@ import sys
 import time
 
 import pytest
-from world import LIMIT, World
+from world import GOOD, LIMIT, World
 
 pytestmark = pytest.mark.system
 BROKEN = """\
@@ -169,6 +169,24 @@ def test_dry_run_changes_nothing(built: World, words: list[str]) -> None:
     document = json.loads(built.ctl(*words, "--dry-run", "--json").stdout)
     assert document["schema"] == 1
     assert state() == before
+
+
+def test_what_failed_for_want_of_something_unseen_is_built_again_when_asked(built: World) -> None:
+    """A lack that is no input of the build, such as a header of another package, is seen by nobody."""
+    lack = built.root / f"usr/src/kernels/{built.kernel}/include/lacking.h"
+    makefile = "obj-m := beta.o\nifeq ($(wildcard $(srctree)/include/lacking.h),)\n$(error no lacking.h)\nendif\n"
+    built.add("beta", {"beta.c": GOOD.format(name="beta"), "Makefile": makefile})
+    built.sync()
+    assert built.verdict("beta") == "failed"
+    lack.touch()
+    built.sync()
+    assert built.verdict("beta") == "failed"
+    assert "kmoddctl rebuild" in built.ctl("explain", "beta").stdout
+    assert "build    beta" in built.ctl("rebuild", "--dry-run").stdout
+    assert built.ctl("rebuild").returncode == 0
+    assert built.verdict("beta") == "ready"
+    assert built.ctl("rebuild").stdout == "nothing failed\n"
+    assert built.plan() == "nothing to do"
 
 
 def test_kernel_that_boots_next_is_marked(built: World) -> None:

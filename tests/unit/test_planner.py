@@ -243,6 +243,27 @@ CASES: list[Case] = [
         "m.c:1: error: x",
     ),
     (
+        "failed, and asked for again",
+        world(records={T: record(built=None, installed=None, attempt=failed(), asked=True)}),
+        build(),
+        Verdict.BUILDING,
+        "never built",
+    ),
+    (
+        "up to date, and asked for again",
+        settled(records={T: record(asked=True)}),
+        build(reason="a rebuild was asked for"),
+        Verdict.BUILDING,
+        "a rebuild was asked for; the previous build stays installed",
+    ),
+    (
+        "asked for again without a build tree",
+        settled(kernels=(NO_DEVEL,), inputs={}, records={T: record(asked=True)}),
+        [],
+        Verdict.READY,
+        "installed; ",
+    ),
+    (
         "installation failed",
         settled(records={T: record(installed=None, attempt=INSTALL_FAILED)}),
         [],

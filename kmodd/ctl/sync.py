@@ -1,0 +1,72 @@
+"""The commands that bring a root to what its registry says: sync and rebuild, by the daemon where it runs.
+
+Imports nothing heavy: a look at the root, and what changes it, is imported when there is no daemon.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+
+from ..choosing import check_names, choose
+from ..errors import Problem
+from . import DONE
+from .daemon import ask
+from .documents import Document, exit_code
+from .plan import print_plan
+from .status import print_status
+from .watch import sync_by_daemon
+
+
+def run_sync(options: argparse.Namespace) -> int:
+    """kmoddctl sync"""
+    options.module = options.kernel = None
+    if not options.dry_run:
+        document = sync_by_daemon(options.root, options.verbose)
+        if document is not None:
+            return _show(options, document)
+    from .applying import sync_here
+    from .look import look
+
+    seen = look(options)
+    if options.dry_run:
+        print_plan(seen.plan(), options.json)
+        return DONE
+    return sync_here(options, seen)
+
+
+def run_rebuild(options: argparse.Namespace) -> int:
+    """kmoddctl rebuild [MODULE] [--kernel R]"""
+    chosen = {"module": options.module, "kernel": options.kernel}
+    asked = None if options.dry_run else ask(options.root, "Rebuild", **chosen)
+    if asked is not None:
+        if not asked["targets"]:
+            return _nothing(options)
+        document = sync_by_daemon(options.root, options.verbose)
+        if document is None:
+            raise Problem("daemon-unreachable", "kmodd stopped meanwhile", "it goes on when it is started")
+        return _show(options, document)
+    from .applying import repeatable, sync_here
+    from .look import look
+
+    seen = look(options)
+    check_names(seen.status(), options.module, options.kernel)
+    targets, plan = repeatable(seen, options.module, options.kernel)
+    if not targets:
+        return _nothing(options)
+    if options.dry_run:
+        print_plan(plan, options.json)
+        return DONE
+    return sync_here(options, seen, targets)
+
+
+def _nothing(options: argparse.Namespace) -> int:
+    said = f"{options.module} was not built yet" if options.module else "nothing failed"
+    print(json.dumps({"schema": 1, "done": said}) if options.json else said)
+    return DONE
+
+
+def _show(options: argparse.Namespace, document: Document) -> int:
+    chosen = choose(document, options.module, options.kernel)
+    print_status(chosen, options.module is not None, options.json)
+    return exit_code(chosen["targets"], options.module is not None)

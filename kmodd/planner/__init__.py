@@ -1,0 +1,296 @@
+"""From a snapshot to the actions that are due and the verdicts that hold. Pure: no I/O, no clock, no asyncio.
+
+The rules of a target are tried in order, cheapest first:
+ 1. a kernel that is gone, a module that is unregistered or excluded: what was installed is removed;
+ 2. what it depends on must be registered, without a cycle, and be built before it;
+ 3. without a build tree or the kernel's source RPM it waits, unless what is installed was built already;
+ 4. what failed with these very inputs is not tried again; what failed for a passing reason is, after a pause;
+ 5. built with other inputs, or never, or to be built again as was asked for: build;
+ 6. not installed as it was built, or signed by another key, or changed on disk: install;
+ 7. then whatever verify found wrong decides.
+What is ready and stale in memory is reloaded when nothing else is due for that kernel (reloading).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional, Union
+
+from ..loading import dropins
+from ..model import (
+    Action,
+    BuildModule,
+    Dropin,
+    InstallModule,
+    Judgement,
+    Policy,
+    ReloadModule,
+    RemoveDropin,
+    RemoveModule,
+    RunDepmod,
+    Snapshot,
+    Target,
+    Verdict,
+    Wait,
+    WriteDropin,
+    worst,
+)
+from ..modulefile import canonical
+from ..record import TargetRecord
+from ..reloading import Reloading, find_refusal
+from .decisions import FIRST_KEY, INPUT_WORDS, SOFT, Deciding, Excluded, Failed, Settled, install_inputs, rule_of
+from .exclusion import find_exclusion
+
+__all__ = (
+    "FIRST_KEY",
+    "INPUT_WORDS",
+    "RULES",
+    "find_exclusion",
+    "find_repeatable",
+    "install_inputs",
+    "judge",
+    "judge_kernel",
+    "plan",
+)
+
+#: The rules above, as the story of a target quotes them.
+RULES = {
+    1: "a module that is disabled, or that its rules exclude from a kernel, is not built for it",
+    2: "what a module depends on is built before it",
+    3: "without its source or the kernel's build tree it cannot be built; what is installed stays",
+    4: "what failed is not tried again with the same inputs, or after a pause where the failure may pass by itself; "
+    "kmoddctl rebuild tries it at once",
+    5: "what was never built, or with other inputs, or is asked for again, is built",
+    6: "what is not installed as it was built is installed",
+    7: "what the checks of the installed files find decides",
+}
+
+
+def plan(snapshot: Snapshot, policy: Policy, now: float) -> tuple[Action, ...]:
+    """Return what is due, in an order in which it can be applied. now: seconds since the epoch."""
+    return _Planning(snapshot, policy, now).actions()
+
+
+def judge(snapshot: Snapshot, policy: Policy, now: float) -> dict[Target, Judgement]:
+    """Return the verdict of every target of the kernels that are present."""
+    return _Planning(snapshot, policy, now).judgements()
+
+
+def judge_kernel(release: str, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> Judgement:
+    """Return the verdict of a kernel: the worst of its required modules."""
+    required = []
+    for target, judgement in sorted(judgements.items()):
+        module = snapshot.modules.get(target.module)
+        if target.kernel == release and (module is None or module.required):
+            reason = judgement.reason if judgement.verdict is Verdict.READY else f"{target.module}: {judgement.reason}"
+            required.append(Judgement(judgement.verdict, reason, judgement.problem, judgement.hint))
+    found = worst(required)
+    ready = sum(j.verdict is Verdict.READY for j in required)
+    if found.verdict is Verdict.READY and ready:
+        return Judgement(Verdict.READY, f"{ready} required module{'s' if ready > 1 else ''} ready")
+    return found
+
+
+def find_repeatable(snapshot: Snapshot, module: Optional[str], kernel: Optional[str]) -> list[Target]:
+    """Return what can be built again: a module whatever came of it, or, without a name, what failed."""
+    present = {found.release for found in snapshot.present()}
+    return [
+        target
+        for target, record in sorted(snapshot.records.items())
+        if target.module in snapshot.modules and target.kernel in present
+        if module in (None, target.module) and kernel in (None, target.kernel)
+        if record.attempt is not None and (module is not None or record.attempt.outcome == "failed")
+    ]
+
+
+class _Planning:
+    """One planning."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self.now = now
+        self.deciding = Deciding(snapshot, policy, now)
+        self.reloading = Reloading(snapshot, self._is_ready)
+
+    # -- what is asked for -----------------------------------------------------------------------------------------
+    def actions(self) -> tuple[Action, ...]:
+        decisions = [self.deciding.decide(target) for target in self._ordered()]
+        removals = self._removals()
+        builds = [d for d in decisions if isinstance(d, BuildModule)]
+        installs = [d for d in decisions if isinstance(d, InstallModule)]
+        installs += [InstallModule(build.target, "once it is built") for build in builds]
+        files = self._dropins({action.target.module for action in installs})
+        waits = [d for d in decisions if isinstance(d, Wait)]
+        depmods, depmod_waits = self._depmods(installs, removals, files)
+        busy = {a.target.kernel for a in builds} | {a.target.kernel for a in installs}
+        busy |= {a.target.kernel for a in removals} | {a.kernel for a in depmods}
+        reloads = [] if files else self._reloads(busy)
+        return (*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits)
+
+    def judgements(self) -> dict[Target, Judgement]:
+        found = {target: self._judge(target) for target in self._ordered()}
+        for broken in self.snapshot.broken:
+            for kernel in self.snapshot.present():
+                found[Target(broken.name, kernel.release)] = Judgement(
+                    Verdict.FAILED, broken.fault.message, broken.fault.problem, broken.fault.hint
+                )
+        return found
+
+    # -- a target's verdict ----------------------------------------------------------------------------------------
+    def _judge(self, target: Target) -> Judgement:
+        decision = self.deciding.decide(target)
+        record = self.snapshot.records.get(target)
+        kept = "; the previous build stays installed" if record and record.installed else ""
+        if target in self.snapshot.running:
+            return Judgement(Verdict.BUILDING, "is being built")
+        rule = rule_of(decision)
+        if isinstance(decision, Excluded):
+            return Judgement(Verdict.EXCLUDED, decision.reason, rule=rule)
+        if isinstance(decision, Failed):
+            fault = decision.fault
+            return Judgement(Verdict.FAILED, fault.message + kept, fault.problem, fault.hint, rule)
+        if isinstance(decision, Wait):
+            verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
+            return Judgement(verdict, decision.reason + kept, decision.problem, decision.hint, rule)
+        if isinstance(decision, BuildModule):
+            return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
+        if isinstance(decision, InstallModule):
+            usable = record and record.installed and target not in self.snapshot.damaged
+            if not usable or decision.reason not in SOFT or self.snapshot.faults.get(target):
+                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
+            decision = Settled(f"installed, and will be again: {decision.reason}")
+        attempt = self.snapshot.kernel_attempts.get(target.kernel)
+        if attempt is not None and attempt.outcome == "failed":
+            return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint, 7)
+        stale = self.snapshot.kernels[target.kernel].depmod_stale
+        if stale:
+            return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}", rule=7)
+        for fault in self.snapshot.faults.get(target, ()):
+            return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint, 7)
+        refusal = find_refusal(target, self.snapshot)
+        if refusal is not None:
+            return Judgement(Verdict.BLOCKED, refusal.message, refusal.problem, refusal.hint, 7)
+        return Judgement(Verdict.READY, decision.note or "built, installed and checked", rule=7)
+
+    def _is_ready(self, target: Target) -> bool:
+        return target.module in self.snapshot.modules and self._judge(target).verdict is Verdict.READY
+
+    # -- whole modules and kernels ---------------------------------------------------------------------------------
+    def _ordered(self) -> list[Target]:
+        """Return all targets, dependencies first."""
+        done: dict[str, None] = {}
+
+        def visit(name: str, trail: frozenset[str]) -> None:
+            if name in done or name in trail or name not in self.snapshot.modules:
+                return
+            for dependency in needed[name]:
+                visit(dependency, trail | {name})
+            done[name] = None
+
+        kernels = [kernel.release for kernel in self.snapshot.present()]
+        needed = {
+            name: sorted({d for release in kernels for d in self.snapshot.depends(Target(name, release))})
+            for name in self.snapshot.modules
+        }
+        for name in sorted(self.snapshot.modules):
+            visit(name, frozenset())
+        return [Target(name, release) for release in kernels for name in done]
+
+    def _protected(self, module: str, record: Optional[TargetRecord]) -> bool:
+        """Tell whether a module's file is broken, so that nothing of it may go."""
+        return any(b.name == module or (record and record.module_file == b.path) for b in self.snapshot.broken)
+
+    def _removals(self) -> list[RemoveModule]:
+        removals = []
+        for target, record in sorted(self.snapshot.records.items()):
+            kernel, module = self.snapshot.kernels.get(target.kernel), self.snapshot.modules.get(target.module)
+            if kernel is None or not kernel.present:
+                removals.append(RemoveModule(target, "the kernel was removed"))
+            elif module is None:
+                if not self._protected(target.module, record):
+                    removals.append(RemoveModule(target, "the module is no longer registered"))
+            elif record.built or record.installed:
+                decision = self.deciding.decide(target)
+                if isinstance(decision, Excluded):
+                    removals.append(RemoveModule(target, decision.reason))
+        return removals
+
+    def _dropins(self, installing: set[str]) -> list[Union[WriteDropin, RemoveDropin]]:
+        wanted: dict[tuple[str, str], Dropin] = {}
+        for name, module in sorted(self.snapshot.modules.items()):
+            overrides: dict[str, set[str]] = {}
+            installed = name in installing
+            for kernel in self.snapshot.present():
+                target = Target(name, kernel.release)
+                record = self.snapshot.records.get(target)
+                if record is None or not record.built or isinstance(self.deciding.decide(target), Excluded):
+                    continue
+                installed = installed or record.installed is not None
+                if isinstance(self.deciding.decide(target), Failed) and record.installed is None:
+                    continue
+                shadowed = {canonical(o.name) for o in record.built.objects} & kernel.in_tree
+                if shadowed:
+                    overrides[kernel.release] = shadowed
+            if installed and module.enabled:
+                wanted.update({(d.kind, d.module): d for d in dropins(module, overrides)})
+        actions: list[Union[WriteDropin, RemoveDropin]] = []
+        there = {(d.kind, d.module): d for d in self.snapshot.dropins}
+        for key, dropin in there.items():
+            if key not in wanted and not self._protected(dropin.module, None):
+                if any(r.module_file in {b.path for b in self.snapshot.broken}
+                       for t, r in self.snapshot.records.items() if t.module == dropin.module):  # fmt: skip
+                    continue
+                actions.append(RemoveDropin(dropin, "no longer wanted"))
+        for key, dropin in wanted.items():
+            if key not in there:
+                actions.append(WriteDropin(dropin, "is missing"))
+            elif there[key] != dropin:
+                actions.append(WriteDropin(dropin, "says something else"))
+        return actions
+
+    def _depmods(
+        self,
+        installs: list[InstallModule],
+        removals: list[RemoveModule],
+        files: list[Union[WriteDropin, RemoveDropin]],
+    ) -> tuple[list[RunDepmod], list[Wait]]:
+        depmods, waits = [], []
+        for kernel in self.snapshot.present():
+            release = kernel.release
+            reason = ""
+            if any(a.target.kernel == release for a in installs):
+                reason = "objects are installed"
+            elif any(a.target.kernel == release for a in removals):
+                reason = "objects are removed"
+            elif any(a.dropin.kind == "depmod" and f" {release} " in a.dropin.content for a in files):
+                reason = "overrides change"
+            elif kernel.depmod_stale and any(
+                t.kernel == release and r.installed for t, r in self.snapshot.records.items()
+            ):
+                reason = kernel.depmod_stale
+            attempt = self.snapshot.kernel_attempts.get(release)
+            if attempt is not None and attempt.outcome == "failed":
+                until = self.deciding.until(attempt)
+                if self.now < until:
+                    waits += [
+                        Wait(target, attempt.message, attempt.problem, attempt.hint, until)
+                        for target, decision in sorted(self.deciding.decided.items())
+                        if target.kernel == release and isinstance(decision, Settled)
+                    ]
+                    continue
+                reason = reason or "the last one failed"
+            if reason:
+                depmods.append(RunDepmod(release, reason))
+        return depmods, waits
+
+    def _reloads(self, busy: set[str]) -> list[Union[ReloadModule, Wait]]:
+        """Return what is to be reloaded, and waits for what is in use: nothing tells when it no longer is."""
+        hint, until = "it is reloaded once it is unused", self.now + self.policy.retry_longest
+        waits = [
+            Wait(target, f"is not reloaded: {obstacle.reason}", "module-in-use", hint, until)
+            for target, obstacle in self.reloading.obstacles().items()
+            if obstacle.passing
+        ]
+        found: list[Union[ReloadModule, Wait]] = [*self.reloading.actions(), *waits]
+        return [action for action in found if action.target.kernel not in busy]

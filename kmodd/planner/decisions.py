@@ -1,0 +1,268 @@
+"""What is to become of one target: the numbered rules, tried in order (planner). Pure: no I/O, no clock, no asyncio."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Optional, Union
+
+from ..model import BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
+from ..modulefile import canonical
+from ..record import Attempt, TargetRecord
+from .exclusion import find_exclusion
+
+#: Inputs by the words that a reason uses for them.
+INPUT_WORDS = {
+    "source": "its source changed",
+    "patches": "its patches changed",
+    "module": "its module file changed",
+    "symvers": "the Module.symvers of others changed",
+    "build_tree": "the kernel's configuration or symvers changed",
+    "compiler": "the compiler changed",
+}
+
+#: What is wrong with inputs that somebody is to provide.
+WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown")
+
+OTHER_KEY = "signed by another key"
+SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
+FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first installation makes one
+
+
+@dataclass(frozen=True)
+class Excluded:
+    reason: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    fault: Fault
+    rule: int = 2
+
+
+@dataclass(frozen=True)
+class Settled:
+    note: str = ""
+
+
+Decision = Union[BuildModule, InstallModule, Wait, Excluded, Failed, Settled]
+
+
+def rule_of(decision: Decision) -> int:
+    """Return the number of the rule that a decision follows from."""
+    if isinstance(decision, Failed):
+        return decision.rule
+    if isinstance(decision, Wait):
+        return 4 if decision.until is not None else 2 if decision.problem == "depends-not-ready" else 3
+    rules = {Excluded: 1, BuildModule: 5, InstallModule: 6}
+    return rules.get(type(decision), 7)
+
+
+class Deciding:
+    """Decides on the targets of one snapshot; decisions are kept since dependants ask for those of their dependencies.
+
+    now: seconds since the epoch.
+    """
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self.now = now
+        self.decided: dict[Target, Decision] = {}
+        self.identified: dict[Target, Optional[dict[str, str]]] = {}
+        self.owners = self._owners()
+
+    def decide(self, target: Target) -> Decision:
+        if target not in self.decided:
+            self.decided[target] = Failed(
+                Fault("depends-cycle", f"{target.module} depends on itself through build.depends", "break the cycle")
+            )
+            self.decided[target] = self._rules(target)
+        return self.decided[target]
+
+    def _rules(self, target: Target) -> Decision:
+        module, kernel = self.snapshot.modules[target.module], self.snapshot.kernels[target.kernel]
+        record = self.snapshot.records.get(target)
+        if not module.enabled:
+            return Excluded("module.enabled is false")
+        exclusion = find_exclusion(module.file.kernels, kernel)
+        if exclusion:
+            return Excluded(exclusion)
+        recipe = self.snapshot.recipes.get(target)
+        if recipe and recipe.excluded:
+            return Excluded(f"{recipe.excluded}: dkms.conf")
+        after: list[Target] = []
+        unready: Optional[Decision] = None
+        for name in self.snapshot.depends(target):
+            found = self._dependency(target, name)
+            if isinstance(found, Target):
+                after.append(found)
+            elif found is not None and (unready is None or isinstance(found, Failed)):
+                unready = found  # what can never be met outweighs what is only waited for
+        if isinstance(unready, Failed):
+            return unready
+        inputs = self.inputs(target)
+        if inputs is None:
+            return self._without_inputs(target, kernel, record, unready)
+        if record is None or record.built is None or record.built.inputs != inputs or record.asked:
+            reason = self._why_build(record, inputs)
+            return self._retry(target, record, "build", inputs) or unready or self._build(target, reason, inputs, after)
+        return self._installation(target, kernel, record, inputs, after)
+
+    def _build(self, target: Target, reason: str, inputs: Mapping[str, str], after: list[Target]) -> BuildModule:
+        return BuildModule(target, reason, dict(inputs), tuple(after))
+
+    def _dependency(self, target: Target, name: str) -> Union[Target, Decision, None]:
+        """Return the target to be built before, a decision that stands in the way, or None if it is built."""
+        module, dependency = target.module, Target(name, target.kernel)
+        if name not in self.snapshot.modules:
+            broken = any(b.name == name for b in self.snapshot.broken)
+            why = "whose module file is broken" if broken else "which is not registered"
+            return Failed(Fault("depends-unknown", f"{module} depends on {name}, {why}", f"kmoddctl add {name}"))
+        decision = self.decide(dependency)
+        if isinstance(decision, BuildModule):
+            return dependency
+        if isinstance(decision, Excluded):
+            text = f"{module} depends on {name}, which is excluded: {decision.reason}"
+            return Failed(Fault("depends-excluded", text))
+        if isinstance(decision, Failed) and decision.fault.problem == "depends-cycle":
+            return Failed(Fault("depends-cycle", f"{module} and {name} depend on each other", "break the cycle"))
+        if isinstance(decision, (Failed, Wait)):
+            why = decision.fault.message if isinstance(decision, Failed) else decision.reason
+            return Wait(target, f"needs {name}, which is not built: {why}", "depends-not-ready")
+        return None
+
+    def _without_inputs(
+        self, target: Target, kernel: Kernel, record: Optional[TargetRecord], unready: Optional[Decision]
+    ) -> Decision:
+        """Decide where the source or the build tree is gone: what is installed stays, and is judged by verify."""
+        fault = kernel.build_tree_fault or self.snapshot.input_faults.get(target)
+        if fault is None and isinstance(unready, Wait):
+            fault = Fault(unready.problem, unready.reason, unready.hint)
+        if fault is None:
+            fault = Fault("depends-not-ready", "the inputs of a module that it depends on are unknown")
+        if record and record.built and record.installed:
+            if target in self.snapshot.store_damaged:
+                return Settled()
+            decision = self._installation(target, kernel, record, record.built.inputs, [])
+            return Settled(f"installed; {fault.message}") if isinstance(decision, Settled) else decision
+        if kernel.build_tree_fault is not None:
+            return Wait(target, fault.message, fault.problem, fault.hint)
+        if fault.problem in WAITED_FOR:
+            return Wait(target, fault.message, fault.problem, fault.hint)
+        return Failed(fault, 3)
+
+    def _installation(
+        self, target: Target, kernel: Kernel, record: TargetRecord, inputs: Mapping[str, str], after: list[Target]
+    ) -> Decision:
+        assert record.built is not None
+        for built in record.built.objects:
+            owner = self.owners[target.kernel].get(canonical(built.name), target.module)
+            if owner != target.module:
+                text = f"{target.module} and {owner} both yield {built.name}.ko"
+                hint = "name the objects to install with [[object]] in one of the two module files"
+                return Failed(Fault("object-collision", text, hint), 6)
+        reason = self._why_install(target, kernel, record)
+        if not reason:
+            return Settled()
+        if target in self.snapshot.store_damaged:
+            return self._build(target, "its stored objects were lost", inputs, after)
+        signer = self.snapshot.signer
+        if kernel.signature_hash and signer.fault is not None and signer.fault.problem != FIRST_KEY:
+            return Failed(signer.fault, 6)
+        blocked = self._retry(target, record, "install", self.install_inputs(target))
+        return blocked or InstallModule(target, reason)
+
+    def _retry(
+        self, target: Target, record: Optional[TargetRecord], stage: str, inputs: Mapping[str, str]
+    ) -> Optional[Decision]:
+        """Return what a failed attempt with the same inputs forbids now, or None."""
+        attempt = record.attempt if record and not record.asked else None
+        if attempt is None or attempt.outcome != "failed" or attempt.stage != stage or attempt.inputs != inputs:
+            return None
+        if not attempt.transient:
+            return Failed(Fault(attempt.problem, attempt.message, attempt.hint), 4)
+        until = self.until(attempt)
+        if self.now >= until:
+            return None
+        return Wait(target, attempt.message, attempt.problem, attempt.hint, until)
+
+    def until(self, attempt: Attempt) -> float:
+        pause = self.policy.retry_first * (1 << min(max(attempt.failures - 1, 0), 20))
+        return attempt.ended + min(pause, self.policy.retry_longest)
+
+    # -- inputs and reasons ----------------------------------------------------------------------------------------
+    def inputs(self, target: Target) -> Optional[dict[str, str]]:
+        """Return what identifies a build of a target, its dependencies' identities included; None if unknown."""
+        if target not in self.identified:
+            self.identified[target] = None  # what depends on itself has none
+            self.identified[target] = self._identify(target)
+        return self.identified[target]
+
+    def _identify(self, target: Target) -> Optional[dict[str, str]]:
+        own = self.snapshot.inputs.get(target)
+        if own is None:
+            return None
+        inputs = dict(own)
+        for name in self.snapshot.depends(target):
+            needed = self.inputs(Target(name, target.kernel)) if name in self.snapshot.modules else None
+            if needed is None:
+                return None
+            inputs[f"depends:{name}"] = fingerprint(needed)
+        return inputs
+
+    def install_inputs(self, target: Target) -> dict[str, str]:
+        """Return what identifies an installation, beyond which a failed one is not repeated."""
+        return install_inputs(target, self.snapshot)
+
+    def _why_build(self, record: Optional[TargetRecord], inputs: Mapping[str, str]) -> str:
+        if record is None or record.built is None:
+            return "never built for this kernel"
+        old = record.built.inputs
+        if old == inputs:
+            return "a rebuild was asked for"
+        changed = [name for name in sorted({*old, *inputs}) if old.get(name) != inputs.get(name)]
+        words = [INPUT_WORDS.get(name, f"{name.partition(':')[2]}, which it depends on, changed") for name in changed]
+        return "; ".join(words)
+
+    def _why_install(self, target: Target, kernel: Kernel, record: TargetRecord) -> str:
+        assert record.built is not None
+        installed = record.installed
+        if installed is None:
+            return "not installed"
+        if {o.name: o.built for o in installed.objects} != {o.name: o.sha256 for o in record.built.objects}:
+            return "built anew"
+        if installed.superseded:
+            return "an interrupted installation is to be finished"
+        if target in self.snapshot.damaged:
+            return self.snapshot.damaged[target]
+        identity = self.snapshot.signer.identity if kernel.signature_hash else ""
+        if (identity or not kernel.signature_hash) and any(o.signer != identity for o in installed.objects):
+            return OTHER_KEY
+        if any(o.compressed != kernel.compression for o in installed.objects):
+            return f"the kernel's own modules are {kernel.compression or 'not'} compressed"
+        return ""
+
+    def _owners(self) -> dict[str, dict[str, str]]:
+        """Return kernel -> object -> the module it belongs to: who has it installed, else the first by name."""
+        owners: dict[str, dict[str, str]] = {kernel.release: {} for kernel in self.snapshot.present()}
+        for installed in (True, False):
+            for target, record in sorted(self.snapshot.records.items()):
+                if target.kernel not in owners or target.module not in self.snapshot.modules or not record.built:
+                    continue
+                if installed and record.installed is None:
+                    continue
+                objects = {canonical(o.name) for o in record.built.objects}
+                if installed and record.installed:
+                    objects &= {canonical(o.name) for o in record.installed.objects}
+                for name in objects:
+                    owners[target.kernel].setdefault(name, target.module)
+        return owners
+
+
+def install_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:
+    """Return what identifies an installation: what was built, the signer's state, the compression."""
+    record, kernel = snapshot.records.get(target), snapshot.kernels[target.kernel]
+    built = fingerprint(record.built.inputs) if record and record.built else ""
+    signer = snapshot.signer.state if kernel.signature_hash else ""
+    return {"built": built, "signer": signer, "compression": kernel.compression}
