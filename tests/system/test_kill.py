@@ -51,10 +51,17 @@ def leftovers(world: World) -> list[str]:
     return found
 
 
-def kill_everywhere(world: World, state: Saved, check: Callable[[dict[str, str]], None], stride: int = 1) -> int:
-    """Kill a run before its first, second, … step; each time the next run must put all right. Returns the steps."""
-    number = 1
-    while True:
+MOST = 10_000  # steps, more than there are
+#: Quarters of the steps, for tests that run beside each other.
+QUARTERS = pytest.mark.parametrize("first", range(1, 5))
+
+
+def kill_everywhere(world: World, state: Saved, check: Callable[[dict[str, str]], None], steps: range) -> int:
+    """Kill a run before each of some steps; each time the next run must put all right.
+
+    Returns how many steps there are; those to be tried end there, too.
+    """
+    for number in steps:
         state.restore()
         argv = [sys.executable, str(KILLED), str(number), str(world.root)]
         done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
@@ -70,7 +77,7 @@ def kill_everywhere(world: World, state: Saved, check: Callable[[dict[str, str]]
                 assert world.plan() == "nothing to do"
         except AssertionError as error:
             raise AssertionError(f"after a kill before step {number}: {error}") from error
-        number += stride
+    raise AssertionError("the run never ends")
 
 
 def uninstall(world: World, name: str) -> None:
@@ -84,7 +91,8 @@ def uninstall(world: World, name: str) -> None:
         (world.root / f"etc/{kind}.d/kmodd-{name}.conf").unlink(missing_ok=True)
 
 
-def test_installing_the_first_key_included(world: World) -> None:
+@QUARTERS
+def test_installing_the_first_key_included(world: World, first: int) -> None:
     world.add("alpha", more='[load]\nat_boot = ["alpha"]\n')
     world.sync()
     uninstall(world, "alpha")
@@ -97,10 +105,11 @@ def test_installing_the_first_key_included(world: World) -> None:
         assert (world.root / "etc/modules-load.d/kmodd-alpha.conf").exists()
         assert (world.root / "etc/kmodd/keys/signing.key").stat().st_mode & 0o777 == 0o600
 
-    assert kill_everywhere(world, Saved(world, "before"), check) > 20
+    assert kill_everywhere(world, Saved(world, "before"), check, range(first, MOST, 4)) > 20
 
 
-def test_replacing_a_set_of_objects_by_a_smaller_one(world: World) -> None:
+@QUARTERS
+def test_replacing_a_set_of_objects_by_a_smaller_one(world: World, first: int) -> None:
     both = {
         "one.c": GOOD.format(name="one"),
         "two.c": GOOD.format(name="two"),
@@ -127,10 +136,11 @@ def test_replacing_a_set_of_objects_by_a_smaller_one(world: World) -> None:
         assert verdicts["pair"] == "ready"
         assert world.extra() == ["pair/one.ko"]
 
-    assert kill_everywhere(world, Saved(world, "before"), check) > 10
+    assert kill_everywhere(world, Saved(world, "before"), check, range(first, MOST, 4)) > 10
 
 
-def test_removing(world: World) -> None:
+@QUARTERS
+def test_removing(world: World, first: int) -> None:
     world.add("alpha", more='[load]\nat_boot = ["alpha"]\n')
     world.add("beta")
     world.sync()
@@ -142,14 +152,15 @@ def test_removing(world: World) -> None:
         assert not (world.root / "etc/modules-load.d/kmodd-alpha.conf").exists()
         assert "extra/alpha" not in (world.root / "lib/modules" / world.kernel / "modules.dep").read_text()
 
-    assert kill_everywhere(world, Saved(world, "before"), check) > 3
+    assert kill_everywhere(world, Saved(world, "before"), check, range(first, MOST, 4)) > 3
 
 
-def test_building(world: World) -> None:
+@pytest.mark.parametrize("first", range(1, 28, 7))
+def test_building(world: World, first: int) -> None:
     world.add("alpha")
 
     def check(verdicts: dict[str, str]) -> None:
         assert verdicts["alpha"] == "ready"
         assert world.extra() == ["alpha/alpha.ko"]
 
-    assert kill_everywhere(world, Saved(world, "before"), check, stride=7) > 20
+    assert kill_everywhere(world, Saved(world, "before"), check, range(first, MOST, 28)) > 20
