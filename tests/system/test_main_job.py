@@ -28,6 +28,8 @@ def modinfo(world: World, field: str, path: str) -> str:
 
 
 def test_a_kernel_that_rpm_installs_gets_its_modules(bare: World) -> None:
+    """With the settings as they are where nobody sets any."""
+    bare.settings("")
     bare.add("alpha", more='[load]\nat_boot = ["alpha"]\noptions = { alpha = "value=7" }\n')
     bare.start()
     bare.install(bare.kernel)
