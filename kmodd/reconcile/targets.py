@@ -40,9 +40,7 @@ BuildObserver = Callable[[Target, str, Optional[Path], float], None]
 class TargetWork:
     """Builds and installs single targets of one root."""
 
-    def __init__(
-        self, sysroot: Sysroot, settings: Settings, observer: Observer, observe_build: BuildObserver
-    ) -> None:
+    def __init__(self, sysroot: Sysroot, settings: Settings, observer: Observer, observe_build: BuildObserver) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.observer = observer
@@ -57,46 +55,17 @@ class TargetWork:
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
         """Build a target and store the outcome; a cancelled build leaves no trace but its log."""
         target, log = action.target, get_logger().bind(module=action.target.module, kernel=action.target.kernel)
-        module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
         async with self.jobserver.job():
             began = time.time()
             log.info("build started", reason=action.reason)
-            warnings: tuple[str, ...] = ()
-            where, outcome = "", "failed"
-            path: Optional[Path] = None
+            outcome, path = "failed", None
             try:
                 path = self._open_log(target)
-                where = self.sysroot.inside(path)
                 self.observe_build(target, "started", path, 0.0)
-                scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
-                try:
-                    compiler = await self.observer.compiler(kernel)
-                    kernels = snapshot.kernels.values()
-                    patched = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels)
-                    patches = self.observer.sources.patches(module, kernel.release)
-                    depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
-                    others = symvers(self.sysroot, module, kernel.release)
-                    made = await self.builder.build(
-                        scratch,
-                        module,
-                        kernel,
-                        compiler,
-                        path,
-                        symvers=[*(s for s in depends if s is not None), *others],
-                        patches=patches,
-                        patched=patched,
-                        recipe=snapshot.recipes.get(target),
-                    )
-                    warnings = made.warnings
-                    if not await self._still(action, snapshot):
-                        outcome = "discarded"
-                        log.info("build discarded", reason="its inputs changed while it ran")
-                        return
-                    with explained(f"storing the objects of {target}"):
-                        self._keep(action, snapshot, made, compiler.version, began, where)
-                    outcome = "succeeded"
-                finally:
-                    self.builder.drop_scratch(scratch)
+                warnings = await self._try(action, snapshot, path, began)
+                outcome = "discarded" if warnings is None else "succeeded"
+                if warnings is not None:
+                    log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
             except asyncio.CancelledError:
                 outcome = "stopped"
                 log.info("build stopped")
@@ -105,14 +74,49 @@ class TargetWork:
                 problem = as_problem(error, f"building {target}")
                 if not problem.transient and not await self._still(action, snapshot):
                     outcome = "discarded"
-                    log.info("build discarded", reason="its inputs changed while it ran")
-                    return
-                self.fail(target, "build", action.inputs, problem, began, where, warnings)
-                return
+                else:
+                    where = self.sysroot.inside(path) if path else ""
+                    self.fail(target, "build", action.inputs, problem, began, where)
             finally:
+                if outcome == "discarded":
+                    log.info("build discarded", reason="its inputs changed while it ran")
                 _close_log(path, outcome, time.time() - began)
                 self.observe_build(target, outcome, path, time.time() - began)
-            log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
+
+    async def _try(
+        self, action: BuildModule, snapshot: Snapshot, path: Path, began: float
+    ) -> Optional[tuple[str, ...]]:
+        """Build a target in a scratch directory of its own and keep what that yields.
+
+        path: of the log. Returns the warnings, None where an input changed meanwhile. Raises Problem.
+        """
+        target = action.target
+        module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
+        scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
+        try:
+            compiler = await self.observer.compiler(kernel)
+            kernels = snapshot.kernels.values()
+            patched = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels)
+            depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
+            others = symvers(self.sysroot, module, kernel.release)
+            made = await self.builder.build(
+                scratch,
+                module,
+                kernel,
+                compiler,
+                path,
+                symvers=[*(s for s in depends if s is not None), *others],
+                patches=self.observer.sources.patches(module, kernel.release),
+                patched=patched,
+                recipe=snapshot.recipes.get(target),
+            )
+            if not await self._still(action, snapshot):
+                return None
+            with explained(f"storing the objects of {target}"):
+                self._keep(action, snapshot, made, compiler.version, began, self.sysroot.inside(path))
+            return made.warnings
+        finally:
+            self.builder.drop_scratch(scratch)
 
     async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:
         """Tell whether a build's own inputs are still what they were when it was planned."""
@@ -208,7 +212,7 @@ class TargetWork:
                 self.store.write(record.model_copy(update={"attempt": last.model_copy(update=done)}))
         except Exception as error:
             where = (snapshot.records[target].attempt or Attempt(began=0, ended=0, stage="build", outcome="failed")).log
-            self.fail(target, "install", inputs, as_problem(error, f"installing {target}"), began, where, ())
+            self.fail(target, "install", inputs, as_problem(error, f"installing {target}"), began, where)
             return False
         names = " ".join(item.name for _, item in files)
         log.info("module installed", objects=names, reason=reason, signer=signer.identity[:16])
@@ -273,9 +277,8 @@ class TargetWork:
         problem: Problem,
         began: float,
         where: str,
-        warnings: tuple[str, ...],
     ) -> None:
-        """Store and report a failed attempt."""
+        """Store and report a failed attempt. where: in-root path of its log."""
         record = self.store.record(target)
         last = record.attempt
         again = last is not None and last.outcome == "failed" and fingerprint(last.inputs) == fingerprint(inputs)
@@ -291,7 +294,6 @@ class TargetWork:
             failures=(last.failures + 1) if last and again else 1,
             inputs=dict(inputs),
             log=where,
-            warnings=warnings,
         )
         get_logger().warning(  # the verdict that follows from it is what is logged as an error
             f"{stage} failed",
