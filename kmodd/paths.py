@@ -210,6 +210,9 @@ class Sysroot:
 #: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
+#: How likely a process is killed when memory runs out: proc(5).
+OOM_SCORE = Path("/proc/self/oom_score_adj")
+
 #: Where the journal takes native entries.
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from .errors import Problem
-from .paths import PROGRAM_PATH
+from .paths import OOM_SCORE, PROGRAM_PATH
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 PACKAGES = {
@@ -40,6 +40,12 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _yield_to_others() -> None:
+    os.nice(10)
+    with contextlib.suppress(OSError):  # where /proc is read-only it is as likely as others
+        OOM_SCORE.write_text("1000")  # killed before the daemon, and before what the server is for
 
 
 @dataclass(frozen=True)
@@ -79,7 +85,7 @@ async def run(
     cwd: Optional[Path] = None,
     stdin: Optional[bytes] = None,
     pass_fds: Sequence[int] = (),
-    nice: int = 0,
+    yields: bool = False,
     outlives: bool = False,
 ) -> Finished:
     """Run a program to its end.
@@ -87,6 +93,7 @@ async def run(
     timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned, up to
     output_limit bytes; what comes after is dropped, which the file says. merged: stdout holds stderr, too, and no more
     than output_limit bytes. limits: resource limits (setrlimit(2)).
+    yields: it gives way to everything else, in processor time and when memory runs out.
     outlives: it is not killed with this process, nor on cancellation and time-out.
     Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
     """
@@ -104,8 +111,8 @@ async def run(
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))
-        if nice:
-            os.nice(nice)
+        if yields:
+            _yield_to_others()
 
     try:
         child = await asyncio.create_subprocess_exec(

@@ -40,7 +40,7 @@ async def evaluate(
     owner = (spare, spare) if os.geteuid() == 0 else sandbox.build_owner()
     limits = LIMITS if os.geteuid() == 0 else {**LIMITS, resource.RLIMIT_NPROC: 4096}  # of all that the person runs
     argv = sandbox.command(sysroot, None, bash, directory=directory, read_only=visible, env=ENVIRONMENT, owner=owner)
-    done = await run(argv, check=False, timeout=TIMEOUT, output_limit=most, merged=True, limits=limits, nice=10)
+    done = await run(argv, check=False, timeout=TIMEOUT, output_limit=most, merged=True, limits=limits, yields=True)
     if done.status != 0 and done.stdout.startswith((b"bwrap: ", b"setpriv: ")):
         raise explain(argv[0], done)
     return done.stdout

@@ -76,7 +76,7 @@ class Room:
             timeout=timeout,
             output=self.log,
             limits=LIMITS,
-            nice=10,
+            yields=True,
             pass_fds=self.jobserver.descriptors if jobs else (),
         )
         return done.status

@@ -31,13 +31,11 @@ def test_every_file_is_packaged(path: Path) -> None:
     assert path.suffix == ".py" or any(word in SPEC for word in globs)
 
 
-UNITS = sorted(p.name for kind in ("service", "socket") for p in (TOP / "systemd").glob(f"*.{kind}"))
-
-
-@pytest.mark.parametrize("unit", UNITS)
-def test_every_unit_is_preset_and_packaged(unit: str) -> None:
+@pytest.mark.parametrize("unit", sorted(p.name for k in ("service", "socket", "target") for p in (TOP / "systemd").glob(f"*.{k}")))
+def test_every_unit_is_packaged_and_what_can_be_enabled_is_preset(unit: str) -> None:
     assert f"%{{_unitdir}}/{unit}\n" in SPEC
-    assert f"enable {unit}\n" in (TOP / "systemd/90-kmodd.preset").read_text()
+    is_preset = f"enable {unit}\n" in (TOP / "systemd/90-kmodd.preset").read_text()
+    assert is_preset == ("[Install]" in (TOP / "systemd" / unit).read_text())
 
 
 def test_the_lock_names_every_dependency_with_hashes() -> None:
