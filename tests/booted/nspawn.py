@@ -7,14 +7,16 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from ground import system
+from ground import kernels, privateroot, system
 
+TOP = Path(__file__).resolve().parents[2]
 UP = ("running", "degraded")
 LIMIT = 120.0  # seconds that anything may take on a busy machine
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
@@ -34,33 +36,67 @@ class Repository:
     later: str  # the same kmodd with a higher release
 
 
+def overlay(directory: Path) -> Path:
+    """Mount a copy of the system that may be changed as `root` of a directory; returns that."""
+    for name in ("root", "upper", "work"):
+        (directory / name).mkdir(parents=True)
+    layers = f"lowerdir={system.base()},upperdir={directory}/upper,workdir={directory}/work"
+    subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, directory / "root"], check=True)
+    return directory / "root"
+
+
+class Controllers:
+    """The machine's place in the hierarchies of cgroup v1, where systemd-nspawn gives a container none of its own."""
+
+    def __init__(self, name: str) -> None:
+        tops = (Path("/sys/fs/cgroup") / controller for controller in ("memory", "cpu", "pids"))
+        self.places = [top / name for top in tops if (top / "cgroup.procs").exists()]
+        for place in self.places:
+            place.mkdir()
+
+    def enter(self) -> None:
+        """Put this process there; for its start."""
+        for place in self.places:
+            (place / "cgroup.procs").write_text(str(os.getpid()))
+
+    def open(self, machine: Machine) -> None:
+        """Let the machine's systemd write to what it sees read-only."""
+        for place in self.places:
+            machine.run("mount", "-o", "remount,bind,rw", place.parent)
+
+    def close(self) -> None:
+        for place in self.places:
+            for directory in sorted(place.glob("**/"), reverse=True):
+                directory.rmdir()
+
+
 class Machine:
     """One system, off at first."""
 
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
+    def __init__(self) -> None:
+        self.directory = directory = Path(tempfile.mkdtemp(prefix="kmodd-booted.", dir=privateroot.find_scratch(6000)))
         self.root = directory / "root"
         self.console = directory / "console"
         self.nspawn: Optional[subprocess.Popen[bytes]] = None
-        for name in ("root", "upper", "work"):
-            (directory / name).mkdir(parents=True)
-        layers = f"lowerdir={system.base()},upperdir={directory}/upper,workdir={directory}/work"
-        subprocess.run(["mount", "-t", "overlay", "overlay", "-o", layers, self.root], check=True)
+        overlay(directory)
+        self.controllers = Controllers(directory.name)
 
     # -- power -----------------------------------------------------------------------------------------------------
-    def start(self) -> None:
-        """Boot, and wait until systemd says that it is done."""
+    def start(self, whole: bool = True) -> None:
+        """Boot, and wait until systemd says that it is done, or only until it can be asked."""
         # With a network of its own it keeps CAP_NET_ADMIN, which bwrap needs for the loopback device, as a server has.
         argv = ["systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--private-network", "-b"]
+        kind = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0"} if self.controllers.places else {}
         with self.console.open("ab") as console:
             self.nspawn = subprocess.Popen(
-                [*argv, "-D", str(self.root), "--console=pipe"],
+                [*argv, "-D", str(self.root), "--console=pipe"], env={**os.environ, **kind},
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
+                preexec_fn=self.controllers.enter,
             )  # fmt: skip
-        self.wait_booted()
-
-    def wait_booted(self) -> None:
-        self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in UP, "boot")
+        self.wait(lambda: "systemd" in self.run("cat", "/proc/1/comm", check=False), "systemd")
+        self.controllers.open(self)
+        up = (*UP, *(() if whole else ("starting",)))
+        self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in up, "boot")
 
     @property
     def leader(self) -> int:
@@ -91,6 +127,7 @@ class Machine:
 
     def close(self) -> None:
         self.cut_power()
+        self.controllers.close()
         subprocess.run(["umount", "-l", self.root], check=True)
         shutil.rmtree(self.directory)
 
@@ -107,6 +144,22 @@ class Machine:
             said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
             raise AssertionError(f"{' '.join(map(str, argv))} ended with {done.returncode}:\n{said}")
         return done.stdout
+
+    def furnish(self) -> Repository:
+        """Put all packages into /repo of the machine, with createrepo_c's index."""
+        top = self.root / "repo"
+        new, old = kernels.pick("6.1", 2)
+        files = {release: kernels.make(release, top) for release in (old, new)}
+        done = subprocess.run([TOP / "packaging/make-rpm", top, "1", "2"], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        (first,) = top.glob("kmodd-[0-9]*-1.x86_64.rpm")
+        (second,) = top.glob("kmodd-[0-9]*-2.x86_64.rpm")
+        (self.root / "later").mkdir()
+        final = second.rename(self.root / "later" / second.name)
+        standing = system.make_standing(top)
+        subprocess.run(["createrepo_c", "--quiet", top], check=True)
+        inside = {release: [f"/repo/{path.name}" for path in paths] for release, paths in files.items()}
+        return Repository(old, new, inside, f"/repo/{first.name}", f"/repo/{standing.name}", f"/later/{final.name}")
 
     def write(self, path: str, text: str) -> None:
         file = self.root / path.lstrip("/")
@@ -127,9 +180,9 @@ class Machine:
         for unit in UNITS:
             self.write(f"/etc/systemd/system/{unit}.d/container.conf", DROPIN)
 
-    def add(self, name: str, makefile: str = "", options: tuple[str, ...] = ()) -> None:
+    def add(self, name: str, makefile: str = "", options: tuple[str, ...] = (), code: str = "") -> None:
         """Register a module of one file."""
-        self.write(f"/usr/src/{name}-1.0/{name}.c", SOURCE.format(name=name))
+        self.write(f"/usr/src/{name}-1.0/{name}.c", SOURCE.format(name=name) + code)
         self.write(f"/usr/src/{name}-1.0/Makefile", f"obj-m := {name}.o\n{makefile}")
         self.run("kmoddctl", "add", f"/usr/src/{name}-1.0", *options)
 
@@ -146,6 +199,16 @@ class Machine:
     def wait_for(self, module: str, kernel: str, verdict: str = "ready") -> dict[str, Any]:
         self.wait(lambda: self.target(module, kernel).get("verdict") == verdict, f"{module} {verdict} for {kernel}")
         return self.target(module, kernel)
+
+    def configure(self, name: str, text: str = "") -> None:
+        """Give kmodd.service a drop-in, or empty it, and restart it."""
+        self.write(f"/etc/systemd/system/kmodd.service.d/{name}.conf", text)
+        self.run("systemctl", "daemon-reload")
+        self.run("systemctl", "restart", "kmodd")
+
+    def active(self, unit: str) -> str:
+        """Return the state of a unit, such as active or failed."""
+        return self.run("systemctl", "is-active", unit, check=False).strip()
 
     def pid(self) -> int:
         return int(self.run("systemctl", "show", "-P", "MainPID", "kmodd.service"))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -37,3 +39,10 @@ def test_a_program_beyond_its_time_is_killed() -> None:
 def test_what_it_printed_and_how_it_ended() -> None:
     done = asyncio.run(run(["sh", "-c", "cat; echo no >&2; exit 3"], check=False, stdin=b"yes"))
     assert (done.status, done.text, done.stderr) == (3, "yes", b"no\n")
+
+
+def test_who_yields_is_nice_and_the_first_to_be_killed() -> None:
+    argv = ["sh", "-c", "nice; cat /proc/self/oom_score_adj"]
+    assert asyncio.run(run(argv, yields=True)).text.split() == [str(min(19, os.nice(0) + 10)), "1000"]
+    own = Path("/proc/self/oom_score_adj").read_text().strip()
+    assert asyncio.run(run(argv)).text.split() == [str(os.nice(0)), own]
