@@ -3,14 +3,15 @@
 # make vm           what kmodd says, and what Debian's kernels do with it in QEMU
 # make vm-trusted   the same on a kernel that trusts the key and takes no other; builds it first, if it is not cached
 # make stories   builds bcache, ceph, openvswitch, cifs and nbd from the kernel's own source, and loads them in QEMU
-# make systemd-test   the package's life under a real systemd, with reboots; make rpm builds the package
+# make systemd-test   the package's life under a real systemd, with reboots, also in QEMU; make rpm builds the package
+# make power-on   the same, and docs/power-on.md of what was to be seen
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test dkms-truth bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on dkms-truth bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -69,6 +70,11 @@ rpm: setup
 systemd-test: setup
 	@$(BIN)/python -m pytest -q -m booted tests/booted
 
+# Writes down what the tests of power on, update and reboot showed.
+power-on: setup
+	@rm -f docs/power-on.md
+	@KMODD_TRANSCRIPT=docs/power-on.md $(BIN)/python -m pytest -q -m booted tests/booted
+
 dkms-truth: setup
 	@$(BIN)/python -m pytest -q -s -m dkms tests/system
 
@@ -79,6 +85,7 @@ bench: setup
 	@$(BIN)/python bench/verify.py
 	@$(BIN)/python bench/status.py
 	@$(BIN)/python bench/stories.py
+	@$(BIN)/python bench/server.py
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info

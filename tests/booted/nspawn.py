@@ -35,6 +35,10 @@ class Repository:
     standing: str
     later: str  # the same kmodd with a higher release
 
+    def names(self, release: str) -> list[str]:
+        """Return the names of a kernel's packages, as rpm -e takes them."""
+        return [Path(path).name[: -len(".x86_64.rpm")] for path in self.kernels[release]]
+
 
 def overlay(directory: Path) -> Path:
     """Mount a copy of the system that may be changed as `root` of a directory; returns that."""
@@ -53,6 +57,9 @@ class Controllers:
         self.places = [top / name for top in tops if (top / "cgroup.procs").exists()]
         for place in self.places:
             place.mkdir()
+            limit = place / "memory.limit_in_bytes"
+            if limit.exists():
+                limit.write_text("6G")
 
     def enter(self) -> None:
         """Put this process there; for its start."""
@@ -60,9 +67,11 @@ class Controllers:
             (place / "cgroup.procs").write_text(str(os.getpid()))
 
     def open(self, machine: Machine) -> None:
-        """Let the machine's systemd write to what it sees read-only."""
+        """Let the machine's systemd write to what it found read-only."""
         for place in self.places:
             machine.run("mount", "-o", "remount,bind,rw", place.parent)
+        if self.places:
+            machine.run("systemctl", "daemon-reexec")
 
     def close(self) -> None:
         for place in self.places:
@@ -86,6 +95,7 @@ class Machine:
         """Boot, and wait until systemd says that it is done, or only until it can be asked."""
         # With a network of its own it keeps CAP_NET_ADMIN, which bwrap needs for the loopback device, as a server has.
         argv = ["systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--private-network", "-b"]
+        argv.append(f"--machine=kmodd-{os.getpid()}")
         kind = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0"} if self.controllers.places else {}
         with self.console.open("ab") as console:
             self.nspawn = subprocess.Popen(
@@ -93,10 +103,10 @@ class Machine:
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                 preexec_fn=self.controllers.enter,
             )  # fmt: skip
-        self.wait(lambda: "systemd" in self.run("cat", "/proc/1/comm", check=False), "systemd")
-        self.controllers.open(self)
         up = (*UP, *(() if whole else ("starting",)))
         self.wait(lambda: self.run("systemctl", "is-system-running", check=False).strip() in up, "boot")
+        if whole:
+            self.controllers.open(self)
 
     @property
     def leader(self) -> int:
@@ -182,9 +192,13 @@ class Machine:
 
     def add(self, name: str, makefile: str = "", options: tuple[str, ...] = (), code: str = "") -> None:
         """Register a module of one file."""
+        self.lay_out(name, makefile, code)
+        self.run("kmoddctl", "add", f"/usr/src/{name}-1.0", *options)
+
+    def lay_out(self, name: str, makefile: str = "", code: str = "") -> None:
+        """Write the source of a module."""
         self.write(f"/usr/src/{name}-1.0/{name}.c", SOURCE.format(name=name) + code)
         self.write(f"/usr/src/{name}-1.0/Makefile", f"obj-m := {name}.o\n{makefile}")
-        self.run("kmoddctl", "add", f"/usr/src/{name}-1.0", *options)
 
     def status(self) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(self.run("kmoddctl", "status", "--json", check=False) or "{}")
@@ -225,4 +239,16 @@ static void __exit {name}_exit(void) {{ }}
 module_init({name}_init);
 module_exit({name}_exit);
 MODULE_LICENSE("GPL");
+"""
+#: A thousand million tokens: cc1 takes memory until it gets no more.
+GREEDY = """\
+#define A 0,0,0,0,0,0,0,0,0,0
+#define B A,A,A,A,A,A,A,A,A,A
+#define C B,B,B,B,B,B,B,B,B,B
+#define D C,C,C,C,C,C,C,C,C,C
+#define E D,D,D,D,D,D,D,D,D,D
+#define F E,E,E,E,E,E,E,E,E,E
+#define G F,F,F,F,F,F,F,F,F,F
+#define H G,G,G,G,G,G,G,G,G,G
+int eater_numbers[] = { H, H, H, H, H, H, H, H, H, H };
 """
