@@ -23,9 +23,10 @@ from ..model import Check, Fault, Kernel, Target
 from ..paths import Sysroot
 from ..record import Installed, InstalledObject
 from . import elf, parameters, signature, symbols
+from .dependants import find_breach, find_dependants
 from .probe import Probe, module_name
 
-EDITION = 2  # of the checks: raise it when an unchanged file may be judged otherwise
+EDITION = 3  # of the checks: raise it when an unchanged file may be judged otherwise
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What is remembered of a target: key is what it depends on, beyond is the files that are loaded before it."""
+    """What is remembered of a target: key is what it depends on, beyond is other modules that were looked at for it."""
 
     key: str
     beyond: tuple[Path, ...]
@@ -162,7 +163,7 @@ class _Look:
         self.turn = asyncio.Semaphore(os.cpu_count() or 1)
 
     async def all(self, questions: Sequence[Question]) -> list[tuple[list[Check], tuple[Path, ...]]]:
-        """Return the checks of each target, and the files that are loaded before its objects."""
+        """Return the checks of each target, and the other modules that were looked at for it."""
         own = symbols.find_symvers(self.sysroot, self.kernel)
         self.symvers = await symbols.read_plain(own) if own else None
         self.magic = await self._reference()
@@ -205,9 +206,14 @@ class _Look:
             checks += _checks(name, "blacklist", found, "nobody keeps it from being loaded at boot")
         refused, unknown = parameters.check(name, contents, resolution.options)
         checks += _checks(name, "options", refused, resolution.options or "none")
-        checks += [Check(name, "options", "warning", f.message, f.problem, f.hint) for f in unknown]
+        if unknown:
+            checks += _checks(name, "options", unknown, "", "warning")
         checks += await self._signature(question, name, bool(item.signer), data)
-        return checks, resolution.first
+        dependants: list[Path] = []
+        if name in self.kernel.in_tree:
+            dependants = find_dependants(self.sysroot.kernel(self.kernel.release), real)
+            checks += await self._dependants(name, contents, dependants)
+        return checks, (*resolution.first, *dependants)
 
     def _magic(self, name: str, contents: elf.Contents) -> list[Check]:
         magic, versions = contents.first("vermagic"), self.kernel.config.get("CONFIG_MODVERSIONS") == "y"
@@ -242,6 +248,23 @@ class _Look:
             *_checks(name, "dependencies", lost, f"{said} is loaded before it"),
         ]
 
+    async def _dependants(self, name: str, contents: elf.Contents, dependants: Sequence[Path]) -> list[Check]:
+        """Check that the kernel's own modules find in an object what they found in the one that it replaces."""
+        found = []
+        for path in dependants:
+            try:
+                other = await symbols.read_object(path, module_name(path))
+            except (Problem, OSError, ValueError):
+                continue  # it would not load with the kernel's own either
+            before = symbols.look_up(self.symvers or b"", other.needs)
+            versions = self.kernel.config.get("CONFIG_MODVERSIONS") == "y"
+            breach = find_breach(other, name, contents.exports, before, versions)
+            if breach:
+                text = f"the kernel's own {module_name(path)} no longer loads beside {name}: it {breach}"
+                hint = f"register {module_name(path)} from the same source, too"
+                found.append(Fault("dependant-broken", text, hint))
+        return _checks(name, "dependants", found, f"{len(dependants)} of the kernel's own modules need it", "warning")
+
     async def _signature(self, question: Question, name: str, signed: bool, data: bytes) -> list[Check]:
         if not self.kernel.signature_hash:
             return [Check(name, "signature", "passed", "this kernel knows no signatures")]
@@ -268,8 +291,8 @@ class _Look:
         return ""
 
 
-def _checks(name: str, check: str, faults: Sequence[Fault], passed: str) -> list[Check]:
-    """Return a check's outcome: that it passed, or every fault."""
+def _checks(name: str, check: str, faults: Sequence[Fault], passed: str, otherwise: str = "failed") -> list[Check]:
+    """Return a check's outcome: that it passed, or every fault. otherwise: the outcome then, or "warning"."""
     if not faults:
         return [Check(name, check, "passed", passed)]
-    return [Check(name, check, "failed", fault.message, fault.problem, fault.hint) for fault in faults]
+    return [Check(name, check, otherwise, fault.message, fault.problem, fault.hint) for fault in faults]

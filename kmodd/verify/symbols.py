@@ -121,20 +121,20 @@ def check_symbols(
             foreign.append(f"{symbol} of namespace {found.namespace}")
     faults = []
     if differing:
-        text = f"{name} was built for another version of {_some(differing)}"
+        text = f"{name} was built for another version of {some(differing)}"
         faults.append(Fault("symbol-version-mismatch", text, "kmodd builds it anew when kernel-devel changes"))
     lost = {canonical(module) for module in contents.first("depends").split(",") if module} - set(loaded_first)
     if unknown and lost:
-        absent.update(dict.fromkeys(lost, _some(unknown)))
+        absent.update(dict.fromkeys(lost, some(unknown)))
     elif unknown:
-        text = f"nothing exports {_some(unknown)}, which {name} needs"
+        text = f"nothing exports {some(unknown)}, which {name} needs"
         faults.append(Fault("symbol-unknown", text, "is a module missing that it depends on?"))
     if forbidden:
-        text = f"{name} uses {_some(forbidden)}, which only modules under the GPL may use"
+        text = f"{name} uses {some(forbidden)}, which only modules under the GPL may use"
         text += f", and its license is {contents.first('license') or 'not told'}"
         faults.append(Fault("symbol-gpl-only", text, "ask whoever wrote the module for one that this kernel takes"))
     if foreign:
-        text = f"{name} uses {_some(foreign)}, but does not import it"
+        text = f"{name} uses {some(foreign)}, but does not import it"
         faults.append(Fault("symbol-namespace", text, "its source lacks MODULE_IMPORT_NS"))
     for provider, symbol in sorted(absent.items()):
         text = f"{name} needs {symbol} of {provider}, which is not installed for this kernel"
@@ -143,5 +143,6 @@ def check_symbols(
     return faults
 
 
-def _some(symbols: list[str]) -> str:
+def some(symbols: list[str]) -> str:
+    """Return the first of some symbols and how many more there are."""
     return symbols[0] + (f" and {len(symbols) - 1} more" if len(symbols) > 1 else "")

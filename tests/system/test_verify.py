@@ -104,6 +104,27 @@ def test_verify_tells_each_check_and_changes_nothing_but_its_memory(world: World
     assert world.ctl("verify", "two").returncode == 1
 
 
+REGISTER = "struct failover *failover_register(struct net_device *d, struct failover_ops *o) { return NULL; }"
+UNREGISTER = "void failover_unregister(struct failover *f) { }"
+SLAVE = "int failover_slave_unregister(struct net_device *d) { return 0; }"
+
+
+def test_replacement_that_others_of_the_kernel_cannot_use_is_warned_of(world: World) -> None:
+    """net_failover needs failover: one that lacks a symbol, and one that only does something else."""
+    begin = "static int __init"
+    text = GOOD.format(name="failover").replace("<linux/module.h>", "<linux/module.h>\n#include <net/failover.h>")
+    world.add("failover", {"failover.c": ""})
+    for functions, breach in (([REGISTER], "needs failover_slave_unregister and 1 more, which it does not export"),
+                              ([REGISTER, UNREGISTER, SLAVE], "")):  # fmt: skip
+        exported = [f"{f}\nEXPORT_SYMBOL_GPL({re.search(r'failover_[a-z_]*register', f)[0]});" for f in functions]
+        (world.source("failover") / "failover.c").write_text(text.replace(begin, "\n".join([*exported, begin])))
+        assert world.sync().returncode == 0
+        target = world.target("failover")
+        assert target["verdict"] == "ready"
+        expected = f"the kernel's own net_failover no longer loads beside failover: it {breach}"
+        assert target["warnings"] == ([expected] if breach else [])
+
+
 def test_bad_options_block_and_unknown_ones_warn(world: World) -> None:
     world.add("one", more='[load]\noptions = { one = "value=3 valu=4" }\n')
     world.add("two", more='[load]\noptions = { two = "value=three" }\n')

@@ -162,6 +162,13 @@ CRC7 = "#include <linux/crc7.h>"
 KEY_REJECTED = "Key was rejected by service"
 AT_BOOT = 'at_boot = ["{0}"]\n'
 
+BREAKING = Source(
+    "failover",
+    "int failover_register(int n);\nint failover_register(int n) { return n; }\nEXPORT_SYMBOL_GPL(failover_register);\n"
+    "void failover_unregister(int n);\nvoid failover_unregister(int n) { }\nEXPORT_SYMBOL_GPL(failover_unregister);",
+)
+BROKEN = "net_failover"  # the kernel's own one that needs it
+
 DMA_BUF = '#include <linux/dma-buf.h>\nMODULE_IMPORT_NS(DMA_BUF);'
 USE_DMA_BUF = "number > 1000 ? (dma_buf_put(NULL), 1) : 0"
 MAKE_PROPRIETARY = change_text(b"\0license=GPL\0", b"\0license=BSD\0")
@@ -194,6 +201,7 @@ CASES = (
         at_boot=True,
     ),
     Case("in place of one in the kernel", Source("dummy"), OURS, verdict="ready"),
+    Case("  one that others need, otherwise", BREAKING, OURS, verdict="ready"),
     Case("the kernel's own one preferred", Source("veth"), OTHER, prefer_in_tree),
     Case("a copy in updates/", Source("updated"), OTHER, add_update, verdict="blocked"),
     Case(

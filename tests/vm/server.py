@@ -104,10 +104,18 @@ class Server:
 
     def verdicts(self) -> dict[tuple[str, str], tuple[str, str]]:
         """Return (module, kernel) -> verdict and reason, as `kmoddctl status` tells them now."""
+        return {(t["module"], t["kernel"]): (t["verdict"], t["reason"]) for t in self._targets()}
+
+    def warnings(self, module: str) -> list[str]:
+        """Return what `kmoddctl status` warns of a module on the first kernel."""
+        wanted = (module, self.releases[0])
+        return [text for t in self._targets() if (t["module"], t["kernel"]) == wanted for text in t["warnings"]]
+
+    def _targets(self) -> list[dict[str, Any]]:
         done = self.kmoddctl("status", "--json")
         assert done.stdout, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
-        return {(t["module"], t["kernel"]): (t["verdict"], t["reason"]) for t in document["targets"]}
+        return list(document["targets"])
 
     def _record_path(self, module: str, release: str) -> Path:
         return self.root / "var/lib/kmodd/targets" / release / f"{module}.json"

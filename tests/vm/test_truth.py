@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cases import CASES, OTHER, OURS, REFUSED, Case
+from cases import BREAKING, BROKEN, CASES, OTHER, OURS, REFUSED, Case
 from ground import privateroot
 from machine import Report, boot
 from server import Server
@@ -29,6 +29,7 @@ class Found:
 
     rows: dict[Case, Row]
     reports: dict[tuple[int, bool], Report]
+    breaking: list[str]  # what kmodd warned of that module
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +46,7 @@ def found() -> Iterator[Found]:
         server.depmod()
         spoilt = time.monotonic()
         verdicts = {False: server.verdicts()}
+        breaking = server.warnings(BREAKING.name)
         server.boot_entry(server.releases[0], f"root=/dev/vda ro {ENFORCING}")
         verdicts[True] = server.verdicts()
         looked = time.monotonic()
@@ -59,7 +61,7 @@ def found() -> Iterator[Found]:
         steps = (began, prepared, synced, spoilt, looked, time.monotonic())
         names = ("kernels installed", "synced", "spoilt", "looked at", f"{len(reports)} boots")
         print(", ".join(f"{n} {b - a:.0f} s" for n, a, b in zip(names, steps, steps[1:])), flush=True)
-        yield Found(rows, reports)
+        yield Found(rows, reports, breaking)
 
 
 def boot_all(server: Server) -> dict[tuple[int, bool], Report]:
@@ -67,6 +69,7 @@ def boot_all(server: Server) -> dict[tuple[int, bool], Report]:
     wanted: dict[tuple[int, bool], list[str]] = {}
     for case in CASES:
         wanted.setdefault((case.release, case.enforced), [CONTROL]).append(case.module)
+    wanted[0, False].append(BROKEN)
 
     def one(key: tuple[int, bool]) -> Report:
         options = ENFORCING if key[1] else ""
@@ -97,6 +100,15 @@ def test_what_loads_has_its_parameters_and_taints_only_as_it_must(found: Found, 
     assert outcome.exit == 0 and outcome.stderr == "" and outcome.srcversion
     assert dict(case.parameters).items() <= outcome.parameters.items()
     assert outcome.taint == case.taint
+
+
+def test_what_a_replacement_breaks_is_told_and_does_not_load(found: Found) -> None:
+    broken = found.reports[0, False].outcomes[BROKEN]
+    assert not broken.live and "disagrees about version of symbol failover_" in broken.messages
+    assert found.breaking == [
+        f"the kernel's own {BROKEN} no longer loads beside {BREAKING.name}: "
+        "it needs another version of failover_register and 1 more"
+    ]
 
 
 def test_every_boot_takes_the_distributions_own_module(found: Found) -> None:
