@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from typing import TypeVar
 
@@ -37,3 +38,23 @@ def parse(model: type[M], text: str) -> M:
         raise ValueError(f"not valid TOML: {error}") from error
     except ValidationError as error:
         raise ValueError(describe(error)) from error
+
+
+def set_value(text: str, table: str, key: str, value: object) -> str:
+    """Return a file with a key of a table set, everything else as it was written; value: what JSON writes as TOML does.
+
+    Takes values on one line, in tables that are headed by their names; what it comes to is for the caller to check.
+    """
+    line = f"{key} = {json.dumps(value)}"
+    found = re.search(rf"^\[{re.escape(table)}\][^\n]*\n((?:(?!\[)[^\n]*\n?)*)", text, re.MULTILINE)
+    if found is None:
+        return f"[{table}]\n{line}\n\n{text}" if table == "module" else f"{text.rstrip()}\n\n[{table}]\n{line}\n"
+    body, count = re.subn(
+        rf"^(\s*){re.escape(key)}\s*=\s*(?:\[[^\]\n]*\]|\"[^\"\n]*\"|'[^'\n]*'|[\w.+-]+)",
+        lambda match: match[1] + line,
+        found[1],
+        flags=re.MULTILINE,
+    )
+    if not count:
+        body = f"{line}\n{found[1]}"
+    return text[: found.start(1)] + body + text[found.end(1) :]

@@ -15,7 +15,7 @@ from ..lock import Lock
 from ..log import configure
 from ..model import Action, BuildModule, Target
 from ..planner import find_repeatable, judge
-from ..reconcile import Reconciler
+from ..reconcile import Reconciler, Wanted
 from ..report import make_report, plan_document
 from ..watch import Bell, settle
 from .documents import Document
@@ -31,22 +31,32 @@ def repeatable(seen: Look, module: Optional[str], kernel: Optional[str]) -> tupl
 
 def sync_here(options: argparse.Namespace, seen: Look, again: Sequence[Target] = ()) -> int:
     """Sync in this process and show the status. again: targets to be built whatever came of them."""
+    bring_up(seen, f"kmoddctl {options.command}", again, level="info" if options.verbose else "error")
+    return run_status(options)
+
+
+def bring_up(
+    seen: Look, program: str, again: Sequence[Target] = (), wanted: Wanted = lambda _: True, level: str = "error"
+) -> None:
+    """Apply what is due to a root, as far as it is wanted, in this process. Raises Problem.
+
+    program: who holds the lock meanwhile. again: as sync_here's. level: the lowest that is logged.
+    """
     lock = Lock(seen.sysroot)
     try:
-        lock.acquire(f"kmoddctl {options.command}")
+        lock.acquire(program)
     except Problem as problem:
         if problem.code != "already-running":
             raise
         raise Problem(problem.code, f"{problem.message} and brings it up to date by itself", problem.hint) from problem
-    configure("info" if options.verbose else "error")
+    configure(level)
     try:
-        asyncio.run(_sync(seen, again))
+        asyncio.run(_sync(seen, again, wanted))
     finally:
         lock.release()
-    return run_status(options)
 
 
-async def _sync(seen: Look, again: Sequence[Target]) -> tuple[Action, ...]:
+async def _sync(seen: Look, again: Sequence[Target], wanted: Wanted) -> tuple[Action, ...]:
     bell = Bell()
     bell.ring("kmoddctl sync")
 
@@ -54,7 +64,7 @@ async def _sync(seen: Look, again: Sequence[Target]) -> tuple[Action, ...]:
         print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
 
     await settle(seen.sysroot, bell, quiet=0.01, on_transaction=tell)
-    reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None)
+    reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None, wanted=wanted)
     reconciler.heal()
     reconciler.ask_again(again)
     try:

@@ -15,6 +15,7 @@ from ..errors import Problem
 from ..files import digest_file, explained, replace_file
 from ..modulefile import NAME, Module
 from ..registry import add, remove
+from ..tomlfile import set_value
 from . import DONE
 from .look import Look, look
 
@@ -102,9 +103,9 @@ def _switch(options: argparse.Namespace, enabled: bool) -> int:
     target = seen.sysroot.registries[0] / Path(module.path).name
     if is_adopted(module):
         target = target.with_name(f"{module.name}.toml")
-        text = set_enabled(f"[source]\ndkms = {json.dumps(module.path)}\n", enabled)
+        text = set_value(f"[source]\ndkms = {json.dumps(module.path)}\n", "module", "enabled", enabled)
     else:
-        text = set_enabled(seen.sysroot.resolve(module.path).read_text(), enabled)
+        text = set_value(seen.sysroot.resolve(module.path).read_text(), "module", "enabled", enabled)
     if options.dry_run:
         _print_file(options, seen.sysroot.inside(target), text)
         return DONE
@@ -112,18 +113,6 @@ def _switch(options: argparse.Namespace, enabled: bool) -> int:
         replace_file(target, text.encode())
     _said(options, f"{word} {module.name} in {seen.sysroot.inside(target)}", seen)
     return DONE
-
-
-def set_enabled(text: str, enabled: bool) -> str:
-    """Return a module file with module.enabled set, everything else as the administrator wrote it."""
-    value = "true" if enabled else "false"
-    table = re.search(r"^\[module\][^\n]*\n((?:(?!\[)[^\n]*\n?)*)", text, re.MULTILINE)
-    if table is None:
-        return f"[module]\nenabled = {value}\n\n{text}"
-    body, count = re.subn(r"^(\s*enabled\s*=\s*)\w+", rf"\g<1>{value}", table[1], flags=re.MULTILINE)
-    if not count:
-        body = f"enabled = {value}\n{table[1]}"
-    return text[: table.start(1)] + body + text[table.end(1) :]
 
 
 def run_enable(options: argparse.Namespace) -> int:

@@ -42,6 +42,8 @@ from .targets import BuildObserver, TargetWork, as_problem
 
 HOLD = 10.0  # seconds that finished objects wait for others of the same kernel, to share one depmod
 MOST_PASSES = 50
+#: Tells whether an action is wanted by somebody who asked for some of them only.
+Wanted = Callable[[Action], bool]
 
 
 def policy_of(settings: Settings) -> Policy:
@@ -58,9 +60,11 @@ class Reconciler:
         settings: Settings,
         knock: Callable[[str], None],
         observe_build: BuildObserver = lambda *_: None,
+        wanted: Wanted = lambda _: True,
     ) -> None:
         self.sysroot = sysroot
         self.settings = settings
+        self.wanted = wanted
         self.policy = policy_of(settings)
         self.observer = Observer(sysroot, settings)
         self.work = TargetWork(sysroot, settings, self.observer, observe_build)
@@ -178,7 +182,7 @@ class Reconciler:
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
         self._tell_damage(snapshot)
-        actions = plan(snapshot, self.policy, time.time())
+        actions = tuple(a for a in plan(snapshot, self.policy, time.time()) if self.wanted(a))
         if self.blocked is not None:
             return actions, ()
         applied: list[Action] = []
