@@ -18,6 +18,10 @@ from ..paths import Sysroot
 BUILD_USER = "kmodd-build"
 FIRST_SPARE = 1_879_048_192 + 0x6B6D  # see free_owner
 WORK = "/build"  # where the scratch directory is seen inside
+#: What tells the distribution, which is no secret: of the root, whose kernels are built for.
+RELEASES = (
+    "os-release", "system-release", "redhat-release", "centos-release", "fedora-release", "debian_version",
+)  # fmt: skip
 ETC = ("alternatives", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime")
 
 
@@ -121,6 +125,8 @@ def command(
     words += ["--dir", "/etc"]  # parents that bwrap makes by itself are closed to others
     for name in ETC:
         words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for name in RELEASES:
+        words += ["--ro-bind-try", str(sysroot.resolve(f"/etc/{name}")), f"/etc/{name}"]
     words += ["--proc", "/proc", "--dev", "/dev"]
     if scratch is not None:
         words += ["--bind", str(scratch / "tmp"), "/tmp", "--bind", str(scratch), WORK]

@@ -131,6 +131,8 @@ def _add_key_verbs(command: argparse.ArgumentParser, common: Parser) -> None:
         if name in ("import", "rotate"):
             verb.add_argument("paths", nargs="*", metavar="KEY CERTIFICATE", help="absolute paths of a pair to copy")
             verb.add_argument("--from", dest="source", choices=["dkms", "akmods"], help="copy that tool's pair")
+        if name == "import":
+            verb.add_argument("--undo", action="store_true", help="delete the copy again; the original stays")
         if name == "enroll":
             verb.add_argument("--password-file", metavar="FILE", help="its first line is the one-time password")
             verb.add_argument("--root-password", action="store_true", help="root's password is the one-time password")

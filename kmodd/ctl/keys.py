@@ -107,6 +107,15 @@ async def _import(keys: Keys) -> int:
     pair = keys.pair()
     if pair is None:
         raise Problem("usage-pair", "name the key and its certificate, or give --from dkms or --from akmods")
+    if keys.options.undo:
+        if keys.options.dry_run:
+            text = f"would delete {keys.settings.sign.key}, a copy of {pair[0]}"
+            keys.say({"would": "undo", "from": list(pair)}, text)
+            return DONE
+        await keys.maker.disown(*pair)
+        text = f"deleted {keys.settings.sign.key}; {pair[0]} stays as it is"
+        keys.say({"deleted": keys.settings.sign.key}, text, f"kmodd makes a key of its own; {keys.next_step()}")
+        return DONE
     if keys.options.dry_run:
         text = f"would copy {pair[0]} to {keys.settings.sign.key} and {pair[1]} to {keys.settings.sign.certificate}"
         keys.say({"would": "import", "from": list(pair)}, text)

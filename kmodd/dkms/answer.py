@@ -25,6 +25,7 @@ SCALARS = (
 PATTERNS = {
     "MAKE_MATCH": "kernel", "PATCH_MATCH": "kernel", "BUILD_EXCLUSIVE_KERNEL": "kernel", "BUILD_EXCLUSIVE_ARCH": "arch",
 }  # fmt: skip
+TAMPERED = "!"  # stands for a directive where the reader tells what the conf did to it
 SPACE = re.compile(r"[ \t\n]+")
 
 
@@ -32,12 +33,13 @@ SPACE = re.compile(r"[ \t\n]+")
 class Answer:
     """values: directive -> index -> value. matches: regular expression -> index -> whether it matches, None if bad.
 
-    said: what the conf printed as errors.
+    said: what the conf printed as errors. tampered: what it changed of the shell that read it, "" for nothing.
     """
 
     values: Mapping[str, Mapping[int, str]] = field(default_factory=dict)
     matches: Mapping[str, Mapping[int, Optional[bool]]] = field(default_factory=dict)
     said: str = ""
+    tampered: str = ""
 
     def array(self, name: str) -> Mapping[int, str]:
         return self.values.get(name, {})
@@ -68,7 +70,11 @@ def parse(printed: bytes, mark: str) -> Answer:
         raise ValueError("what it says is garbled; it changes the shell that reads it")
     values: dict[str, dict[int, str]] = {}
     matches: dict[str, dict[int, Optional[bool]]] = {}
+    tampered = ""
     for name, index, value in zip(*[iter(fields)] * 3):
+        if name == TAMPERED:
+            tampered = value.strip()
+            continue
         directive = name[1:] if name.startswith("~") else name
         if directive not in (PATTERNS if directive != name else (*ARRAYS, *SCALARS)):
             raise ValueError("what it says is garbled; it changes the shell that reads it")
@@ -80,4 +86,4 @@ def parse(printed: bytes, mark: str) -> Answer:
             matches.setdefault(directive, {})[int(index)] = {"0": True, "1": False}.get(value)
         else:
             values.setdefault(directive, {})[int(index)] = SPACE.sub(" ", value)
-    return Answer(values, matches, errors)
+    return Answer(values, matches, errors, tampered)

@@ -23,7 +23,7 @@ from ..model import Fault, Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
 from ..recipe import Recipe
-from .answer import LARGEST_ANSWER, parse
+from .answer import LARGEST_ANSWER, Answer, parse
 from .directives import interpret, kernel_tree
 from .script import SCRIPT
 
@@ -35,6 +35,13 @@ AGAIN = 600.0  # seconds until a conf that did not end is tried again
 OUTSIDE = "/source"  # where a source that is not below /usr/src is seen
 OVERRIDES = "/etc/dkms"
 SYNTAX = re.compile(r"^(?P<file>.+): line (?P<line>\d+): (?P<what>(?:syntax error|unexpected).*)$", re.MULTILINE)
+#: What the sandbox says to what it denies: writing, others' files, networks.
+DENIED = re.compile(
+    r"Read-only file system|Permission denied|Operation not permitted|Network is unreachable|Connection refused"
+    r"|[Nn]ame resolution|[Nn]ame or service not known|[Cc]ould not resolve"
+    r"|[\s'\"‘]/(?:boot|etc|home|mnt|opt|root|run|srv|var)/\S*: No such file"
+    r"|cannot (?:open|access|stat) ['\"‘]?/(?:boot|etc|home|mnt|opt|root|run|srv|var)/"
+)
 VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
 LITERAL = r"""^\s*{}=["']?([\w.+~-]+)"""
 
@@ -62,7 +69,7 @@ class ConfReader:
     async def find(self, module: Module, kernel: Kernel) -> Recipe:
         """Return what a module's dkms.conf comes to for a kernel. Raises Problem.
 
-        Of its own: dkms-conf-invalid, dkms-conf-timeout, dkms-hook.
+        Of its own: dkms-conf-invalid, dkms-conf-denied, dkms-conf-hostile, dkms-conf-timeout, dkms-hook.
         """
         key = self._key(module, kernel)
         self._asked.add(key)
@@ -79,7 +86,8 @@ class ConfReader:
                 self._failed[key] = (Fault(problem.code, problem.message, problem.hint), until)
                 self._dirty = True
             why = problem.message
-            get_logger().warning("dkms.conf refused", module=module.name, kernel=kernel.release, reason=why)
+            facts = {"module": module.name, "kernel": kernel.release, "problem": problem.code}
+            get_logger().warning("dkms.conf refused", **facts, reason=why)
             raise
         self._dirty = True
         return self._known[key]
@@ -150,6 +158,7 @@ class ConfReader:
         if wrong:
             name = place if wrong["file"] == f"{inside}/{conf.name}" else wrong["file"]
             raise Problem("dkms-conf-invalid", f"{name}:{wrong['line']}: {wrong['what'][:300]}", "correct it")
+        _check_conduct(answer, place, f"{inside}/{conf.name}")
         return interpret(answer, kernel, self._config(kernel), texts, bool(module.file.source.ignore_hooks))
 
     def _text(self, path: Path, where: str) -> str:
@@ -169,6 +178,20 @@ class ConfReader:
                     if equals and not symbol.startswith("#"):
                         found[symbol] = value
         return found
+
+
+def _check_conduct(answer: Answer, place: str, seen: str) -> None:
+    """Raise Problem where a conf tampered with its reader, or was denied something; seen: its path in the sandbox."""
+    if answer.tampered:
+        text = f"{place}: it changes the shell that reads it: {answer.tampered[:200]}"
+        raise Problem("dkms-conf-hostile", text, "no conf needs that: look at it, and at where it came from")
+    for line in answer.said.splitlines():
+        if DENIED.search(line):
+            found = re.match(rf"{re.escape(seen)}: line (\d+): ", line)
+            where, what = (f"{place}:{found[1]}", line[found.end() :]) if found else (place, line)
+            text = f"{where}: it wants what it may not have: {what[:300]}"
+            hint = "a conf may read its source and the kernel's tree, and nothing else; it cannot be taken as it is"
+            raise Problem("dkms-conf-denied", text, hint)
 
 
 def guess(text: str, directory: str) -> tuple[str, str]:

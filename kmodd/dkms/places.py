@@ -23,8 +23,8 @@ def find_confs(sysroot: Sysroot) -> Iterator[str]:
         conf = f"{DKMS_SOURCES}/{directory.name}/dkms.conf"
         if sysroot.resolve(conf).is_file():
             yield conf
-    for link in sorted(sysroot.resolve(DKMS_TREE).glob("*/*/source")):
-        path = sysroot.resolve(sysroot.inside(link)) / "dkms.conf"
+    for directory in sorted(sysroot.resolve(DKMS_TREE).glob("*/*")):
+        path = sysroot.resolve(f"{sysroot.inside(directory)}/source") / "dkms.conf"
         if path.is_file() and path.parent.parent != top:
             yield sysroot.inside(path)
 

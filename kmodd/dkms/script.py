@@ -6,10 +6,18 @@ The words: mark, conf, release, architecture, build tree, module, version, then 
 from __future__ import annotations
 
 from ..recipe import DKMS_TREE
-from .answer import ARRAYS, PATTERNS, SCALARS
+from .answer import ARRAYS, PATTERNS, SCALARS, TAMPERED
+
+#: What a conf has no business to be a function of, and what another program would inherit to its harm.
+TRUSTED = (
+    "builtin", "command", "declare", "enable", "eval", "exec", "exit", "export", "hash", "local", "printf", "read",
+    "return", "set", "shift", "source", "test", "trap", "unset",
+)  # fmt: skip
+INHERITED = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "BASH_ENV")
 
 #: It is one compound command, which bash has read before the conf can define an alias. Variables that the conf may use
 #: have DKMS's names, others a prefix. From POSIXLY_CORRECT on, special builtins win over functions of the conf.
+#: What it did to the shell is told first: in POSIX mode export is the shell's own, and knows functions from others.
 #: An element is expanded once more, as DKMS does, unless it holds quotation marks, which DKMS loses.
 SCRIPT = f"""\
 {{
@@ -28,6 +36,14 @@ SCRIPT = f"""\
         if [[ -n $module && -e $__kmodd_more/$__kmodd_name.conf ]]; then . "$__kmodd_more/$__kmodd_name.conf"; fi
     done
     POSIXLY_CORRECT=1
+    __kmodd_text=
+    for __kmodd_key in {" ".join(TRUSTED)}; do
+        export -f -- "$__kmodd_key" 2>/dev/null && __kmodd_text+=" $__kmodd_key()"
+    done
+    for __kmodd_key in {" ".join(INHERITED)}; do
+        if [[ -v $__kmodd_key ]]; then __kmodd_text+=" $__kmodd_key"; fi
+    done
+    if [[ $(trap -p DEBUG RETURN ERR) == *"'"* ]]; then __kmodd_text+=" trap"; fi
     unset -f enable eval exec hash printf set trap unset
     enable eval exec hash printf set trap unset
     hash -r
@@ -36,6 +52,7 @@ SCRIPT = f"""\
     set +o posix
     exec 2>/dev/null
     printf '\\0%s\\0' "$__kmodd_mark" >&"$__kmodd_out"
+    printf '{TAMPERED}\\0000\\0%s\\0' "$__kmodd_text" >&"$__kmodd_out"
     for __kmodd_name in {" ".join((*SCALARS, *ARRAYS))}; do
         eval "__kmodd_keys=(\\"\\${{!$__kmodd_name[@]}}\\")"
         for __kmodd_key in "${{__kmodd_keys[@]}}"; do

@@ -66,6 +66,33 @@ class KeyMaker:
         """
         return await self._begin(self._adoption(private, certificate))
 
+    async def disown(self, private: str, certificate: str) -> None:
+        """Delete the key that was taken over from another pair, which is still there, so that nothing is lost.
+
+        Raises Problem signing-key-elsewhere, signing-key-not-imported, signing-key-missing, signing-key-mismatch.
+        """
+        self._check_own()
+        key, x509 = self.sysroot.resolve(private), self.sysroot.resolve(certificate)
+        for path, name in ((key, private), (x509, certificate)):
+            if not path.is_file():
+                text = f"{name} is not there, so the copy of it stays"
+                raise Problem("signing-key-missing", text, "kmoddctl key rotate replaces it by a new key")
+        try:
+            same = (self.keyring.read() or self.keyring.published.read_bytes()) == decode_certificate(x509.read_bytes())
+        except (FileNotFoundError, ValueError):
+            same = False
+        if not same:
+            text, hint = f"the key is no copy of {private}", "kmoddctl key show; kmoddctl key rotate replaces it"
+            raise Problem("signing-key-not-imported", text, hint)
+        await check_pair(key, private, x509, certificate, self.keyring.secret())
+        async with self._locked():
+            with explained(f"deleting {self.keyring.private}"):
+                # the published certificate last: it tells that a key was there
+                for inside in (self.keyring.private, self.keyring.certificate):
+                    self.sysroot.resolve(inside).unlink(missing_ok=True)
+                sync_directory(self._private.parent)
+                self.keyring.published.unlink(missing_ok=True)
+
     async def _begin(self, stage: Staging) -> Signer:
         self._check_file()
         with explained(f"making {self.keyring.private}"):

@@ -2,35 +2,44 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
 from pathlib import Path
 
 import pytest
+from journald import Journald
 from test_dkms import put
 from world import World
+
+from kmodd.messages import MESSAGE_IDS
+
+TOP = Path(__file__).resolve().parents[2]
 
 SECRET = "no-conf-may-see-this"
 EVIL = """\
 #include <unistd.h>
 __attribute__((constructor)) static void loaded(void) { write(2, "preloaded\\n", 10); }
 """
-#: name -> lines of its conf, and the problem that it is refused with; "" where it is taken, without having done harm.
+#: name -> lines of its conf, and the problem that it is refused with.
 CONFS = {
     "bomb": (":(){{ :|:& }};:\nwait\nwhile :; do :; done\n", "dkms-conf-timeout"),
-    "deleter": ("rm -rf /usr/src/* {root}\nrm -rf --no-preserve-root / 2>&1 | head >&2\n", ""),
+    "deleter": ("rm -rf /usr/src/* {root}\nrm -rf --no-preserve-root / 2>&1 | head >&2\n", "dkms-conf-denied"),
     "endless": ("while :; do :; done\n", "dkms-conf-timeout"),
-    "hijacker": ('printf() {{ echo -n; }}; eval() {{ :; }}; trap "echo debug >&2" DEBUG; alias for=echo\n', ""),
-    "hog": ("x=$(head -c 500M /dev/zero | tr '\\\\0' a); PACKAGE_VERSION=1.${{#x}}\n", ""),
+    "hijacker": (
+        'printf() {{ echo -n; }}; eval() {{ :; }}; trap "echo debug >&2" DEBUG; alias for=echo\n',
+        "dkms-conf-hostile",
+    ),
+    "hog": ("x=$(head -c 500M /dev/zero | tr '\\0' a); PACKAGE_VERSION=1.${{#x}}\n", "dkms-conf-invalid"),
     "loud": ("head -c 50M /dev/zero >&2\n", "dkms-conf-invalid"),
-    "preloader": ("export LD_PRELOAD=/usr/src/preloader-1.0/evil.so BASH_ENV=/x PATH=/usr/src\n", ""),
-    "reader": ("PACKAGE_VERSION=$(cat /etc/kmodd/keys/* {root}/etc/kmodd/keys/* /etc/shadow)_1\n", ""),
-    "talker": ("exec 3<>/dev/tcp/127.0.0.1/{port}; PACKAGE_VERSION=1.$?\n", ""),
+    "preloader": ("export LD_PRELOAD=/usr/src/preloader-1.0/evil.so BASH_ENV=/x PATH=/usr/src\n", "dkms-conf-hostile"),
+    "reader": ("PACKAGE_VERSION=$(cat /etc/kmodd/keys/* {root}/etc/kmodd/keys/* /etc/shadow)_1\n", "dkms-conf-denied"),
+    "talker": ("exec 3<>/dev/tcp/127.0.0.1/{port}; PACKAGE_VERSION=1.$?\n", "dkms-conf-denied"),
     "writer": (
         "for f in /usr/src/own-1.0 /usr/src/writer-1.0 {root} {root}/etc/kmodd/modules.d /tmp /dev /dev/shm /; do\n"
         "    echo x > $f/written && PACKAGE_VERSION=written\ndone\n",
-        "",
+        "dkms-conf-denied",
     ),
 }
 
@@ -53,24 +62,33 @@ def test_hostile_confs_do_no_harm_and_are_told_of(world: World, tmp_path: Path) 
     for name in ("own", *CONFS):
         world.registry(name).write_text(f'[source]\ndkms = "/usr/src/{name}-1.0/dkms.conf"\n')
     files = sorted(path for path in (world.root / "usr/src").glob("*-1.0/*"))
-    world.sync(timeout=600)
+    journal = Journald(TOP / "systemd/kmodd.catalog")
+    try:
+        world.start(before=journal.stderr)
+        world.wait_for("own", "ready")
+        status = world.status()
+        world.stop()
+        entries = journal.entries()
+    finally:
+        journal.stop()
 
-    targets = {target["module"]: target for target in world.status()["targets"]}
-    problems = {name: targets[name]["problem"] for name in CONFS}
-    assert problems == {name: problem for name, (_, problem) in CONFS.items()}
-    assert {name for name, target in targets.items() if target["verdict"] == "ready"} == {
-        "own",
-        *(name for name, (_, problem) in CONFS.items() if not problem),
-    }
-    printed = {name: "dkms.conf printed" in str(world.ctl("explain", name, "--json").stdout) for name in CONFS}
-    assert {"deleter", "reader", "talker", "writer"} <= {name for name, said in printed.items() if said}
+    targets = {target["module"]: target for target in status["targets"]}
+    wanted = {name: ("failed", problem) for name, (_, problem) in CONFS.items()} | {"own": ("ready", "")}
+    assert {name: (target["verdict"], target["problem"]) for name, target in targets.items()} == wanted
+    for name, (_, problem) in CONFS.items():
+        where = f"/usr/src/{name}-1.0/dkms.conf"
+        assert targets[name]["reason"].startswith(where) and targets[name]["hint"], name
+        assert where in world.ctl("explain", name).stdout
+        told = [e for e in entries if e.get("KMODD_MODULE") == name and e.get("KMODD_PROBLEM") == problem]
+        assert {"dkms.conf refused", "target failed"} <= {e["MESSAGE"].partition(" module=")[0] for e in told}, name
+        assert any(e.get("MESSAGE_ID") == MESSAGE_IDS["target failed"] for e in told), name
 
     assert sorted(path for path in (world.root / "usr/src").glob("*-1.0/*")) == files
     assert not list(world.root.rglob("written"))
     assert not any(os.path.exists(f"{top}/written") for top in ("/", "/tmp", "/dev", "/dev/shm", "/usr/src"))
-    everything = world.ctl("status", "--json").stdout + "".join(world.build_log(name) for name in CONFS)
+    everything = json.dumps([status, entries]) + "".join(world.build_log(name) for name in CONFS)
     assert SECRET not in everything
-    assert "preloaded" not in world.build_log("preloader")
+    assert "preloaded" not in everything
     try:
         listener.accept()
         raise AssertionError("a conf reached the network")

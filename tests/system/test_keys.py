@@ -77,6 +77,31 @@ def test_the_key_of_dkms_is_taken_over(world: World) -> None:
     )
 
 
+def test_taking_over_a_key_can_be_undone(world: World) -> None:
+    private, certificate = make_pair(world.root / "var/lib/dkms")
+    original = private.read_bytes(), certificate.read_bytes()
+    assert key(world, "import", "--from", "dkms", "--undo")["error"]["problem"] == "signing-key-not-imported"
+    taken = key(world, "import", "--from", "dkms")["fingerprint"]
+    world.add("alpha")
+    world.sync()
+    assert signers(world) == {taken}
+    built = attempts(world)
+    assert key(world, "import", "--from", "akmods", "--undo")["error"]["problem"] == "signing-key-missing"
+    assert key(world, "import", "--from", "dkms", "--undo", "--dry-run")["would"] == "undo"
+    assert signers(world) == {taken}
+    # a kill after the first file: the next try goes on
+    (keys_of(world) / "signing.key").unlink()
+    assert key(world, "import", "--from", "dkms", "--undo")["status"] == 0
+    assert (private.read_bytes(), certificate.read_bytes()) == original
+    assert not list(keys_of(world).iterdir())
+    assert key(world, "status")["problem"]["problem"] == "signing-key-absent"
+    world.sync()
+    assert world.verdict("alpha") == "ready"
+    own = key(world, "show")["fingerprint"]
+    assert (signers(world), taken == own, attempts(world)) == ({own}, False, built)
+    assert key(world, "import", "--from", "dkms", "--undo")["error"]["problem"] == "signing-key-not-imported"
+
+
 def test_halves_of_different_pairs_are_not_taken_over(world: World) -> None:
     make_pair(world.root / "one")
     make_pair(world.root / "two")

@@ -168,12 +168,16 @@ async def others(host: Host) -> AsyncIterator[Finding]:
 
 
 def _dkms(host: Host) -> Iterator[tuple[str, str, set[str]]]:
-    """Yield DKMS's modules: name, version, and the objects that it built (layout of /var/lib/dkms, dkms(8))."""
+    """Yield DKMS's modules: name, version, and the objects that it built (layout of /var/lib/dkms, dkms(8)).
+
+    kmodd's own command dkms makes links in that tree, too, and builds nothing there; DKMS brings a framework.conf.
+    """
     top = host.sysroot.resolve("/var/lib/dkms")
-    for path in sorted(top.glob("*/*/source")):
-        version = path.parent
+    is_there = (host.sysroot.dkms_overrides / "framework.conf").exists()
+    for version in sorted(top.glob("*/*")):
         built = {canonical(name.name.partition(".ko")[0]) for name in version.glob("*/*/module/*.ko*")}
-        yield version.parent.name, version.name, built
+        if os.path.lexists(version / "source") and (built or is_there):
+            yield version.parent.name, version.name, built
 
 
 def _objects(host: Host, release: str) -> Iterator[tuple[str, str]]:

@@ -244,9 +244,9 @@ class Actions:
                 print(f"Module {chosen.module}-{chosen.version} for kernel {release} ({architecture}).")
                 print("Before uninstall, this module version was ACTIVE on this kernel.")
             else:
-                what = "installed" if action == "uninstall" else "built"
-                where = f"kernel {release} ({architecture})"
-                print(f"Module {chosen.module} {chosen.version} is not {what} for {where}. Skipping...")
+                for what in ("installed",) if action == "uninstall" else ("installed", "built"):
+                    where = f"kernel {release} ({architecture})"
+                    print(f"Module {chosen.module} {chosen.version} is not {what} for {where}. Skipping...")
             if kept and not whole and not chosen.all and (release in installed or action == "remove"):
                 self.tree.exclude(chosen.module, release)
                 self.tree = Tree(self.sysroot)
@@ -281,9 +281,11 @@ class Actions:
             usage = "match --templatekernel=<kernel-version> -k <kernel-version>"
             lines = (f"Usage: {usage}", f"   or: {usage} <module>")
             raise Refusal(1, "Invalid number of parameters passed.", *lines)
-        release = self.scope.kernels(missing=True)[0][0]
+        release, architecture = self.scope.kernels(missing=True)[0]
         if release == chosen.template:
             raise Refusal(2, "The templatekernel and the specified kernel version are the same.")
+        print(f"\nMatching modules in kernel: {release} ({architecture})")
+        print(f"to the configuration of kernel: {chosen.template} ({architecture})")
         print("\nThere is nothing to be done for this match.")
         return 0
 

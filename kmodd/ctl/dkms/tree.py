@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Optional
 
 from ...config import read_settings
-from ...dkms.conf import LITERAL
 from ...dkms.places import adopt, identify, is_adopted
 from ...errors import Problem
 from ...files import explained, remove_empty, remove_file, replace_file
@@ -33,6 +32,8 @@ from ...registry import RegistryReader, add, parse, remove
 from ...store import Store
 from ...tomlfile import set_value
 from ...versions import compare
+
+AUTOINSTALL = re.compile(r"""^\s*AUTOINSTALL=["']?([\w.+-]*)""", re.MULTILINE)
 
 
 @dataclass(frozen=True, order=True)
@@ -73,9 +74,11 @@ class Tree:
                 yield (name, module.file.module.version or identify(self.sysroot, conf)[1]), conf
 
     def _links(self) -> Iterator[tuple[tuple[str, str], str]]:
-        for link in sorted(self.sysroot.resolve(DKMS_TREE).glob("*/*/source")):
-            inside = self.sysroot.inside(link)
-            yield (link.parent.parent.name, link.parent.name), self.sysroot.inside(self.sysroot.resolve(inside))
+        for directory in sorted(self.sysroot.resolve(DKMS_TREE).glob("*/*")):
+            link = directory / "source"
+            if os.path.lexists(link):
+                source = self.sysroot.resolve(self.sysroot.inside(link))
+                yield (directory.parent.name, directory.name), self.sysroot.inside(source)
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def kernels(self) -> dict[str, Kernel]:
@@ -130,8 +133,8 @@ class Tree:
         """Tell whether a conf's AUTOINSTALL says yes, as far as its plain text tells."""
         with contextlib.suppress(OSError):
             text = self.sysroot.resolve(conf).read_text(errors="replace")
-            found = re.findall(LITERAL.format("AUTOINSTALL"), text, re.MULTILINE)
-            return bool(found) and found[-1].lower() != "no"
+            found = AUTOINSTALL.findall(text)
+            return bool(found) and found[-1].lower() not in ("", "no")
         return False
 
     # -- changing --------------------------------------------------------------------------------------------------
