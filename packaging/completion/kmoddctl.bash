@@ -219,7 +219,7 @@ _kmoddctl() {
         "doctor") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "key") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "key generate") COMPREPLY=($(compgen -W "-h --help --root --json --algorithm --dry-run" -- "$cur")) ;;
-        "key import") COMPREPLY=($(compgen -W "-h --help --root --json --from --dry-run" -- "$cur")) ;;
+        "key import") COMPREPLY=($(compgen -W "-h --help --root --json --from --undo --dry-run" -- "$cur")) ;;
         "key show") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "key status") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "key enroll") COMPREPLY=($(compgen -W "-h --help --root --json --password-file --root-password --dry-run" -- "$cur")) ;;

@@ -165,6 +165,7 @@ complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -s h -l help -d 'show thi
 complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -l root -xa '(__fish_complete_directories)' -d 'work on this root directory'
 complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -l json -d 'print JSON'
 complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -l from -xa 'dkms akmods' -d 'copy that tool\'s pair'
+complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -l undo -d 'delete the copy again; the original stays'
 complete -c kmoddctl -n '__kmoddctl_is "key import" 9' -l dry-run -d 'only show what would be done'
 complete -c kmoddctl -n '__kmoddctl_is "key import" 0' -rF
 complete -c kmoddctl -n '__kmoddctl_is "key show" 9' -s h -l help -d 'show this help message and exit'

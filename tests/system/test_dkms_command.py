@@ -149,7 +149,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return top / "usr/sbin/dkms"
 
 
-#: Words, and the exit code that differs: what DKMS does not say, or says by another code in another version.
+#: Command lines in this order, each given to both.
 LINES = [
     "status",
     "status -m none",
@@ -190,7 +190,8 @@ LINES = [
     "remove own/1.0 --all",
     "status",
 ]
-#: Where kmodd says otherwise on purpose: DKMS 3.0 ends with 1 where later ones end with 21.
+#: Where kmodd says otherwise on purpose, and with which exit code: it looks for the kernel before it builds (DKMS 3.0
+#: ends with 1), and tells which directive of a conf is wrong (DKMS with 8, too).
 OTHERWISE = {"install own/1.0 -k absent": 6, "add bad/1.0": 8}
 
 

@@ -39,7 +39,9 @@ def look_at(root: str) -> Look:
     return look(Namespace(root=root))
 
 
-def bring_up(root: str, module: str = "", releases: Collection[str] = (), force: bool = False) -> dict[Target, Document]:
+def bring_up(
+    root: str, module: str = "", releases: Collection[str] = (), force: bool = False
+) -> dict[Target, Document]:
     """Bring a root up to date, and return all targets of the status that this leaves. Raises Problem.
 
     A running daemon does all that is due. Without one, module and what it depends on is all that is done, on these
