@@ -19,12 +19,13 @@ ARRAYS = (
 SCALARS = (
     "PACKAGE_NAME", "PACKAGE_VERSION", "PRE_BUILD", "POST_BUILD", "PRE_INSTALL", "POST_INSTALL", "POST_ADD",
     "POST_REMOVE", "BUILD_EXCLUSIVE_KERNEL", "BUILD_EXCLUSIVE_KERNEL_MIN", "BUILD_EXCLUSIVE_KERNEL_MAX",
-    "BUILD_EXCLUSIVE_ARCH", "BUILD_EXCLUSIVE_CONFIG", "OBSOLETE_BY", "AUTOINSTALL",
+    "BUILD_EXCLUSIVE_ARCH", "BUILD_EXCLUSIVE_CONFIG", "OBSOLETE_BY", "AUTOINSTALL", "build_exclude", "patch_array",
 )  # fmt: skip
 #: Directives that are regular expressions, and what they are matched with.
 PATTERNS = {
     "MAKE_MATCH": "kernel", "PATCH_MATCH": "kernel", "BUILD_EXCLUSIVE_KERNEL": "kernel", "BUILD_EXCLUSIVE_ARCH": "arch",
 }  # fmt: skip
+SETTER = "DKMS_DIRECTIVE"  # variables whose names begin so hold NAME=VALUE of a directive
 TAMPERED = "!"  # stands for a directive where the reader tells what the conf did to it
 SPACE = re.compile(r"[ \t\n]+")
 
@@ -76,7 +77,7 @@ def parse(printed: bytes, mark: str) -> Answer:
             tampered = value.strip()
             continue
         directive = name[1:] if name.startswith("~") else name
-        if directive not in (PATTERNS if directive != name else (*ARRAYS, *SCALARS)):
+        if directive not in (PATTERNS if directive != name else (*ARRAYS, *SCALARS, SETTER)):
             raise ValueError("what it says is garbled; it changes the shell that reads it")
         if not re.fullmatch(r"[0-9]{1,6}", index):
             raise ValueError(f"{directive}[{index[:40]}]: an index must be a number")

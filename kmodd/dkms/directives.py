@@ -19,7 +19,7 @@ from ..errors import Problem
 from ..model import Kernel
 from ..recipe import MAKE_FLAGS, DkmsObject, Recipe
 from ..tomlfile import describe
-from .answer import Answer
+from .answer import SETTER, Answer
 
 HOOKS = ("PRE_INSTALL", "POST_INSTALL", "POST_ADD", "POST_REMOVE")
 OBJECTS = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
@@ -82,6 +82,10 @@ def _interpret(answer: Answer, kernel: Kernel, config: Mapping[str, str]) -> Rec
     for name in ("PACKAGE_NAME", "PACKAGE_VERSION"):
         if not answer.text(name):
             raise _Refusal(name, None, "is not set")
+    if answer.text(SETTER):
+        raise _Refusal(answer.text(SETTER), None, "is a variable of DKMS's own; use the directive itself")
+    if answer.array("patch_array"):
+        raise _Refusal("patch_array", None, "is a variable of DKMS's own; use PATCH and PATCH_MATCH")
     excluded = _exclusion(answer, kernel, config)
     name, version, said = answer.text("PACKAGE_NAME"), answer.text("PACKAGE_VERSION"), _brief(answer.said)
     autoinstall = answer.text("AUTOINSTALL").lower() not in ("", "no")
@@ -143,6 +147,8 @@ def _check_contiguous(answer: Answer, *names: str) -> None:
 def _exclusion(answer: Answer, kernel: Kernel, config: Mapping[str, str]) -> str:
     """Return why a conf excludes a kernel, "" where it does not."""
     release = kernel.release
+    if answer.text("build_exclude"):
+        return f"its dkms.conf sets build_exclude for {release}"
     for directive, subject in (("BUILD_EXCLUSIVE_KERNEL", release), ("BUILD_EXCLUSIVE_ARCH", kernel.architecture)):
         wanted = answer.text(directive)
         if wanted and not _matches(answer, directive, 0):

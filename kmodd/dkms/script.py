@@ -6,7 +6,7 @@ The words: mark, conf, release, architecture, build tree, module, version, then 
 from __future__ import annotations
 
 from ..recipe import DKMS_TREE
-from .answer import ARRAYS, PATTERNS, SCALARS, TAMPERED
+from .answer import ARRAYS, PATTERNS, SCALARS, SETTER, TAMPERED
 
 #: What a conf has no business to be a function of, and what another program would inherit to its harm.
 TRUSTED = (
@@ -53,6 +53,9 @@ SCRIPT = f"""\
     exec 2>/dev/null
     printf '\\0%s\\0' "$__kmodd_mark" >&"$__kmodd_out"
     printf '{TAMPERED}\\0000\\0%s\\0' "$__kmodd_text" >&"$__kmodd_out"
+    for __kmodd_name in "${{!{SETTER}@}}"; do
+        printf '{SETTER}\\0000\\0%s\\0' "$__kmodd_name" >&"$__kmodd_out"
+    done
     for __kmodd_name in {" ".join((*SCALARS, *ARRAYS))}; do
         eval "__kmodd_keys=(\\"\\${{!$__kmodd_name[@]}}\\")"
         for __kmodd_key in "${{__kmodd_keys[@]}}"; do

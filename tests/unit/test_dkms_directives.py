@@ -25,14 +25,19 @@ CONFIG = {"CONFIG_ACPI": "y", "CONFIG_VIDEO_DEV": "m", "CONFIG_X": '"n"'}
 TREE = "/usr/src/kernels/K"
 
 
-def read(tmp_path: Path, text: str, release: str = RELEASE) -> Recipe:
-    """Have bash read a conf, outside of any sandbox since it is our own, and interpret what it says."""
+def said(tmp_path: Path, text: str, release: str = RELEASE) -> Answer:
+    """Have bash read a conf, outside of any sandbox since it is our own."""
     conf = tmp_path / "dkms.conf"
     conf.write_bytes(text.encode())
     words = ["mark", str(conf), release, "x86_64", TREE, "foo", "1.2", str(tmp_path / "etc")]
     argv = ["bash", "--noprofile", "--norc", "-c", SCRIPT, "bash", *words]
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
-    answer = parse(done.stdout, "mark")
+    return parse(done.stdout, "mark")
+
+
+def read(tmp_path: Path, text: str, release: str = RELEASE) -> Recipe:
+    """Have bash read a conf, and interpret what it says."""
+    answer = said(tmp_path, text, release)
     return interpret(answer, Kernel(release, build_tree=TREE), CONFIG, [("dkms.conf", text)])
 
 
@@ -57,6 +62,8 @@ LEADING = f"MAKEFLAGS=$kmodd_makeflags make KERNELRELEASE={RELEASE}"
         ('PATCH[0]="a"; PATCH[1]="b"; PATCH_MATCH[1]="^6"; PATCH[2]="c"; PATCH_MATCH[2]="^5"', "patches", ("a", "c")),
         ('AUTOINSTALL="yes"', "autoinstall", True),
         ('AUTOINSTALL="no"', "autoinstall", False),
+        ('AUTOINSTALL=""', "autoinstall", False),
+        ('[[ $kernelver == 5.* ]] && build_exclude=yes', "excluded", f"its dkms.conf sets build_exclude for {RELEASE}"),
         ("", "autoinstall", False),
         ('BUILD_DEPENDS="a b"', "depends", ("a", "b")),
         ('BUILD_DEPENDS[0]="a"; BUILD_DEPENDS[1]="b"', "depends", ("a", "b")),
@@ -125,6 +132,8 @@ def test_objects_are_those_of_dkms(tmp_path: Path, ending: str, more: str, objec
         (f"{ONE}PRE_BUILD=/bin/sh\n", "dkms-conf-invalid", "dkms.conf:4: PRE_BUILD: '/bin/sh' is not inside"),
         (f"{ONE}PACKAGE_NAME=../x\n", "dkms-conf-invalid", "dkms.conf:4: PACKAGE_NAME"),
         (f"{ONE}PACKAGE_VERSION=1/2\n", "dkms-conf-invalid", "dkms.conf:4: PACKAGE_VERSION"),
+        (f"{ONE}\nDKMS_DIRECTIVE_X='MAKE=a'\n", "dkms-conf-invalid", "dkms.conf:5: DKMS_DIRECTIVE_X: is a variable of"),
+        (f"{ONE}patch_array=(a)\n", "dkms-conf-invalid", "dkms.conf:4: patch_array: is a variable of DKMS's own; use"),
         (f"{ONE}POST_INSTALL=a.sh\n", "dkms-hook", "dkms.conf:4: POST_INSTALL='a.sh': kmodd runs no script"),
     ],
 )
@@ -138,19 +147,26 @@ def test_what_cannot_be_taken_is_refused_with_line_and_directive(
 
 
 @pytest.mark.parametrize(
-    "more",
+    ("more", "told"),
     [
-        "printf() { echo mine; }; declare() { :; }; builtin() { :; }; eval() { :; }; unset() { :; }; set() { :; }",
-        "alias printf='echo' eval='echo' for='echo'; shopt -s expand_aliases",
-        "trap 'echo debug' DEBUG; trap 'echo end' EXIT; trap 'echo return' RETURN; set -T",
-        "IFS=0123456789abcdef; set -eux; set -o noglob",
-        "enable -n printf eval; hash -p /bin/false printf",
-        "exec 1>&2; exec 2>/dev/null",
-        "PATH=/nowhere; PS4='$(echo trace)'; set -x",
+        ("printf() { echo mine; }; declare() { :; }; eval() { :; }; set() { :; }", "declare() eval() printf() set()"),
+        ("builtin() { :; }; unset() { :; }; export() { :; }", "builtin() export() unset()"),
+        ("alias printf='echo' eval='echo' for='echo'; shopt -s expand_aliases", ""),
+        ("trap 'echo debug' DEBUG; trap 'echo end' EXIT; set -T", "trap"),
+        ("trap 'echo return' RETURN", "trap"),
+        ("trap 'echo end' EXIT", ""),
+        ("export LD_PRELOAD=/x", "LD_PRELOAD"),
+        ("BASH_ENV=/x; LD_LIBRARY_PATH=/x", "LD_LIBRARY_PATH BASH_ENV"),
+        ("IFS=0123456789abcdef; set -eux; set -o noglob", ""),
+        ("enable -n printf eval export; hash -p /bin/false printf", ""),
+        ("exec 1>&2; exec 2>/dev/null", ""),
+        ("PATH=/nowhere; PS4='$(echo trace)'; set -x", ""),
+        ("helper() { echo 1; }; PACKAGE_VERSION=1.$(helper)", ""),
     ],
 )
-def test_a_hijacked_shell_tells_the_same(tmp_path: Path, more: str) -> None:
+def test_a_hijacked_shell_tells_the_same_and_that_it_was(tmp_path: Path, more: str, told: str) -> None:
     assert read(tmp_path, f"{ONE}{more}\n").objects == read(tmp_path, ONE).objects
+    assert said(tmp_path, f"{ONE}{more}\n").tampered == told
 
 
 @pytest.mark.parametrize(
