@@ -48,6 +48,7 @@ class KernelsTable(Table):
 
 class DkmsTable(Table):
     adopt: bool = False  # what has a dkms.conf in /usr/src and no module file is a module
+    allow_hooks: tuple[Name, ...] = ()  # modules whose dkms.conf may have scripts run at installation, as root
 
 
 class RetryTable(Table):

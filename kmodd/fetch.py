@@ -11,16 +11,15 @@ from collections.abc import Sequence
 
 from .errors import Problem
 from .paths import SYSTEMD_RUNS, Sysroot
-from .run import run
+from .run import TRANSIENT_UNIT, run
 
 TIMEOUT = 3600.0  # seconds
-UNIT = ("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--service-type=exec")
 
 
 def fetch_words(sysroot: Sysroot, command: str) -> list[str]:
     """Return the argv that runs a dnf command, as it is shown to the administrator, without asking back."""
     dnf, *words = shlex.split(command)
-    detached = UNIT if sysroot.is_host and SYSTEMD_RUNS.is_dir() else ()
+    detached = TRANSIENT_UNIT if sysroot.is_host and SYSTEMD_RUNS.is_dir() else ()
     return [*detached, dnf, "--assumeyes", *words]
 
 

@@ -45,7 +45,8 @@ class Recipe(Table):
     """name, version: PACKAGE_NAME and PACKAGE_VERSION. excluded: why it is not for this kernel, "" if it is.
 
     patches: relative to the source's directory patches/. before, make, after: lines for bash, "" for none. autoinstall:
-    whether DKMS builds it unasked. hooks: directives whose scripts are not run. said: what the conf printed as errors.
+    whether DKMS builds it unasked. hooks: scripts of the time of installation, by directive. said: what the conf
+    printed as errors.
     """
 
     name: Name
@@ -58,7 +59,7 @@ class Recipe(Table):
     after: Script = ""
     objects: tuple[DkmsObject, ...] = ()
     autoinstall: bool = True
-    hooks: tuple[str, ...] = ()
+    hooks: dict[str, Script] = Field(default_factory=dict)
     said: str = ""
 
     @property

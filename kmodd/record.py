@@ -67,6 +67,13 @@ class Installed(Part):
     superseded: tuple[str, ...] = ()  # in-root paths that a newer set no longer has, until they are deleted
 
 
+class Hook(Part):
+    """A script of a source: its words, and the in-root directory of the source."""
+
+    line: str
+    source: str
+
+
 class Reload(Part):
     """The last try to put what is installed in place of what the running kernel had in memory.
 
@@ -93,6 +100,7 @@ class TargetRecord(Part):
     built: Optional[Built] = None
     installed: Optional[Installed] = None
     reload: Optional[Reload] = None
+    after_removal: Optional[Hook] = None  # POST_REMOVE of its dkms.conf, where that is allowed
     asked: bool = False  # somebody wants it built again, whatever came of the last attempt
 
 

@@ -35,6 +35,9 @@ PACKAGES = {
 #: Limits of this process as it was started, which children get back: programs that use select(2) fail above 1024.
 FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 
+#: What a program is run by that must outlive this unit, or do what its restrictions forbid; only with systemd.
+TRANSIENT_UNIT = ("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--service-type=exec")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 

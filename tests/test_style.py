@@ -23,9 +23,9 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
-        "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "install", "kernels",
-        "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust", "store",
-        "verify", "watch",
+        "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "hooks", "install",
+        "kernels", "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust",
+        "store", "verify", "watch",
     ),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),

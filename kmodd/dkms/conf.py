@@ -12,7 +12,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -56,6 +56,7 @@ class ConfReader:
         self.evaluate = evaluate
         self.identify = identify
         self.digest = digest
+        self.allowed: Collection[str] = ()  # modules whose install hooks are taken
         self.memory = sysroot.cache / "dkms.json"
         self._known: dict[str, Recipe] = {}
         self._failed: dict[str, tuple[Fault, Optional[float]]] = {}  # and when it is tried again, in s since the epoch
@@ -110,7 +111,7 @@ class ConfReader:
 
     # -- what it depends on ----------------------------------------------------------------------------------------
     def _key(self, module: Module, kernel: Kernel) -> str:
-        parts = [SCRIPT, module.file.source.place, str(module.file.source.ignore_hooks), self.identify(module)]
+        parts = [SCRIPT, module.file.source.place, str(self._takes_hooks(module)), self.identify(module)]
         parts += [kernel.release, kernel.architecture, kernel_tree(kernel)]
         for path in [*self._overrides(), *self._configuration(kernel)]:
             with contextlib.suppress(OSError):
@@ -159,7 +160,11 @@ class ConfReader:
             name = place if wrong["file"] == f"{inside}/{conf.name}" else wrong["file"]
             raise Problem("dkms-conf-invalid", f"{name}:{wrong['line']}: {wrong['what'][:300]}", "correct it")
         _check_conduct(answer, place, f"{inside}/{conf.name}")
-        return interpret(answer, kernel, self._config(kernel), texts, bool(module.file.source.ignore_hooks))
+        return interpret(answer, kernel, self._config(kernel), texts, self._takes_hooks(module))
+
+    def _takes_hooks(self, module: Module) -> bool:
+        """Tell whether install hooks are no reason to refuse a conf: they are left out, or allowed."""
+        return bool(module.file.source.ignore_hooks) or module.name in self.allowed
 
     def _text(self, path: Path, where: str) -> str:
         try:

@@ -43,7 +43,7 @@ def interpret(
     """Return what a conf comes to for a kernel.
 
     config: the kernel's. texts: the conf and its overrides, name and text, in which directives are looked for.
-    hooks: whether install hooks are left out, instead of refused. Raises Problem dkms-conf-invalid, dkms-hook.
+    hooks: whether install hooks are taken, instead of refused. Raises Problem dkms-conf-invalid, dkms-hook.
     """
     place = texts[0][0]
     try:
@@ -59,10 +59,10 @@ def interpret(
         text = f"{_locate(directive, None, texts)}: {directive}: {describe(error).partition(': ')[2]}"
         raise Problem("dkms-conf-invalid", text, "correct it") from None
     if recipe.hooks and not hooks:
-        hook = recipe.hooks[0]
+        hook = next(iter(recipe.hooks))
         where = _locate(hook, None, texts) if answer.text(hook) else place
         text = f"{where}: {hook}={answer.text(hook)[:80]!r}: kmodd runs no script of a source outside of the sandbox"
-        hint = "look at what it does; if the module works without, set source.ignore_hooks = true"
+        hint = "look at what it does; source.ignore_hooks = true leaves it out, dkms.allow_hooks of kmodd.toml runs it"
         raise Problem("dkms-hook", text, hint)
     return recipe
 
@@ -112,7 +112,7 @@ def _interpret(answer: Answer, kernel: Kernel, config: Mapping[str, str]) -> Rec
         after=_script(answer.text("POST_BUILD"), "POST_BUILD"),
         objects=_objects(answer),
         autoinstall=autoinstall,
-        hooks=tuple(hook for hook in HOOKS if answer.text(hook)),
+        hooks={hook: answer.text(hook).strip() for hook in HOOKS if answer.text(hook).strip()},
         said=said,
     )
 

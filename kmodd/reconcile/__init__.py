@@ -80,13 +80,14 @@ class Reconciler:
 
     def take(self, settings: Settings) -> None:
         """Go on with other settings; running builds keep theirs."""
-        self.settings = self.work.settings = self.fetching.settings = settings
+        self.settings = self.work.settings = self.work.hooks.settings = self.fetching.settings = settings
         self.policy = policy_of(settings)
         self.work.jobserver.jobs = settings.jobs
         self.observer.keyring = open_keyring(self.sysroot, settings)
         self.observer.trust.vouched = settings.sign.trusted
         self.observer.sources.kernel.places = settings.sources.srpm_path
         self.observer.adopt = settings.dkms.adopt
+        self.observer.confs.allowed = settings.dkms.allow_hooks
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:
@@ -195,7 +196,7 @@ class Reconciler:
         installed: set[str] = set()
         for action in actions:
             if isinstance(action, RemoveModule):
-                if self._remove(action, snapshot):
+                if await self._remove(action, snapshot):
                     touched.add(action.target.kernel)
                     applied.append(action)
             elif isinstance(action, BuildModule):
@@ -254,7 +255,7 @@ class Reconciler:
         asyncio.get_running_loop().call_later(HOLD - since + 0.1, self.knock, "objects held long enough")
         return True
 
-    def _remove(self, action: RemoveModule, snapshot: Snapshot) -> bool:
+    async def _remove(self, action: RemoveModule, snapshot: Snapshot) -> bool:
         target, record = action.target, snapshot.records[action.target]
         try:
             self.work.installation.remove(target, record.installed or Installed())
@@ -267,6 +268,7 @@ class Reconciler:
             problem = as_problem(error, f"removing {target}")
             self._failed("removal failed", problem, module=target.module, kernel=target.kernel)
             return False
+        await self.work.hooks.removed(target, record)
         get_logger().info("module removed", module=target.module, kernel=target.kernel, reason=action.reason)
         return True
 

@@ -60,6 +60,7 @@ class Observer:
         self.digests = DigestCache()
         self.adopt = settings.dkms.adopt
         self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
+        self.confs.allowed = settings.dkms.allow_hooks
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)

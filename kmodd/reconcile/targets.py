@@ -29,6 +29,7 @@ from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from ..sources.symvers import symvers
+from .hooking import HookWork
 from .material import Material
 from .observe import Observer
 
@@ -50,6 +51,7 @@ class TargetWork:
         self.builder = Builder(sysroot, self.jobserver, settings.build.user)
         self.material = Material(sysroot, observer.sources, self.builder)
         self.installation = Installation(sysroot)
+        self.hooks = HookWork(sysroot, settings, self.store)
 
     # -- building --------------------------------------------------------------------------------------------------
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
@@ -201,9 +203,11 @@ class TargetWork:
                     def remember(installed: Installed) -> None:
                         self.store.write(self.store.record(target).model_copy(update={"installed": installed}))
 
+                    await self.hooks.before(target, snapshot)
                     await self.installation.install(target, files, record.installed or Installed(), remember)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
+            await self.hooks.after(target, snapshot)
             record = self.store.record(target)
             last = record.attempt
             if last is not None and last.outcome == "failed":

@@ -8,10 +8,12 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from inside import enter
 from world import GOOD, World
 
 from kmodd.paths import PROGRAM_PATH
@@ -221,3 +223,67 @@ def test_copies_by_dkms_are_put_aside_where_kmodd_is_installed_and_put_back(worl
     done = world.ctl("import", "dkms", "--restore-copies")
     assert done.stdout == f"restored /lib/modules/{world.kernel}/updates/dkms/own.ko\n"
     assert copy.read_bytes() == real.read_bytes()
+
+
+HOOK = """\
+#!/bin/sh
+echo "$0 $* in $(pwd) as $(id -u), ${SECRET:-nothing} inherited"
+echo "$1" >> /var/log/hooks
+[ "$1" != fail ]
+"""
+
+
+def test_install_hooks_run_as_root_where_the_administrator_allows_it(world: World) -> None:
+    words = {"PRE_INSTALL": "pre $kernelver", "POST_INSTALL": "post", "POST_ADD": "add", "POST_REMOVE": "removed"}
+    hooks = "".join(f'{directive}="h.sh {said}"\n' for directive, said in words.items())
+    source = put(world, hooks, files={"h.sh": HOOK})
+    argv = [sys.executable, "-m", "kmodd.ctl"]
+    told = world.root / "var/log/hooks"
+
+    def run(*words: str) -> str:
+        done = enter(world.root, *argv, *words, env={"SECRET": "something"}, timeout=300)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done.stdout + done.stderr
+
+    assert "dkms.allow_hooks" in run("import", "dkms", "own")
+    world.settings('[dkms]\nallow_hooks = ["other"]\n')
+    world.registry("own").write_text('[source]\ndkms = "/usr/src/own-1.0/dkms.conf"\n')
+    assert "dkms.conf:6: PRE_INSTALL='h.sh pre" in run("status", "own")
+    world.settings('[dkms]\nallow_hooks = ["own"]\n')
+    (source / "h.sh").chmod(0o777)
+    assert "others than root can change /usr/src/own-1.0/h.sh" in run("sync")
+    assert (world.extra(), told.exists()) == ([], False)
+    (source / "h.sh").chmod(0o755)
+    run("rebuild", "own")
+    assert world.extra() == ["own/own.ko"]
+    assert told.read_text().split() == ["add", "pre", "post"]
+    log = world.build_log("own")
+    assert f"/usr/src/own-1.0/h.sh pre {world.kernel} in /usr/src/own-1.0 as 0, nothing inherited" in log
+    run("disable", "own")
+    run("sync")
+    assert (world.extra(), told.read_text().split()) == ([], ["add", "pre", "post", "removed"])
+    conf = source / "dkms.conf"
+    conf.write_text(conf.read_text().replace("h.sh pre", "h.sh fail"))
+    run("enable", "own")
+    said = run("sync")
+    assert "PRE_INSTALL: /usr/src/own-1.0/h.sh ended with exit status 1" in said
+    assert world.extra() == []
+    world.settings("")
+    assert "kmodd runs no script of a source outside of the sandbox" in run("status", "own")
+
+
+def test_what_a_module_depends_on_is_built_first_and_a_cycle_is_told(world: World) -> None:
+    exporting = GOOD.format(name="base") + "int base_answer(void) { return 42; }\nEXPORT_SYMBOL(base_answer);\n"
+    using = "int base_answer(void);\n" + GOOD.format(name="user").replace("{ return 0; }", "{ return base_answer(); }")
+    put(world, name="base", files={"base.c": exporting})
+    put(world, 'BUILD_DEPENDS[0]="base"\n', name="user", files={"user.c": using})
+    put(world, 'BUILD_DEPENDS="right"\n', name="left")
+    put(world, 'BUILD_DEPENDS="left"\n', name="right")
+    take(world)
+    world.sync()
+    targets = {target["module"]: target for target in world.status()["targets"]}
+    assert {name for name, target in targets.items() if target["verdict"] == "ready"} == {"base", "user"}
+    built = {name: targets[name]["last_attempt"]["began"] for name in ("base", "user")}
+    assert built["base"] < built["user"]
+    assert [targets[name]["verdict"] for name in ("left", "right")] == ["failed", "failed"]
+    assert "cycle" in targets["left"]["reason"] or "left" in targets["left"]["reason"], targets["left"]

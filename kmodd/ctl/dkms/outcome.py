@@ -24,6 +24,7 @@ CODES = {
     "kernel-devel-missing": 21, "build-tree-incomplete": 21, "build-tree-mismatch": 21, "object-missing": 7,
     "patch-missing": 5, "patch-failed": 6, "dkms-conf-invalid": 8, "dkms-conf-denied": 8, "dkms-conf-hostile": 8,
     "dkms-conf-timeout": 8, "dkms-hook": 8, "source-missing": 2, "depends-unknown": 13, "depends-not-ready": 13,
+    "depends-cycle": 13, "depends-excluded": 13,
 }  # fmt: skip
 LINES = {
     7: "Build of {name} failed for: {kernel} ({arch})",
