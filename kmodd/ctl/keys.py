@@ -114,7 +114,8 @@ async def _import(keys: Keys) -> int:
             return DONE
         await keys.maker.disown(*pair)
         text = f"deleted {keys.settings.sign.key}; {pair[0]} stays as it is"
-        keys.say({"deleted": keys.settings.sign.key}, text, f"kmodd makes a key of its own; {keys.next_step()}")
+        more = "what it signed stays so until there is another key: kmoddctl key generate, or the next installation"
+        keys.say({"deleted": keys.settings.sign.key}, text, more)
         return DONE
     if keys.options.dry_run:
         text = f"would copy {pair[0]} to {keys.settings.sign.key} and {pair[1]} to {keys.settings.sign.certificate}"

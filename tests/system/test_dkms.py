@@ -243,7 +243,7 @@ def test_install_hooks_run_as_root_where_the_administrator_allows_it(world: Worl
     def run(*words: str) -> str:
         done = enter(world.root, *argv, *words, env={"SECRET": "something"}, timeout=300)
         assert "Traceback" not in done.stderr, done.stderr
-        return done.stdout + done.stderr
+        return " ".join((done.stdout + done.stderr).split())
 
     assert "dkms.allow_hooks" in run("import", "dkms", "own")
     world.settings('[dkms]\nallow_hooks = ["other"]\n')

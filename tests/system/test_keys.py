@@ -96,8 +96,9 @@ def test_taking_over_a_key_can_be_undone(world: World) -> None:
     assert not list(keys_of(world).iterdir())
     assert key(world, "status")["problem"]["problem"] == "signing-key-absent"
     world.sync()
-    assert world.verdict("alpha") == "ready"
-    own = key(world, "show")["fingerprint"]
+    assert (world.verdict("alpha"), signers(world)) == ("ready", {taken})
+    own = key(world, "generate")["fingerprint"]
+    world.sync()
     assert (signers(world), taken == own, attempts(world)) == ({own}, False, built)
     assert key(world, "import", "--from", "dkms", "--undo")["error"]["problem"] == "signing-key-not-imported"
 
