@@ -164,8 +164,10 @@ AT_BOOT = 'at_boot = ["{0}"]\n'
 
 BREAKING = Source(
     "failover",
-    "int failover_register(int n);\nint failover_register(int n) { return n; }\nEXPORT_SYMBOL_GPL(failover_register);\n"
-    "void failover_unregister(int n);\nvoid failover_unregister(int n) { }\nEXPORT_SYMBOL_GPL(failover_unregister);",
+    "\n".join(
+        f"int {name}(int n);\nint {name}(int n) {{ return n; }}\nEXPORT_SYMBOL_GPL({name});"
+        for name in ("failover_register", "failover_unregister", "failover_slave_unregister")
+    ),
 )
 BROKEN = "net_failover"  # the kernel's own one that needs it
 

@@ -107,7 +107,7 @@ def test_what_a_replacement_breaks_is_told_and_does_not_load(found: Found) -> No
     assert not broken.live and "disagrees about version of symbol failover_" in broken.messages
     assert found.breaking == [
         f"the kernel's own {BROKEN} no longer loads beside {BREAKING.name}: "
-        "it needs another version of failover_register and 1 more"
+        "it needs another version of failover_register and 2 more"
     ]
 
 
