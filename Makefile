@@ -84,6 +84,7 @@ bench: setup
 	@$(BIN)/python bench/control.py
 	@$(BIN)/python bench/verify.py
 	@$(BIN)/python bench/status.py
+	@$(BIN)/python bench/dkms.py
 	@$(BIN)/python bench/stories.py
 	@$(BIN)/python bench/server.py
 

@@ -21,7 +21,8 @@ def header(module: Module) -> str:
 def dropins(module: Module, overrides: Mapping[str, Iterable[str]]) -> list[Dropin]:
     """Return the files that a module wants.
 
-    overrides: kernel release -> names of its objects that would otherwise lose against the kernel's own.
+    overrides: kernel release -> its objects that would otherwise lose against the kernel's own, named as their files
+    are: depmod(8) compares paths.
     """
     load = module.file.load
     boot = [canonical(name) for name in load.at_boot]

@@ -25,7 +25,7 @@ PASSING = (
         "install it",
     ),
     (
-        re.compile(r"(?:Resource temporarily unavailable|Too many open files)"),
+        re.compile(r"(?:Resource temporarily unavailable|Too many open files|sh: \d+: Cannot fork)"),
         "resources-exhausted",
         "the machine ran out of processes or files",
         "see ulimit and the unit's TasksMax",

@@ -10,17 +10,20 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ..alert import Alerts
+from ..config import Settings, read_settings
 from ..errors import Problem
 from ..lock import Lock
 from ..log import configure
-from ..model import Action, BuildModule, Target
+from ..model import BuildModule, Snapshot, Target
+from ..paths import Sysroot
 from ..planner import find_repeatable, judge
-from ..reconcile import Reconciler, Wanted
-from ..report import make_report, plan_document
-from ..watch import Bell, settle
+from ..reconcile import policy_of
+from ..reconcile.reconciler import Reconciler, Wanted
+from ..report import make_report, plan_document, status_document
+from ..watch.bell import Bell
+from ..watch.transaction import settle
 from .documents import Document
 from .look import Look
-from .status import run_status
 
 
 def repeatable(seen: Look, module: Optional[str], kernel: Optional[str]) -> tuple[list[Target], Document]:
@@ -29,56 +32,54 @@ def repeatable(seen: Look, module: Optional[str], kernel: Optional[str]) -> tupl
     return targets, plan_document([BuildModule(target, "a rebuild is asked for") for target in targets])
 
 
-def sync_here(options: argparse.Namespace, seen: Look, again: Sequence[Target] = ()) -> int:
-    """Sync in this process and show the status. again: targets to be built whatever came of them."""
-    bring_up(seen, f"kmoddctl {options.command}", again, level="info" if options.verbose else "error")
-    return run_status(options)
+def sync_here(options: argparse.Namespace, again: Sequence[Target] = ()) -> Document:
+    """Sync in this process; returns the status. again: targets to be built whatever came of them. Raises Problem."""
+    level = "info" if options.verbose else "error"
+    return bring_up(options.root, f"kmoddctl {options.command}", again, level=level)
 
 
 def bring_up(
-    seen: Look, program: str, again: Sequence[Target] = (), wanted: Wanted = lambda _: True, level: str = "error"
-) -> None:
-    """Apply what is due to a root, as far as it is wanted, in this process. Raises Problem.
+    root: str, program: str, again: Sequence[Target] = (), wanted: Wanted = lambda _: True, level: str = "error"
+) -> Document:
+    """Apply what is due, as far as it is wanted, in this process; returns the status that the last look found.
 
-    program: who holds the lock meanwhile. again: as sync_here's. level: the lowest that is logged.
+    program: who holds the lock meanwhile. again: as sync_here's. level: the lowest that is logged. Raises Problem.
     """
-    lock = Lock(seen.sysroot)
+    configure(level)
+    sysroot = Sysroot.at(root)
+    settings = read_settings(sysroot)
+    lock = Lock(sysroot)
     try:
         lock.acquire(program)
     except Problem as problem:
         if problem.code != "already-running":
             raise
         raise Problem(problem.code, f"{problem.message} and brings it up to date by itself", problem.hint) from problem
-    configure(level)
     try:
-        asyncio.run(_sync(seen, again, wanted))
+        snapshot = asyncio.run(_apply(sysroot, settings, again, wanted))
     finally:
         lock.release()
+    now = time.time()
+    judgements = judge(snapshot, policy_of(settings), now)
+    alerts = Alerts(sysroot)  # the files that the daemon keeps up to date after its looks
+    alerts.metrics.textfile = settings.metrics.textfile
+    alerts.write(None, make_report(snapshot, judgements, now, None))
+    return status_document(snapshot, judgements, holder=None, looked=now)
 
 
-async def _sync(seen: Look, again: Sequence[Target], wanted: Wanted) -> tuple[Action, ...]:
+async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], wanted: Wanted) -> Snapshot:
+    """Do what is due and wanted; returns the last look, after which nothing was."""
     bell = Bell()
     bell.ring("kmoddctl sync")
 
     def tell(pid: int) -> None:
         print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
 
-    await settle(seen.sysroot, bell, quiet=0.01, on_transaction=tell)
-    reconciler = Reconciler(seen.sysroot, seen.settings, lambda _: None, wanted=wanted)
+    await settle(sysroot, bell, quiet=0.01, on_transaction=tell)
+    reconciler = Reconciler(sysroot, settings, lambda _: None, wanted=wanted, brief=True)
     reconciler.heal()
     reconciler.ask_again(again)
     try:
-        actions = await reconciler.run_to_end()
-        _report(seen, reconciler)
-        return actions
+        return await reconciler.run_to_end()
     finally:
         await reconciler.stop()
-
-
-def _report(seen: Look, reconciler: Reconciler) -> None:
-    """Bring the metrics and the motd line up to date, as the daemon does after its looks."""
-    snapshot, now = reconciler.snapshot, time.time()
-    if snapshot is not None:
-        alerts = Alerts(seen.sysroot)
-        alerts.metrics.textfile = seen.settings.metrics.textfile
-        alerts.write(None, make_report(snapshot, judge(snapshot, reconciler.policy, now), now, None))

@@ -13,7 +13,7 @@ from typing import Optional
 
 from ..errors import Problem
 from ..model import Judgement, Target, Verdict
-from ..watch import transaction_holder
+from ..watch.transaction import transaction_holder
 from .gate import choose_kernel, required_targets
 from .look import Look, look
 from .terminal import clean

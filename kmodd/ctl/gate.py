@@ -23,7 +23,7 @@ from ..model import Judgement, Snapshot, Target, Verdict, Wait
 from ..modulefile import seconds
 from ..paths import Sysroot
 from ..planner import judge_kernel
-from ..watch import transaction_holder
+from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
 from .daemon import PATIENCE, connect
 from .look import Look, look

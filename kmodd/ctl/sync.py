@@ -21,18 +21,17 @@ from .watch import sync_by_daemon
 def run_sync(options: argparse.Namespace) -> int:
     """kmoddctl sync"""
     options.module = options.kernel = None
-    if not options.dry_run:
-        document = sync_by_daemon(options.root, options.verbose)
-        if document is not None:
-            return _show(options, document)
-    from .applying import sync_here
-    from .look import look
-
-    seen = look(options)
     if options.dry_run:
-        print_plan(seen.plan(), options.json)
+        from .look import look
+
+        print_plan(look(options).plan(), options.json)
         return DONE
-    return sync_here(options, seen)
+    document = sync_by_daemon(options.root, options.verbose)
+    if document is None:
+        from .applying import sync_here
+
+        document = sync_here(options)
+    return _show(options, document)
 
 
 def run_rebuild(options: argparse.Namespace) -> int:
@@ -57,7 +56,7 @@ def run_rebuild(options: argparse.Namespace) -> int:
     if options.dry_run:
         print_plan(plan, options.json)
         return DONE
-    return sync_here(options, seen, targets)
+    return _show(options, sync_here(options, targets))
 
 
 def _nothing(options: argparse.Namespace) -> int:

@@ -29,15 +29,19 @@ from ..model import Action, Judgement, Target, Verdict
 from ..notify import Notifier
 from ..paths import DKMS_SOURCES, Sysroot
 from ..planner import judge
-from ..reconcile import Reconciler, next_wake
-from ..reconcile.targets import as_problem
+from ..reconcile.outcome import as_problem
+from ..reconcile.reconciler import Reconciler, next_wake
 from ..report import Observer, Report, make_report, summary
-from ..watch import Bell, Watcher, settle
+from ..watch.bell import Bell
+from ..watch.inotify import Watcher
+from ..watch.transaction import settle
 from .events import Events
 from .looks import Looks
 from .methods import Methods
 
 RETRY = 60.0  # seconds until a look that failed as a whole is repeated
+#: Reasons to look that are no change on disk, which might go on.
+AT_ONCE = frozenset({"Sync", "Verify", "build ended", "objects held long enough", "pause over", "retry is due"})
 
 
 class Daemon:
@@ -159,7 +163,11 @@ class Daemon:
             await self.bell.rung()
             self.settling = True
             reasons = await settle(
-                self.sysroot, self.bell, quiet=self.settings.daemon.quiet, on_transaction=self._transaction
+                self.sysroot,
+                self.bell,
+                quiet=self.settings.daemon.quiet,
+                on_transaction=self._transaction,
+                at_once=AT_ONCE,
             )
             self.settling = False
             self.looks.begin()

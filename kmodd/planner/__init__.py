@@ -40,6 +40,7 @@ from ..record import TargetRecord
 from ..reloading import Reloading, find_refusal
 from .decisions import FIRST_KEY, INPUT_WORDS, SOFT, Deciding, Excluded, Failed, Settled, install_inputs, rule_of
 from .exclusion import find_exclusion
+from .schedule import longest_first
 
 __all__ = (
     "FIRST_KEY",
@@ -117,7 +118,7 @@ class _Planning:
     def actions(self) -> tuple[Action, ...]:
         decisions = [self.deciding.decide(target) for target in self._ordered()]
         removals = self._removals()
-        builds = [d for d in decisions if isinstance(d, BuildModule)]
+        builds = longest_first([d for d in decisions if isinstance(d, BuildModule)], self.snapshot)
         installs = [d for d in decisions if isinstance(d, InstallModule)]
         installs += [InstallModule(build.target, "once it is built") for build in builds]
         files = self._dropins({action.target.module for action in installs})
@@ -229,7 +230,7 @@ class _Planning:
                 installed = installed or record.installed is not None
                 if isinstance(self.deciding.decide(target), Failed) and record.installed is None:
                     continue
-                shadowed = {canonical(o.name) for o in record.built.objects} & kernel.in_tree
+                shadowed = {o.name for o in record.built.objects if canonical(o.name) in kernel.in_tree}
                 if shadowed:
                     overrides[kernel.release] = shadowed
             if installed and module.enabled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
@@ -50,7 +51,7 @@ class Observer:
     """Everything that reads a root, and what it remembers between two looks."""
 
     def __init__(self, sysroot: Sysroot, settings: Settings, brief: bool = False, anew: bool = False) -> None:
-        """brief: for one look only, where rpm(8) answers sooner than its binding is imported. anew: as Verifier's."""
+        """brief: for a short time only; rpm(8) answers before its binding is imported. anew: as Verifier's."""
         self.sysroot = sysroot
         self.registry = RegistryReader(sysroot)
         self.kernels = KernelReader(sysroot)
@@ -84,22 +85,34 @@ class Observer:
         inputs: dict[Target, Mapping[str, str]] = {}
         input_faults: dict[Target, Fault] = {}
         recipes: dict[Target, Recipe] = {}
-        for release, kernel in kernels.items():
-            for name, module in registry.modules.items():
-                if not kernel.present or not module.enabled or find_exclusion(module.file.kernels, kernel):
-                    continue
-                try:
-                    recipe = await self.recipe(module, kernel)
-                    if recipe is not None:
-                        recipes[Target(name, release)] = recipe
-                        if recipe.excluded:
-                            continue
-                    found = await self.inputs(module, kernel, recipe)
-                    if found is not None:
-                        inputs[Target(name, release)] = found
-                except Problem as problem:
-                    fault = Fault(problem.code, problem.message, problem.hint)
-                    input_faults[Target(name, release)] = fault
+        turn = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def read_conf(target: Target, module: Module) -> None:
+            try:
+                async with turn:
+                    recipe = await self.recipe(module, kernels[target.kernel])
+                if recipe is not None:
+                    recipes[target] = recipe
+            except Problem as problem:
+                input_faults[target] = Fault(problem.code, problem.message, problem.hint)
+
+        wanted = {
+            Target(name, release): module
+            for release, kernel in kernels.items()
+            for name, module in registry.modules.items()
+            if kernel.present and module.enabled and not find_exclusion(module.file.kernels, kernel)
+        }
+        await asyncio.gather(*(read_conf(target, module) for target, module in wanted.items()))
+        for target, module in wanted.items():
+            conf = recipes.get(target)
+            if target in input_faults or (conf is not None and conf.excluded):
+                continue
+            try:
+                found = await self.inputs(module, kernels[target.kernel], conf)
+                if found is not None:
+                    inputs[target] = found
+            except Problem as problem:
+                input_faults[target] = Fault(problem.code, problem.message, problem.hint)
         self.sources.remember()
         self.confs.remember()
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)

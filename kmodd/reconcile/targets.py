@@ -9,10 +9,9 @@ import asyncio
 import contextlib
 import shutil
 import time
-import traceback
-from collections.abc import Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Callable, Literal, Optional
+from typing import Any, Literal, Optional, TypeVar, cast
 
 from ..build.builder import Builder, Yield
 from ..build.jobserver import Jobserver
@@ -23,25 +22,31 @@ from ..errors import Problem
 from ..files import digest_file, explain, explained
 from ..install import Installation, directory_of
 from ..log import get_logger
-from ..model import BuildModule, Kernel, Signer, Snapshot, Target, fingerprint
+from ..model import BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
-from ..record import Attempt, Built, Installed, InstalledObject
+from ..record import Attempt, Built, BuiltObject, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from ..sources.symvers import symvers
 from .hooking import HookWork
 from .material import Material
 from .observe import Observer
+from .outcome import BuildObserver, as_problem
 
-#: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
-#: seconds it took. Must return at once.
-BuildObserver = Callable[[Target, str, Optional[Path], float], None]
+_Result = TypeVar("_Result")
 
 
 class TargetWork:
     """Builds and installs single targets of one root."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, observer: Observer, observe_build: BuildObserver) -> None:
+    def __init__(
+        self,
+        sysroot: Sysroot,
+        settings: Settings,
+        observer: Observer,
+        installation: Installation,
+        observe_build: BuildObserver,
+    ) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.observer = observer
@@ -50,8 +55,15 @@ class TargetWork:
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user)
         self.material = Material(sysroot, observer.sources, self.builder)
-        self.installation = Installation(sysroot)
+        self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
+        self.signing = asyncio.Lock()  # while the key is made or checked
+        self.installing = asyncio.Lock()  # hooks of two modules do not run at the same time
+
+    def take(self, settings: Settings) -> None:
+        """Go on with other settings."""
+        self.settings = self.hooks.settings = settings
+        self.jobserver.jobs = settings.jobs
 
     # -- building --------------------------------------------------------------------------------------------------
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
@@ -183,8 +195,15 @@ class TargetWork:
         )
 
     # -- installing ------------------------------------------------------------------------------------------------
-    async def install(self, target: Target, reason: str, snapshot: Snapshot) -> bool:
-        """Sign, compress and install what was built; tells whether it worked, the outcome is stored."""
+    async def install(self, due: Sequence[InstallModule], snapshot: Snapshot) -> list[bool]:
+        """Sign, compress and install what was built; tells of each whether it worked, the outcomes are stored.
+
+        As many objects at a time as there are jobs.
+        """
+        turn = asyncio.Semaphore(self.settings.jobs)
+        return await _all(self._install(action.target, action.reason, snapshot, turn) for action in due)
+
+    async def _install(self, target: Target, reason: str, snapshot: Snapshot, turn: asyncio.Semaphore) -> bool:
         began = time.time()
         kernel = snapshot.kernels[target.kernel]
         inputs = install_inputs(target, snapshot)
@@ -197,17 +216,18 @@ class TargetWork:
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir(parents=True, mode=0o700)
                 try:
-                    files = await self._finish_objects(target, kernel, signer, snapshot, work)
+                    files = await self._finish_objects(target, kernel, signer, snapshot, work, turn)
                     record = self.store.record(target)
 
                     def remember(installed: Installed) -> None:
                         self.store.write(self.store.record(target).model_copy(update={"installed": installed}))
 
-                    await self.hooks.before(target, snapshot)
-                    await self.installation.install(target, files, record.installed or Installed(), remember)
+                    async with self.installing:
+                        await self.hooks.before(target, snapshot)
+                        await self.installation.install(target, files, record.installed or Installed(), remember)
+                        await self.hooks.after(target, snapshot)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
-            await self.hooks.after(target, snapshot)
             record = self.store.record(target)
             last = record.attempt
             if last is not None and last.outcome == "failed":
@@ -226,42 +246,48 @@ class TargetWork:
         """Return who signs; makes the first key where there never was one. Raises Problem."""
         if not kernel.signature_hash:
             return Signer()
-        signer = self.observer.keyring.signer()
-        if signer.fault is not None and signer.fault.problem == FIRST_KEY:
-            signer = await KeyMaker(self.observer.keyring).generate(self.settings.sign.algorithm)
-            get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
-        if signer.fault is not None:
-            raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint, transient=False)
+        async with self.signing:
+            signer = self.observer.keyring.signer()
+            if signer.fault is not None and signer.fault.problem == FIRST_KEY:
+                signer = await KeyMaker(self.observer.keyring).generate(self.settings.sign.algorithm)
+                get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
+            if signer.fault is not None:
+                raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint, transient=False)
+            await self.observer.keyring.check()  # once for all that are signed now
         return signer
 
     async def _finish_objects(
-        self, target: Target, kernel: Kernel, signer: Signer, snapshot: Snapshot, work: Path
+        self,
+        target: Target,
+        kernel: Kernel,
+        signer: Signer,
+        snapshot: Snapshot,
+        work: Path,
+        turn: asyncio.Semaphore,
     ) -> list[tuple[Path, InstalledObject]]:
+        """Sign and compress copies of what was built, in a directory of their own."""
         built = snapshot.records[target].built
         assert built is not None
-        files = []
-        for item in built.objects:
-            path = work / f"{item.name}.ko"
-            shutil.copyfile(self.store.objects(target) / path.name, path)
-            if digest_file(path) != item.sha256:
-                raise Problem("store-damaged", f"the stored {path.name} of {target} was changed", transient=True)
-            if kernel.signature_hash:
-                await self.observer.keyring.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
-            final = await compress(path, kernel.compression)
-            files.append(
-                (
-                    final,
-                    InstalledObject(
-                        name=item.name,
-                        path=f"{directory_of(target)}/{final.name}",
-                        sha256=digest_file(final),
-                        built=item.sha256,
-                        signer=signer.identity if kernel.signature_hash else "",
-                        compressed=kernel.compression,
-                    ),
-                )
+
+        async def finish(item: BuiltObject) -> tuple[Path, InstalledObject]:
+            async with turn:
+                path = work / f"{item.name}.ko"
+                shutil.copyfile(self.store.objects(target) / path.name, path)
+                if digest_file(path) != item.sha256:
+                    raise Problem("store-damaged", f"the stored {path.name} of {target} was changed", transient=True)
+                if kernel.signature_hash:
+                    await self.observer.keyring.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
+                final = await compress(path, kernel.compression)
+            return final, InstalledObject(
+                name=item.name,
+                path=f"{directory_of(target)}/{final.name}",
+                sha256=digest_file(final),
+                built=item.sha256,
+                signer=signer.identity if kernel.signature_hash else "",
+                compressed=kernel.compression,
             )
-        return files
+
+        return await _all(finish(item) for item in built.objects)
 
     def _signing_tree(self, kernel: Kernel, snapshot: Snapshot) -> Path:
         """Return the build tree whose sign-file signs: the kernel's own, else any."""
@@ -315,19 +341,17 @@ class TargetWork:
             raise explain(error, f"storing the outcome of {target}") from error
 
 
+async def _all(works: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
+    """Return the results of works that go on side by side; what one of them raises is raised when all have ended."""
+    results = await asyncio.gather(*works, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return cast("list[_Result]", results)
+
+
 def _close_log(path: Optional[Path], outcome: str, seconds: float) -> None:
     """Write a log's last line; it is only for readers, so a full disk does not matter."""
     if path is not None:
         with contextlib.suppress(OSError), path.open("a") as stream:
             stream.write(ENDING.format(outcome=outcome, seconds=seconds) + "\n")
-
-
-def as_problem(error: Exception, doing: str) -> Problem:
-    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback."""
-    if isinstance(error, Problem):
-        return error
-    if isinstance(error, OSError):
-        return explain(error, doing)
-    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
-    get_logger().critical("unforeseen error", doing=doing, traceback=text)
-    return Problem("internal-error", f"{doing}: {type(error).__name__}: {error}", "please report it", transient=True)

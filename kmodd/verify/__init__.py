@@ -26,6 +26,8 @@ from . import elf, parameters, signature, symbols
 from .dependants import find_breach, find_dependants
 from .probe import Probe, module_name
 
+#: In-root path -> the file's state and our certificate, and what was wrong with the signature.
+Signed = dict[str, tuple[object, list[Fault]]]
 EDITION = 3  # of the checks: raise it when an unchanged file may be judged otherwise
 
 
@@ -67,6 +69,7 @@ class Verifier:
         self.probe = Probe(sysroot)
         self._digests: dict[str, tuple[object, str]] = {}
         self._known: dict[Target, Answer] = {}
+        self._signed: Signed = {}
         self._dirty = False
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             known = json.loads(b"{}" if anew else self.memory.read_bytes())
@@ -80,6 +83,7 @@ class Verifier:
         """Check everything anew at the next look. Must not be called during one."""
         self._digests.clear()
         self._known.clear()
+        self._signed.clear()
 
     def remember(self) -> None:
         """Keep the findings for the next process, where the cache can be written."""
@@ -123,13 +127,15 @@ class Verifier:
                         stale.append(question)
             if stale:
                 self._dirty = True
-                look = _Look(self.sysroot, self.probe, stale[0].kernel)
+                look = _Look(self.sysroot, self.probe, stale[0].kernel, self._signed)
                 for question, (checks, beyond) in zip(stale, await look.all(stale)):
                     kept = tuple(check for check in checks if self.anew or check.is_finding)
                     self._known[question.target] = Answer(self._key(question, beyond), beyond, kept)
         gone = self._known.keys() - {question.target for question in asked}
         for target in gone:
             del self._known[target]
+        for path in self._signed.keys() - {item.path for question in asked for item in question.installed.objects}:
+            del self._signed[path]
         return {question.target: self._known[question.target].checks for question in asked}
 
     def _key(self, question: Question, beyond: Sequence[Path]) -> str:
@@ -153,10 +159,11 @@ class Verifier:
 class _Look:
     """One look at targets of one kernel; what they share is read once, and not kept."""
 
-    def __init__(self, sysroot: Sysroot, probe: Probe, kernel: Kernel) -> None:
+    def __init__(self, sysroot: Sysroot, probe: Probe, kernel: Kernel, signed: Signed) -> None:
         self.sysroot = sysroot
         self.probe = probe
         self.kernel = kernel
+        self.signed = signed
         self.symvers: Optional[bytes] = None
         self.magic = ""
         self.exports: dict[Path, dict[str, elf.Export]] = {}
@@ -170,28 +177,28 @@ class _Look:
         return await asyncio.gather(*(self._target(question) for question in questions))
 
     async def _target(self, question: Question) -> tuple[list[Check], tuple[Path, ...]]:
-        checks: list[Check] = []
-        beyond: tuple[Path, ...] = ()
-        async with self.turn:
-            for item in question.installed.objects:
-                try:
-                    found, first = await self._object(question, item)
-                    checks += found
-                    beyond += first
-                except (Problem, OSError, ValueError) as error:
-                    message = error.message if isinstance(error, Problem) else str(error)
-                    hint = "remove the file and run kmoddctl sync"
-                    if isinstance(error, OSError):
-                        message = str(error.strerror)
-                        hint = "run it as root" if isinstance(error, PermissionError) else hint
-                    text = f"{item.path} cannot be read as a kernel module: {message}"
-                    fault = Fault("object-unreadable", text, hint)
-                    checks += _checks(module_name(item.path), "object", [fault], "")
-        return checks, tuple(dict.fromkeys(beyond))
+        found = await asyncio.gather(*(self._try_object(question, item) for item in question.installed.objects))
+        beyond = dict.fromkeys(path for _, first in found for path in first)
+        return [check for checks, _ in found for check in checks], tuple(beyond)
+
+    async def _try_object(self, question: Question, item: InstalledObject) -> tuple[list[Check], tuple[Path, ...]]:
+        try:
+            async with self.turn:
+                return await self._object(question, item)
+        except (Problem, OSError, ValueError) as error:
+            message = error.message if isinstance(error, Problem) else str(error)
+            hint = "remove the file and run kmoddctl sync"
+            if isinstance(error, OSError):
+                message = str(error.strerror)
+                hint = "run it as root" if isinstance(error, PermissionError) else hint
+            text = f"{item.path} cannot be read as a kernel module: {message}"
+            fault = Fault("object-unreadable", text, hint)
+            return _checks(module_name(item.path), "object", [fault], ""), ()
 
     async def _object(self, question: Question, item: InstalledObject) -> tuple[list[Check], tuple[Path, ...]]:
         real = self.sysroot.resolve(item.path)
         name = module_name(real)
+        state = stat_signature(real)
         data = await symbols.read_plain(real)
         contents = elf.read(data, name)
         resolution = await self.probe.resolve(self.kernel.release, name, item.path)
@@ -208,7 +215,7 @@ class _Look:
         checks += _checks(name, "options", refused, resolution.options or "none")
         if unknown:
             checks += _checks(name, "options", unknown, "", "warning")
-        checks += await self._signature(question, name, bool(item.signer), data)
+        checks += await self._signature(question, name, bool(item.signer), data, (item.path, state))
         dependants: list[Path] = []
         if name in self.kernel.in_tree:
             dependants = find_dependants(self.sysroot.kernel(self.kernel.release), real)
@@ -265,13 +272,20 @@ class _Look:
                 found.append(Fault("dependant-broken", text, hint))
         return _checks(name, "dependants", found, f"{len(dependants)} of the kernel's own modules need it", "warning")
 
-    async def _signature(self, question: Question, name: str, signed: bool, data: bytes) -> list[Check]:
+    async def _signature(
+        self, question: Question, name: str, signed: bool, data: bytes, file: tuple[str, object]
+    ) -> list[Check]:
+        """Check a signature. file: in-root path and state, by which a file that did not change since is known."""
         if not self.kernel.signature_hash:
             return [Check(name, "signature", "passed", "this kernel knows no signatures")]
         if not signed or not question.certificate:
             return [Check(name, "signature", "skipped", question.unsigned or "it was installed unsigned")]
-        faults = await signature.check(name, data, question.certificate)
-        return _checks(name, "signature", faults, "is kmodd's, over this content")
+        path, state = file
+        known = self.signed.get(path)
+        if not known or known[0] != (state, question.certificate):
+            faults = await signature.check(name, data, question.certificate)
+            known = self.signed[path] = ((state, question.certificate), faults)
+        return _checks(name, "signature", known[1], "is kmodd's, over this content")
 
     async def _reference(self) -> str:
         """Return the vermagic of the kernel's own modules, "" where there is none to look at."""

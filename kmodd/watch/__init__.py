@@ -3,9 +3,3 @@
 `bell` is what gets rung, `inotify` rings it, `transaction` waits until it is worth looking. This room may only
 knock. Must not: look at what changed, decide what follows from it, or keep a truth that the disk can tell.
 """
-
-from .bell import Bell
-from .inotify import Watcher
-from .transaction import settle, transaction_holder
-
-__all__ = ["Bell", "Watcher", "settle", "transaction_holder"]

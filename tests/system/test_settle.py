@@ -19,8 +19,8 @@ from watching import KERNEL, LOCK, PLENTY, go, no_leak, rings, root, watching, w
 
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
-from kmodd.watch import Bell, settle, transaction_holder
-from kmodd.watch.bell import MOST_REASONS
+from kmodd.watch.bell import MOST_REASONS, Bell
+from kmodd.watch.transaction import settle, transaction_holder
 
 __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
@@ -128,7 +128,7 @@ def test_lock_of_an_open_file_description_counts(root: Path) -> None:
 def test_lock_from_another_pid_namespace_counts(root: Path) -> None:
     unshare = "/usr/bin/unshare"
     code = (
-        "import pathlib; from kmodd.paths import Sysroot; from kmodd.watch import transaction_holder as t; "
+        "import pathlib; from kmodd.paths import Sysroot; from kmodd.watch.transaction import transaction_holder as t; "
         f"print(t(Sysroot(pathlib.Path({str(root)!r}))))"
     )
     with holding(root / LOCK):
@@ -243,6 +243,23 @@ def test_settle_waits_for_silence_and_gathers(root: Path) -> None:
             assert not task.done()
             bell.ring(str(number))
         assert await task == ("first", "0", "1", "2")
+
+    go(main)
+
+
+def test_settle_waits_for_the_end_of_changes_only(root: Path) -> None:
+    async def main() -> None:
+        bell = Bell()
+        bell.ring("asked")
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY, at_once=("asked",)))
+        assert await asyncio.wait_for(task, PLENTY / 2) == ("asked",)
+        bell.ring("changed")
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4, at_once=("asked",)))
+        await asyncio.sleep(0.1)
+        bell.ring("asked")
+        await asyncio.sleep(0.1)
+        assert not task.done()
+        assert await task == ("changed", "asked")
 
     go(main)
 

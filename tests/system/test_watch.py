@@ -18,8 +18,10 @@ import pytest
 from watching import KERNEL, LOCK, USUAL, go, no_leak, replace, rings, root, silent, watching, write
 
 from kmodd.paths import Sysroot
-from kmodd.watch import Bell, Watcher, settle, transaction_holder
+from kmodd.watch.bell import Bell
+from kmodd.watch.inotify import Watcher
 from kmodd.watch.places import find_places
+from kmodd.watch.transaction import settle, transaction_holder
 
 __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
@@ -398,7 +400,8 @@ def test_real_limits_are_faults(root: Path, limit: str) -> None:
     code = f"""
         import asyncio, pathlib
         from kmodd.paths import Sysroot
-        from kmodd.watch import Bell, Watcher
+        from kmodd.watch.bell import Bell
+        from kmodd.watch.inotify import Watcher
         pathlib.Path("/proc/sys/user/max_inotify_{limit}").write_text("{number}")
         async def main():
             watcher = Watcher(Sysroot(pathlib.Path({str(root)!r})), Bell())

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 from kmodd.paths import Sysroot
-from kmodd.watch import Bell, Watcher, settle, transaction_holder
+from kmodd.watch.bell import Bell
+from kmodd.watch.inotify import Watcher
+from kmodd.watch.transaction import settle, transaction_holder
 
 pytestmark = pytest.mark.system
 

@@ -13,7 +13,8 @@ from typing import Any, Callable
 import pytest
 
 from kmodd.paths import Sysroot
-from kmodd.watch import Bell, Watcher
+from kmodd.watch.bell import Bell
+from kmodd.watch.inotify import Watcher
 
 PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
 KERNEL = "lib/modules/6.1.0-1.el9.x86_64"

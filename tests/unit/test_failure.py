@@ -81,6 +81,7 @@ TABLE = [
     ("cannot allocate", "cc1: out of memory allocating 65536 bytes\n", "out-of-memory", "out of memory"),
     ("no sandbox", "bwrap: loopback: Failed RTM_NEWADDR: No child processes\n", "sandbox-failed", "RTM_NEWADDR"),
     ("fork fails", "make: vfork: Resource temporarily unavailable\n", "resources-exhausted", "vfork"),
+    ("the shell cannot fork", "/bin/sh: 1: Cannot fork\n", "resources-exhausted", "Cannot fork"),
 ]
 
 

@@ -52,9 +52,53 @@ from kmodd.model import (
 )
 from kmodd.planner import judge, judge_kernel
 from kmodd.recipe import Recipe
+from kmodd.record import Attempt
 
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 NO_DEVEL = kernel(build_tree=None, build_tree_fault=MISSING)
+
+
+def took(name: str, release: str, seconds: float, ended: float = 500) -> dict[Target, Any]:
+    """Return the record of a build that took so long and belongs to another kernel."""
+    attempt = Attempt(began=ended - seconds, ended=ended, stage="build", outcome="succeeded")
+    return {Target(name, release): record(name, release, attempt=attempt)}
+
+
+def begin(snapshot: Snapshot) -> list[str]:
+    """Return the modules of the builds that are due, in their order."""
+    return [action.target.module for action in do(snapshot) if isinstance(action, BuildModule)]
+
+
+# -- the order of builds ---------------------------------------------------------------------------------------------
+def test_what_took_longest_is_built_first() -> None:
+    records = {**took("a", K2, 2), **took("b", K2, 9), **took("c", K2, 5)}
+    assert begin(world(module("a"), module("b"), module("c"), records=records)) == ["b", "c", "a"]
+
+
+def test_the_last_build_counts_whatever_kernel_it_was_for() -> None:
+    records = {**took("a", K2, 90, ended=100), **took("a", "6.1.0-3", 1, ended=900), **took("b", K2, 9)}
+    assert begin(world(module("a"), module("b"), records=records)) == ["b", "a"]
+
+
+def test_a_short_build_that_a_long_one_waits_for_comes_before_what_is_shorter_than_both() -> None:
+    modules = (module("a"), module("b", build={"depends": ("z",)}), module("z"))
+    records = {**took("a", K2, 6), **took("b", K2, 9), **took("z", K2, 1)}
+    assert begin(world(*modules, records=records)) == ["z", "b", "a"]
+
+
+def test_what_was_never_built_is_ordered_by_how_many_objects_it_yields() -> None:
+    objects = ({"name": "x"}, {"name": "y"})
+    assert begin(world(module("a"), module("b", object=objects))) == ["b", "a"]
+
+
+def test_kernels_are_served_one_after_the_other() -> None:
+    records = {**took("a", "6.0", 1), **took("b", "6.0", 9)}
+    builds = [
+        action.target
+        for action in do(world(module("a"), module("b"), kernels=(kernel(K), kernel(K2)), records=records))
+        if isinstance(action, BuildModule)
+    ]
+    assert builds == [Target("b", K), Target("a", K), Target("b", K2), Target("a", K2)]
 
 
 # -- dependencies ----------------------------------------------------------------------------------------------------
@@ -243,6 +287,14 @@ def test_override_is_written_only_for_kernels_with_their_own_copy() -> None:
     assert f"override m {K2} extra/m" in override.content
     assert K not in override.content
     assert do(snapshot) == [WriteDropin(override, "is missing"), RunDepmod(K2, "overrides change")]
+
+
+def test_an_override_names_the_object_as_its_file_is_named() -> None:
+    own = kernel(K, in_tree=frozenset({"a_b"}))
+    records = {T: record(built=built("a-b"), installed=installed("a-b"))}
+    (override,) = dropins(module(), {K: {"a-b"}})
+    assert WriteDropin(override, "is missing") in do(world(kernels=(own,), records=records))
+    assert f"override a-b {K} extra/m\n" in override.content
 
 
 def test_override_for_a_kernel_that_is_gone_is_removed() -> None:

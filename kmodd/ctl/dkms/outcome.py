@@ -62,8 +62,7 @@ def bring_up(
             return (not module or name in modules) and (not (releases and release) or release in releases)
 
         again = [t for t in repeatable(seen, module, None)[0] if force and t.kernel in releases]
-        bring_up_here(seen, "dkms", again, wanted)
-        document = look_at(root).status()
+        document = bring_up_here(root, "dkms", again, wanted)
     return {Target(found["module"], found["kernel"]): found for found in document["targets"]}
 
 

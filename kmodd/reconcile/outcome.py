@@ -1,0 +1,27 @@
+"""What becomes of work on a target, as others are told of it: builds, and errors as problems."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+from typing import Callable, Optional
+
+from ..errors import Problem
+from ..files import explain
+from ..log import get_logger
+from ..model import Target
+
+#: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
+#: seconds it took. Must return at once.
+BuildObserver = Callable[[Target, str, Optional[Path], float], None]
+
+
+def as_problem(error: Exception, doing: str) -> Problem:
+    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback."""
+    if isinstance(error, Problem):
+        return error
+    if isinstance(error, OSError):
+        return explain(error, doing)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    get_logger().critical("unforeseen error", doing=doing, traceback=text)
+    return Problem("internal-error", f"{doing}: {type(error).__name__}: {error}", "please report it", transient=True)
