@@ -96,10 +96,9 @@ class Machine:
         # With a network of its own it keeps CAP_NET_ADMIN, which bwrap needs for the loopback device, as a server has.
         argv = ["systemd-nspawn", "--register=no", "--keep-unit", "--quiet", "--private-network", "-b"]
         argv.append(f"--machine=kmodd-{os.getpid()}")
-        kind = {"SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "0"} if self.controllers.places else {}
         with self.console.open("ab") as console:
             self.nspawn = subprocess.Popen(
-                [*argv, "-D", str(self.root), "--console=pipe"], env={**os.environ, **kind},
+                [*argv, "-D", str(self.root), "--console=pipe"],
                 stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
                 preexec_fn=self.controllers.enter,
             )  # fmt: skip

@@ -40,6 +40,7 @@ WantedBy=kmodd-failed.target
 LOGIN = """\
 [Unit]
 Description=Lets people in
+Wants=network.target
 After=network.target
 [Service]
 ExecStart=/bin/sleep 1d
