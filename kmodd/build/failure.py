@@ -13,7 +13,10 @@ LARGEST = 32 << 20  # bytes of a log that are looked at
 PASSING = (
     (re.compile(r"No space left on device|Disk quota exceeded"), "disk-full", "the disk is full", "free some space"),
     (
-        re.compile(r"virtual memory exhausted|[Cc]annot allocate memory|out of memory|Killed signal terminated"),
+        re.compile(
+            r"virtual memory exhausted|[Cc]annot allocate memory|out of memory|Killed signal terminated"
+            r"|terminated with signal 9 |^make(?:\[\d+\])?: \*\*\* \[.*\] Killed"
+        ),
         "out-of-memory",
         "the build ran out of memory",
         "give the build more memory or fewer jobs",

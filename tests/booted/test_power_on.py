@@ -14,7 +14,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from nspawn import GREEDY, Machine, Repository
+from nspawn import Machine, Repository
 
 pytestmark = pytest.mark.booted
 
@@ -28,6 +28,7 @@ Type=oneshot
 ExecStart=/bin/sh /root/story
 StandardOutput=file:/dev/ttyS1
 StandardError=inherit
+Environment=NO_COLOR=1
 [Install]
 WantedBy=multi-user.target
 """
@@ -40,12 +41,13 @@ LOOK = (
     "kmoddctl gate --kernel $(uname -r)",
 )
 DAEMON = "systemctl show --property MainPID,NRestarts,ActiveState,MemoryMax kmodd"
-#: Under the unit's own limits, which the kernel enforces here: a module whose compiler takes all memory.
+#: Under the unit's own limits, by the second version of control groups: a module whose build takes all memory.
+EATER = "$(obj)/eater.o: $(obj)/eaten\n$(obj)/eaten: ; python3 -c 'x = b\"x\" * 1000000000'\n"
 GREED = (
     DAEMON,
     "cat /proc/$(systemctl show --value --property MainPID kmodd)/oom_score_adj",
     "kmoddctl add /usr/src/eater-1.0",
-    "kmoddctl sync",
+    "kmoddctl sync | cat",
     "kmoddctl explain eater",
     f"{DAEMON} # again",
     "cat /sys/fs/cgroup/system.slice/kmodd.service/memory.events",
@@ -124,7 +126,7 @@ def test_after_power_on_the_module_is_loaded(machine: Machine, repository: Repos
     machine.run("rpm", "-e", *repository.names(repository.new))
     machine.wait(lambda: not machine.target("hello", repository.new), "the removal")
     make_initramfs(machine, repository.old)
-    machine.lay_out("eater", code=GREEDY)
+    machine.lay_out("eater", EATER)
     machine.power_off()
     told = power_on(machine, repository.old, (*LOOK, *GREED), tmp_path)
     check(told, repository.old)

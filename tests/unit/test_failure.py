@@ -78,6 +78,8 @@ TABLE = [
         "out-of-memory",
         "Killed signal terminated program cc1",
     ),
+    ("killed in a recipe", "make[1]: *** [Makefile:3: all] Killed\n", "out-of-memory", "[Makefile:3: all] Killed"),
+    ("linker killed", "collect2: fatal error: ld terminated with signal 9 [Killed]\n", "out-of-memory", "signal 9"),
     ("cannot allocate", "cc1: out of memory allocating 65536 bytes\n", "out-of-memory", "out of memory"),
     ("no sandbox", "bwrap: loopback: Failed RTM_NEWADDR: No child processes\n", "sandbox-failed", "RTM_NEWADDR"),
     ("fork fails", "make: vfork: Resource temporarily unavailable\n", "resources-exhausted", "vfork"),
