@@ -165,6 +165,8 @@ class Machine:
         (second,) = top.glob("kmodd-[0-9]*-2.x86_64.rpm")
         (self.root / "later").mkdir()
         final = second.rename(self.root / "later" / second.name)
+        for other in top.glob("kmodd-dkms-*-2.noarch.rpm"):
+            other.rename(self.root / "later" / other.name)
         standing = system.make_standing(top)
         subprocess.run(["createrepo_c", "--quiet", top], check=True)
         inside = {release: [f"/repo/{path.name}" for path in paths] for release, paths in files.items()}

@@ -6,10 +6,12 @@ The tests run in this order, on one machine.
 from __future__ import annotations
 
 import re
+import subprocess
 import time
 from pathlib import Path
 
 import pytest
+from ground import dkmspackage
 from nspawn import GREEDY, Machine, Repository
 
 pytestmark = pytest.mark.booted
@@ -199,6 +201,43 @@ def test_a_reload_is_answered_and_disturbs_nothing(machine: Machine, repository:
     machine.run("systemctl", "reload", "kmodd")
     assert machine.pid() == pid
     assert machine.wait_for("hello", repository.new)["last_attempt"]["began"] == began
+
+
+# -- packages for DKMS -------------------------------------------------------------------------------------------------
+def test_a_package_for_dkms_is_installed_by_dnf_and_built_after_its_transaction(
+    machine: Machine, repository: Repository
+) -> None:
+    conf = "POST_INSTALL='script.sh $kernelver'\n"
+    script = 'echo "$1" >> /usr/lib/own-hook; id -u >> /usr/lib/own-hook\n'
+    top = machine.root / "drivers"
+    top.mkdir()
+    for version in ("1.0", "2.0"):
+        dkmspackage.make(top, version, conf=conf, script=script)
+    subprocess.run(["createrepo_c", "--quiet", top], check=True)
+    where = "baseurl=file:///drivers\ngpgcheck=0\nenabled=1\n"
+    machine.write("/etc/yum.repos.d/drivers.repo", f"[drivers]\nname=drivers\n{where}")
+    settings = machine.root / "etc/kmodd/kmodd.toml"
+    before = settings.read_text()
+    settings.write_text(f'{before}\n[dkms]\nallow_hooks = ["own"]\n')
+    machine.run("systemctl", "reload", "kmodd")
+
+    def lines(version: str) -> list[str]:
+        return [f"own/{version}, {release}, x86_64: installed" for release in sorted((repository.old, repository.new))]
+
+    machine.run("dnf", "-y", "--quiet", "install", "own-dkms-1.0")
+    assert machine.run("rpm", "-q", "--whatprovides", "dkms").startswith("kmodd-dkms-")
+    machine.wait(lambda: machine.run("dkms", "status").splitlines() == lines("1.0"), "own 1.0")
+    machine.run("dnf", "-y", "--quiet", "upgrade", "own-dkms")
+    machine.wait(lambda: machine.run("dkms", "status").splitlines() == lines("2.0"), "own 2.0")
+    assert machine.run("modinfo", "-k", repository.new, "-F", "version", "own").strip() == "2.0-1"
+    hooked = (machine.root / "usr/lib/own-hook").read_text().split()
+    assert sorted(hooked) == sorted([repository.old, "0", repository.new, "0"] * 2)
+    machine.run("dnf", "-y", "--quiet", "remove", "own-dkms")
+    machine.wait(lambda: not machine.target("own", repository.new), "removal")
+    assert machine.run("dkms", "status") == ""
+    machine.run("rpm", "-e", "kmodd-dkms", check=False)
+    settings.write_text(before)
+    machine.run("systemctl", "reload", "kmodd")
 
 
 # -- packages that come and go -----------------------------------------------------------------------------------------

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Optional
 
 import pytest
-from ground import debian, privateroot
+from ground import debian, dkmspackage, privateroot
 from ground.cache import find_cache
 from inside import enter
 from test_dkms import put
-from world import GOOD, World
+from world import World
 
 Done = subprocess.CompletedProcess[str]
 OWN = [sys.executable, "-m", "kmodd.ctl.dkms"]
@@ -132,6 +131,23 @@ def test_autoinstall_takes_up_what_is_added_and_tells_what_failed(world: World) 
     assert done.stderr.startswith(f"Warning: broken failed for {world.kernel}: ")
 
 
+def test_what_is_adopted_without_the_command_is_known_to_it(world: World) -> None:
+    world.settings("[dkms]\nadopt = true\n")
+    put(world)
+    put(world, 'AUTOINSTALL=""\n', name="silent")
+    assert status(world) == ["own/1.0: added", "silent/1.0: added"]
+    world.sync()
+    assert status(world) == [installed(world, "own/1.0"), "silent/1.0: added"]
+    assert dkms(world, "add", "silent/1.0").returncode == 3
+    assert dkms(world, "install", "silent/1.0").returncode == 0
+    assert status(world) == [installed(world, "own/1.0"), installed(world, "silent/1.0")]
+    for name in ("own", "silent"):
+        assert dkms(world, "remove", f"{name}/1.0", "--all").returncode == 0
+    assert (status(world), world.extra()) == ([], [])
+    assert dkms(world, "install", "own/1.0").returncode == 0
+    assert status(world) == [installed(world, "own/1.0")]
+
+
 def test_source_tree_is_copied_and_added(world: World) -> None:
     source = put(world)
     away = source.rename(world.root / "own")
@@ -222,43 +238,9 @@ def _lines(done: Done, world: World, tmp_path: Path) -> list[str]:
 
 
 # -- in rpm transactions -----------------------------------------------------------------------------------------------
-SPEC = """
-Name: own-dkms
-Version: {version}
-Release: {release}
-Summary: x
-License: x
-BuildArch: noarch
-AutoReqProv: no
-%description
-%install
-mkdir -p %{{buildroot}}/usr/src
-cp -r {source} %{{buildroot}}/usr/src/own-{version}
-%files
-/usr/src/own-{version}
-%post
-dkms add -m own -v {version} --rpm_safe_upgrade && dkms build -m own -v {version} && dkms install -m own -v {version}
-%preun
-dkms remove -m own -v {version} --all --rpm_safe_upgrade
-"""
-
-
-def package(world: World, tmp_path: Path, version: str, release: str = "1") -> Path:
-    """Build an RPM of a source with a dkms.conf, with the scriptlets that packages for DKMS have."""
-    top = tmp_path / f"{version}-{release}"
-    source = top / "source"
-    source.mkdir(parents=True)
-    (source / "own.c").write_text(GOOD.format(name="own") + f'MODULE_VERSION("{version}-{release}");\n')
-    (source / "Makefile").write_text("obj-m := own.o\n")
-    (source / "dkms.conf").write_text(
-        f'PACKAGE_NAME=own\nPACKAGE_VERSION={version}\nDEST_MODULE_LOCATION=/extra\nAUTOINSTALL="yes"\n'
-    )
-    (top / "x.spec").write_text(SPEC.format(version=version, release=release, source=source))
-    argv = ["rpmbuild", "-bb", "--quiet", "--define", f"_topdir {top}", str(top / "x.spec")]
-    subprocess.run(argv, check=True, capture_output=True)
-    (built,) = top.glob("RPMS/*/*.rpm")
-    shutil.copy(built, world.root / "tmp")
-    return Path("/tmp") / built.name
+def package(world: World, version: str, release: str = "1") -> Path:
+    """Build a package for DKMS; returns its path as seen in the root."""
+    return Path("/tmp") / dkmspackage.make(world.root / "tmp", version, release).name
 
 
 def rpm(world: World, *words: object) -> str:
@@ -283,7 +265,7 @@ def version_of(world: World) -> str:
 
 
 @pytest.mark.parametrize("daemon", [False, True], ids=["no daemon", "daemon"])
-def test_packages_for_dkms_live_as_with_dkms(world: World, tmp_path: Path, daemon: bool) -> None:
+def test_packages_for_dkms_live_as_with_dkms(world: World, daemon: bool) -> None:
     if daemon:
         world.start()
 
@@ -294,7 +276,7 @@ def test_packages_for_dkms_live_as_with_dkms(world: World, tmp_path: Path, daemo
             world.sync()
         assert version_of(world) == (version or "")
 
-    said = rpm(world, "-U", package(world, tmp_path, "1.0"))
+    said = rpm(world, "-U", package(world, "1.0"))
     assert "Creating symlink /var/lib/dkms/own/1.0/source -> /usr/src/own-1.0" in said
     assert said.count("after the rpm transaction: build own/1.0") == 3
     if not daemon:
@@ -302,11 +284,11 @@ def test_packages_for_dkms_live_as_with_dkms(world: World, tmp_path: Path, daemo
         assert status(world) == ["own/1.0: added"]
     settled("1.0-1")
     assert status(world) == [installed(world, "own/1.0")]
-    said = rpm(world, "-U", package(world, tmp_path, "1.0", "2"))
+    said = rpm(world, "-U", package(world, "1.0", "2"))
     assert "Module own/1.0 already added." in said
     assert "Remove cancelled because --rpm_safe_upgrade scenario detected." in said
     settled("1.0-2")
-    assert "Deleting module own-1.0" in rpm(world, "-U", package(world, tmp_path, "2.0"))
+    assert "Deleting module own-1.0" in rpm(world, "-U", package(world, "2.0"))
     if not daemon:
         assert version_of(world) == "1.0-2", "what works was taken away before its successor was built"
     settled("2.0-1")
@@ -320,7 +302,7 @@ def test_packages_for_dkms_live_as_with_dkms(world: World, tmp_path: Path, daemo
     assert not list((world.root / "run/kmodd").glob("dkms/*"))
 
 
-def test_removal_of_what_was_never_added_does_not_keep_a_package(world: World, tmp_path: Path) -> None:
-    rpm(world, "-U", "--noscripts", package(world, tmp_path, "1.0"))
+def test_removal_of_what_was_never_added_does_not_keep_a_package(world: World) -> None:
+    rpm(world, "-U", "--noscripts", package(world, "1.0"))
     assert "is not located in the DKMS tree" in rpm(world, "-e", "own-dkms")
     assert not (world.root / "usr/src/own-1.0").exists()

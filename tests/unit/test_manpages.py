@@ -19,6 +19,7 @@ from kmodd.alert.command import make_item
 from kmodd.build import failure, unpackchild
 from kmodd.build.logs import LogReader
 from kmodd.config import Settings
+from kmodd.dkms import answer
 from kmodd.model import Judgement, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge, plan
@@ -105,6 +106,12 @@ TABLES = {
 @pytest.mark.parametrize(("place", "wanted"), TABLES.items(), ids=[title for _, title in TABLES])
 def test_keys_are_those_of_the_models(place: tuple[str, str], wanted: set[str]) -> None:
     assert set(re.findall(r"^\.It (\w+)$", section(page(place[0]), place[1]), re.MULTILINE)) == wanted
+
+
+def test_directives_of_a_dkms_conf_are_listed() -> None:
+    text = section(page("kmodd.modules.d.5"), "DKMS.CONF")
+    listed = {word for line in re.findall(r"^\.It Va (.*)$", text, re.MULTILINE) for word in re.findall(r"\w+", line)}
+    assert {*answer.ARRAYS, *answer.SCALARS, answer.SETTER} <= listed
 
 
 def test_every_table_has_its_section() -> None:

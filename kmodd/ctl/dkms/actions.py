@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from ...dkms.places import is_adopted
 from ...errors import Problem
 from ...files import explained
 from ...model import Kernel
@@ -107,7 +108,8 @@ class Actions:
         self.tree = Tree(self.sysroot)
         newest = self.tree.newest(chosen.module)
         if newest is None or newest[0] == chosen.version:
-            registered = chosen.module in self.tree.modules
+            module = self.tree.modules.get(chosen.module)
+            registered = module is not None and not is_adopted(module)
             self.tree.register(chosen.module, chosen.version, conf, None if registered else wanted)
             self.tree = Tree(self.sysroot)
 
@@ -271,7 +273,7 @@ class Actions:
         if other:
             self.tree.register(key[0], *other, enabled)
         else:
-            self.tree.unregister(key[0])
+            self.tree.unregister(key[0], leaving=self.scope.inside)
 
     # -- what kmodd does without -----------------------------------------------------------------------------------
     def match(self) -> int:

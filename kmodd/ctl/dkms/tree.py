@@ -109,7 +109,8 @@ class Tree:
 
     def _state(self, version: str, record: TargetRecord) -> Optional[tuple[str, str]]:
         """Return the state of a version on a kernel and what is wrong with it; None where it is not even built."""
-        if record.built is None or record.built.version != version:
+        kept = (record.module, version) in self.confs
+        if record.built is None or record.built.version not in ((version, "") if kept else (version,)):
             return None
         built = {item.name: item.sha256 for item in record.built.objects}
         installed = {item.name: item.built for item in record.installed.objects} if record.installed else {}
@@ -201,11 +202,15 @@ class Tree:
         (version, conf) = next((v, conf) for (n, v), conf in self.confs.items() if n == name)
         self.register(name, version, conf, False)
 
-    def unregister(self, name: str) -> None:
-        """Take away the module file. Raises Problem."""
+    def unregister(self, name: str, leaving: bool) -> None:
+        """Take away the module file; mask what would be adopted then, unless its source is leaving. Raises Problem."""
         self._check_ours(name)
-        if name in self.modules:
-            remove(self.sysroot, self.modules[name])
+        module = self.modules.get(name)
+        if module is not None and not is_adopted(module):
+            remove(self.sysroot, module)
+            module = Tree(self.sysroot).modules.get(name)
+        if module is not None and not leaving:
+            remove(self.sysroot, module)
 
     def newest(self, name: str) -> Optional[tuple[str, str]]:
         """Return version and conf of the newest version that is added and whose source is there, or None."""
