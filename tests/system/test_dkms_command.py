@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -148,6 +149,43 @@ def test_what_is_adopted_without_the_command_is_known_to_it(world: World) -> Non
     assert status(world) == [installed(world, "own/1.0")]
 
 
+def test_what_others_wrote_into_a_module_file_outlives_a_removal(world: World) -> None:
+    put(world)
+    assert dkms(world, "install", "own/1.0").returncode == 0
+    file = world.registry("own")
+    file.write_text(f'{file.read_text()}\n[load]\nat_boot = ["own"]\n')
+    assert dkms(world, "remove", "own/1.0", "--all").returncode == 0
+    assert (status(world), world.extra(), world.verdict("own")) == ([], [], "excluded")
+    assert dkms(world, "remove", "own/1.0", "--all").returncode == 3
+    assert dkms(world, "add", "own/1.0").returncode == 0
+    world.sync()
+    assert (status(world), 'at_boot = ["own"]' in file.read_text()) == ([installed(world, "own/1.0")], True)
+
+
+def test_script_that_packages_by_dkms_itself_bring_is_served(world: World, theirs: Path) -> None:
+    """common.postinst tests DKMS's tree, parses the status and looks at exit codes."""
+    put(world)
+    put(world, "BUILD_EXCLUSIVE_ARCH=s390x\n", name="foreign")
+    (world.root / "opt").mkdir(exist_ok=True)
+    shutil.copy(theirs.parents[1] / "lib/dkms/common.postinst", world.root / "opt/common.postinst")
+    path = {"PATH": "/opt:/usr/bin:/usr/sbin"}
+
+    lay_out(world)
+
+    def run(name: str) -> str:
+        done = enter(world.root, "sh", "/opt/common.postinst", name, "1.0", "", "x86_64", env=path, timeout=300)
+        said = done.stdout + done.stderr  # debconf, where it is there, makes stdout its own
+        assert done.returncode == 0, said
+        return said
+
+    for time in ("at first", "again"):
+        said = run("own")
+        assert f"Building initial module for {world.kernel}\nDone.\n" in said, said
+        assert ("Removing old own-1.0 DKMS files..." in said) == (time == "again")
+        assert status(world) == [installed(world, "own/1.0")]
+    assert "\nSkipped.\n" in run("foreign")
+
+
 def test_source_tree_is_copied_and_added(world: World) -> None:
     source = put(world)
     away = source.rename(world.root / "own")
@@ -243,13 +281,18 @@ def package(world: World, version: str, release: str = "1") -> Path:
     return Path("/tmp") / dkmspackage.make(world.root / "tmp", version, release).name
 
 
-def rpm(world: World, *words: object) -> str:
-    """Run rpm with the root as /, where scriptlets find kmodd's dkms; returns what they printed."""
+def lay_out(world: World) -> None:
+    """Put kmodd's dkms to where scripts in the root find it."""
     script = world.root / "opt/dkms"
     if not script.exists():
         script.parent.mkdir(parents=True, exist_ok=True)
         script.write_text(f'#!/bin/sh\nexec {sys.executable} -m kmodd.ctl.dkms "$@"\n')
         script.chmod(0o755)
+
+
+def rpm(world: World, *words: object) -> str:
+    """Run rpm with the root as /, where scriptlets find kmodd's dkms; returns what they printed."""
+    lay_out(world)
     options = ["--dbpath", privateroot.DBPATH, "--noplugins", "--nosignature", "--nodeps"]
     options += ["--define", "_install_script_path /opt:/usr/bin:/usr/sbin"]
     done = enter(world.root, "rpm", *options, *words, env={}, timeout=120)

@@ -102,6 +102,7 @@ class Actions:
         if not self.scope.inside:
             wanted = self._read_conf(conf)
         known = (chosen.module, chosen.version) in self.tree.added
+        before = any(name == chosen.module for name, _ in self.tree.confs)
         link = self.tree.link(chosen.module, chosen.version)
         if not known:
             print(f"Creating symlink {link} -> {source}")
@@ -109,8 +110,8 @@ class Actions:
         newest = self.tree.newest(chosen.module)
         if newest is None or newest[0] == chosen.version:
             module = self.tree.modules.get(chosen.module)
-            registered = module is not None and not is_adopted(module)
-            self.tree.register(chosen.module, chosen.version, conf, None if registered else wanted)
+            kept = before and module is not None and not is_adopted(module)
+            self.tree.register(chosen.module, chosen.version, conf, None if kept else wanted)
             self.tree = Tree(self.sysroot)
 
     def _read_conf(self, conf: str) -> bool:

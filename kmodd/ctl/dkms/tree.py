@@ -1,8 +1,8 @@
 """What is added, and what of it is installed, in DKMS's words; and the module files that stand for it.
 
-Added is what has a link NAME/VERSION/source in DKMS's own tree, as scripts look for it, or is a registered module with
-a dkms.conf. Of one name one version is kept built: the one that the module file refers to. Only files are read, never
-rpm's database, so that it works in the midst of a transaction. Must not: print, or decide.
+Added is what has a link NAME/VERSION/source in DKMS's own tree, as scripts look for it, or is a registered and enabled
+module with a dkms.conf. Of one name one version is kept built: the one that the module file refers to. Only files are
+read, never rpm's database, so that it works in the midst of a transaction. Must not: print, or decide.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from ...store import Store
 from ...tomlfile import set_value
 from ...versions import compare
 
+#: What this command writes into module files.
+WRITTEN = {"module": {"version", "enabled"}, "source": {"dkms"}, "kernels": {"exclude"}}
 AUTOINSTALL = re.compile(r"""^\s*AUTOINSTALL=["']?([\w.+-]*)""", re.MULTILINE)
 
 
@@ -64,14 +66,18 @@ class Tree:
             if read_settings(sysroot).dkms.adopt:
                 self.modules |= adopt(sysroot, registry.modules, set(self.broken))
         self.records = Store(sysroot).records()
-        self.confs = dict(self._registered())  # of what is kept built
-        self.added = {**{key: f"{source}/dkms.conf" for key, source in self._links()}, **self.confs}
+        links = {key: f"{source}/dkms.conf" for key, source in self._links()}
+        self.confs = {  # of what is kept built, or would be if it was enabled
+            key: conf for key, conf, enabled in self._registered() if enabled or key in links
+        }
+        self.added = {**links, **self.confs}
 
-    def _registered(self) -> Iterator[tuple[tuple[str, str], str]]:
+    def _registered(self) -> Iterator[tuple[tuple[str, str], str, bool]]:
         for name, module in sorted(self.modules.items()):
             conf = module.file.source.dkms
             if conf:
-                yield (name, module.file.module.version or identify(self.sysroot, conf)[1]), conf
+                key = (name, module.file.module.version or identify(self.sysroot, conf)[1])
+                yield key, conf, module.enabled
 
     def _links(self) -> Iterator[tuple[tuple[str, str], str]]:
         for directory in sorted(self.sysroot.resolve(DKMS_TREE).glob("*/*")):
@@ -200,13 +206,21 @@ class Tree:
     def disable(self, name: str) -> None:
         """Keep a module registered, and not built. Raises Problem."""
         (version, conf) = next((v, conf) for (n, v), conf in self.confs.items() if n == name)
+        self.link(name, version)
         self.register(name, version, conf, False)
 
     def unregister(self, name: str, leaving: bool) -> None:
-        """Take away the module file; mask what would be adopted then, unless its source is leaving. Raises Problem."""
+        """Take away the module file; mask what would be adopted then, unless its source is leaving. Raises Problem.
+
+        One that says more than this command writes is kept and disabled: it is another's work, and the package may
+        come back, as when scriptlets remove before they add.
+        """
         self._check_ours(name)
         module = self.modules.get(name)
         if module is not None and not is_adopted(module):
+            if says_more(module):
+                self._edit(module, [("module", "enabled", False)])
+                return
             remove(self.sysroot, module)
             module = Tree(self.sysroot).modules.get(name)
         if module is not None and not leaving:
@@ -246,3 +260,9 @@ class Tree:
                 raise Problem("module-file-invalid", f"{module.path} is written in a way that cannot be edited", hint)
         with explained(f"writing {self.sysroot.inside(target)}"):
             replace_file(target, edited.encode())
+
+
+def says_more(module: Module) -> bool:
+    """Tell whether a module file holds anything that this command does not write."""
+    found = module.file.model_dump(exclude_unset=True)
+    return any(table not in WRITTEN or not set(keys) <= WRITTEN[table] for table, keys in found.items())
