@@ -24,6 +24,7 @@ from .answer import SETTER, Answer
 HOOKS = ("PRE_INSTALL", "POST_INSTALL", "POST_ADD", "POST_REMOVE")
 OBJECTS = ("BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION")
 PLACES = ("/kernel", "/updates", "/extra")
+QUOTES = re.compile(r"""["'`\\]""")  # what is in them may be for another shell
 LEADING_MAKE = re.compile(r"make(?![\w./-])")
 FIELDS = {"name": "PACKAGE_NAME", "version": "PACKAGE_VERSION", "depends": "BUILD_DEPENDS", "patches": "PATCH"}
 
@@ -98,6 +99,10 @@ def _interpret(answer: Answer, kernel: Kernel, config: Mapping[str, str]) -> Rec
     leading = LEADING_MAKE.match(line)
     if leading:
         line = f"MAKEFLAGS=${MAKE_FLAGS} make KERNELRELEASE={kernel.release}{line[leading.end() :]}"
+    if not QUOTES.search(line):
+        # Kbuild can run in parallel; of other Makefiles nobody knows, as DKMS gives -j to the leading make alone
+        kbuild = rf"((?:&&|;)\s*)(make\s+-C\s+{re.escape(kernel_tree(kernel))}(?=\s))"
+        line = re.sub(kbuild, rf"\1MAKEFLAGS=${MAKE_FLAGS} \2", line)
     return Recipe(
         name=name,
         version=version,

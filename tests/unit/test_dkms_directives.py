@@ -41,6 +41,7 @@ def read(tmp_path: Path, text: str, release: str = RELEASE) -> Recipe:
     return interpret(answer, Kernel(release, build_tree=TREE), CONFIG, [("dkms.conf", text)])
 
 
+KBUILD = f"MAKEFLAGS=$kmodd_makeflags make -C {TREE}"
 LEADING = f"MAKEFLAGS=$kmodd_makeflags make KERNELRELEASE={RELEASE}"
 
 
@@ -52,6 +53,17 @@ LEADING = f"MAKEFLAGS=$kmodd_makeflags make KERNELRELEASE={RELEASE}"
         ("MAKE='make KVER=$kernelver'", "make", f"{LEADING} KVER={RELEASE}"),
         ("""MAKE="'make' all" """, "make", "'make' all "[:10]),
         ('MAKE="./build.sh"', "make", "./build.sh"),
+        (
+            'k=$kernel_source_dir MAKE="make -C $k M=a && make -C $k M=b; make c && make -C ${k}x"',
+            "make",
+            f"{LEADING} -C {TREE} M=a && {KBUILD} M=b; make c && make -C {TREE}x",
+        ),
+        ('MAKE="./configure; make -C $kernel_source_dir M=a"', "make", f"./configure; {KBUILD} M=a"),
+        (
+            """MAKE="sh -c 'true; make -C $kernel_source_dir M=a'" """,
+            "make",
+            f"sh -c 'true; make -C {TREE} M=a'",
+        ),
         ('MAKE="makeit"', "make", "makeit"),
         ('MAKE="make a\n  b"', "make", f"{LEADING} a b"),
         ('MAKE[0]="a"; MAKE[1]="b"; MAKE_MATCH[1]="^5"; MAKE[2]="c"; MAKE_MATCH[2]="el9"', "make", "c"),
