@@ -102,6 +102,13 @@ def test_unregistering_removes_everything(world: World) -> None:
     world.wait(lambda: "extra/alpha" not in dependencies.read_text(), "depmod, which comes last")
 
 
+def test_an_object_whose_name_has_a_dash_wins_against_the_kernels_own(world: World) -> None:
+    assert list((world.root / "lib/modules" / world.kernel / "kernel").rglob("dm-zero.ko*"))
+    world.add("dm-zero", {"dm-zero.c": GOOD.format(name="dm_zero")})
+    world.sync()
+    assert world.verdict("dm-zero") == "ready", world.target("dm-zero")
+
+
 def test_an_in_tree_module_is_overridden_and_comes_back(world: World) -> None:
     in_tree = next((world.root / "lib/modules" / world.kernel / "kernel").rglob("dummy.ko"))
     before = in_tree.read_bytes()
