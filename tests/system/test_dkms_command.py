@@ -17,6 +17,7 @@ from test_dkms import put
 from world import World
 
 Done = subprocess.CompletedProcess[str]
+TOP = Path(__file__).resolve().parents[2]
 OWN = [sys.executable, "-m", "kmodd.ctl.dkms"]
 
 
@@ -162,28 +163,33 @@ def test_what_others_wrote_into_a_module_file_outlives_a_removal(world: World) -
     assert (status(world), 'at_boot = ["own"]' in file.read_text()) == ([installed(world, "own/1.0")], True)
 
 
-def test_script_that_packages_by_dkms_itself_bring_is_served(world: World, theirs: Path) -> None:
-    """common.postinst tests DKMS's tree, parses the status and looks at exit codes."""
+def test_script_of_dkms_that_scriptlets_call_is_served_and_there_is_one_like_it(world: World, theirs: Path) -> None:
+    """common.postinst of DKMS tests its tree, parses the status and looks at exit codes; kmodd's own does the same."""
     put(world)
     put(world, "BUILD_EXCLUSIVE_ARCH=s390x\n", name="foreign")
-    (world.root / "opt").mkdir(exist_ok=True)
-    shutil.copy(theirs.parents[1] / "lib/dkms/common.postinst", world.root / "opt/common.postinst")
-    path = {"PATH": "/opt:/usr/bin:/usr/sbin"}
-
     lay_out(world)
+    shutil.copy(theirs.parents[1] / "lib/dkms/common.postinst", world.root / "opt/theirs")
+    shutil.copy(TOP / "packaging/dkms-compat/common.postinst", world.root / "opt/ours")
 
-    def run(name: str) -> str:
-        done = enter(world.root, "sh", "/opt/common.postinst", name, "1.0", "", "x86_64", env=path, timeout=300)
+    def run(script: str, name: str, code: int = 0) -> str:
+        argv = ["sh", f"/opt/{script}", name, "1.0", "", "x86_64"]
+        done = enter(world.root, *argv, env={"PATH": "/opt:/usr/bin:/usr/sbin"}, timeout=300)
         said = done.stdout + done.stderr  # debconf, where it is there, makes stdout its own
-        assert done.returncode == 0, said
+        assert done.returncode == code, said
         return said
 
     for time in ("at first", "again"):
-        said = run("own")
+        said = run("theirs", "own")
         assert f"Building initial module for {world.kernel}\nDone.\n" in said, said
         assert ("Removing old own-1.0 DKMS files..." in said) == (time == "again")
         assert status(world) == [installed(world, "own/1.0")]
-    assert "\nSkipped.\n" in run("foreign")
+    assert "\nSkipped.\n" in run("theirs", "foreign")
+    assert "already installed" in run("ours", "own")
+    assert dkms(world, "remove", "own/1.0", "--all").returncode == 0
+    assert "Installing to" in run("ours", "own")
+    assert status(world, "own/1.0") == [installed(world, "own/1.0")]
+    assert "BUILD_EXCLUSIVE" in run("ours", "foreign")
+    run("ours", "absent", 2)
 
 
 def test_source_tree_is_copied_and_added(world: World) -> None:

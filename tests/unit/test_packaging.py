@@ -10,6 +10,7 @@ import pytest
 
 TOP = Path(__file__).resolve().parents[2]
 SPEC = (TOP / "packaging/kmodd.spec").read_text()
+SHIPPED = ("systemd", "packaging/completion", "packaging/dkms-compat", "packaging/man")
 PROJECT = (TOP / "pyproject.toml").read_text()
 
 
@@ -22,7 +23,7 @@ def test_versions_agree() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    sorted(p for d in ("systemd", "packaging/completion", "packaging/man") for p in (TOP / d).iterdir() if p.is_file()),
+    sorted(p for directory in SHIPPED for p in (TOP / directory).iterdir() if p.is_file()),
     ids=lambda path: path.name,
 )
 def test_every_file_is_packaged(path: Path) -> None:
