@@ -52,6 +52,7 @@ unit: setup
 
 lint: setup
 	@$(BIN)/python -m ruff check .
+	@$(BIN)/python -m ruff format --check --quiet .
 	@$(BIN)/python -m mypy
 	@$(BIN)/python -m pytest -q tests/test_style.py
 

@@ -175,9 +175,7 @@ class Build(Table):
     directory: InnerPath = "."
     config: dict[Annotated[str, Field(pattern=r"^CONFIG_[A-Za-z0-9_]+$")], Union[Line, int]] = {}
     arguments: tuple[Filled, ...] = ()
-    command: Annotated[
-        tuple[Annotated[tuple[Filled, ...], AfterValidator(_argv)], ...], BeforeValidator(_argvs)
-    ] = ()
+    command: Annotated[tuple[Annotated[tuple[Filled, ...], AfterValidator(_argv)], ...], BeforeValidator(_argvs)] = ()
     depends: tuple[Name, ...] = ()
     symvers: tuple[AbsolutePath, ...] = ()
     timeout: TimeSpan = 1800.0

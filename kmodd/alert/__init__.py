@@ -26,9 +26,7 @@ class Alerts:
         self.command = Command(sysroot)
         self._told = ""
 
-    def take(
-        self, textfile: Optional[str], command: Sequence[str], owner: tuple[int, int], timeout: float
-    ) -> None:
+    def take(self, textfile: Optional[str], command: Sequence[str], owner: tuple[int, int], timeout: float) -> None:
         """Go on with other settings. owner: uid and gid that the command runs as. timeout: its seconds."""
         self.metrics.textfile = textfile
         self.command.take(command, owner, timeout)

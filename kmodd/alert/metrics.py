@@ -102,7 +102,7 @@ def _labels(labels: Mapping[str, str]) -> str:
     if not labels:
         return ""
     quoted = (
-        "{}=\"{}\"".format(name, text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
+        '{}="{}"'.format(name, text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n"))
         for name, text in labels.items()
     )
     return "{" + ",".join(quoted) + "}"

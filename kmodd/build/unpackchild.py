@@ -172,9 +172,7 @@ class Unpacking:
 
 
 def unpack_tar(stream: IO[bytes], unpacking: Unpacking) -> None:
-    with tarfile.open(
-        fileobj=stream, mode="r|", tarinfo=Member, encoding="utf-8", errors="surrogateescape"
-    ) as tar:
+    with tarfile.open(fileobj=stream, mode="r|", tarinfo=Member, encoding="utf-8", errors="surrogateescape") as tar:
         for member in tar:
             if member.isdir():
                 unpacking.add_directory(member.name)

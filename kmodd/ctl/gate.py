@@ -89,9 +89,7 @@ def find(seen: Look, release: Optional[str], transaction: Optional[int]) -> Find
     """Return what a look means. Raises Problem kernel-unknown."""
     kernel, chosen = choose_kernel(seen.snapshot, release)
     required = {t: j for t, j in required_targets(seen.snapshot, seen.judgements).items() if t.kernel == kernel}
-    lacking = tuple(
-        (t, j) for t, j in sorted(required.items()) if j.verdict not in (Verdict.READY, Verdict.EXCLUDED)
-    )
+    lacking = tuple((t, j) for t, j in sorted(required.items()) if j.verdict not in (Verdict.READY, Verdict.EXCLUDED))
     return Finding(
         kernel,
         chosen,

@@ -52,7 +52,7 @@ def clip(text: str, room: int) -> str:
     if len(text) <= room:
         return text
     left = (room - 1) // 2
-    return f"{text[:left]}…{text[len(text) - (room - 1 - left):]}"
+    return f"{text[:left]}…{text[len(text) - (room - 1 - left) :]}"
 
 
 def clean(text: str) -> str:

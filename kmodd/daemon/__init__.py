@@ -86,9 +86,7 @@ class Daemon:
             get_logger().info("kmodd started", version=__version__, root=str(self.sysroot.root))
             self.bell.ring("start")
             work = asyncio.ensure_future(self._work())
-            await asyncio.wait(
-                [work, asyncio.ensure_future(self.stopping.wait())], return_when=asyncio.FIRST_COMPLETED
-            )
+            await asyncio.wait([work, asyncio.ensure_future(self.stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
             self.notifier.stopping()
             self.notifier.status("stopping")
             if work.done():
@@ -278,7 +276,5 @@ def main() -> None:
         asyncio.run(serve())
     except Problem as problem:
         event = "settings refused" if problem.code == "settings-invalid" else "kmodd cannot run"
-        get_logger().critical(
-            event, problem=problem.code, reason=problem.message, hint=problem.hint
-        )
+        get_logger().critical(event, problem=problem.code, reason=problem.message, hint=problem.hint)
         sys.exit(1)

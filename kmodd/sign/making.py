@@ -132,9 +132,7 @@ class KeyMaker:
                 text = f"{self.sysroot.inside(self.next)} holds no certificate"
                 raise Problem("signing-certificate-invalid", text, "kmoddctl key rotate --abort") from None
 
-    async def prepare(
-        self, algorithm: str = "rsa", pair: Optional[tuple[str, str]] = None
-    ) -> bytes:
+    async def prepare(self, algorithm: str = "rsa", pair: Optional[tuple[str, str]] = None) -> bytes:
         """Make a successor, or take over a pair as one; one that waits already is kept. Returns its certificate (DER).
 
         Raises Problem as adopt does, and signing-key-elsewhere for a key that is not kmodd's own.

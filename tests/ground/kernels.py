@@ -19,9 +19,7 @@ def uses_apt() -> bool:
     return shutil.which("apt-get") is not None
 
 
-def cache_key(
-    release: str, slim: bool, compression: str, disabled: Sequence[str] = (), complete: bool = False
-) -> str:
+def cache_key(release: str, slim: bool, compression: str, disabled: Sequence[str] = (), complete: bool = False) -> str:
     """Return the name that identifies one kernel's packages in the cache."""
     without = "".join(f"_without-{symbol}" for symbol in disabled)
     variant = f"{'_complete' if complete else ''}{without}"

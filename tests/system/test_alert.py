@@ -87,7 +87,7 @@ def test_all_ways_tell_the_same(world: World, mailbox: Path) -> None:
     world.registry("bad").unlink()
     world.wait(lambda: (None, k, "failed", "ready") in told(mailbox), "the command to hear of the kernel")
     world.wait(lambda: not motd.exists(), "the line to go")
-    assert 'line=told' in world.log.read_text()
+    assert "line=told" in world.log.read_text()
     written = (world.root / TEXTFILE.lstrip("/")).stat()
     assert samples(world)["kmodd_kernel_ready"][0][1] == 1
     assert written.st_ino == (world.root / TEXTFILE.lstrip("/")).stat().st_ino

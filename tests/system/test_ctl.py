@@ -101,7 +101,7 @@ def test_log_is_followed_while_the_build_runs(built: World) -> None:
 
 
 def test_log_on_a_terminal_goes_through_the_pager_without_what_steers_it(built: World) -> None:
-    built.add("broken", {"broken.c": BROKEN.replace("missing_function(1)", "missing(\"\x1b[2J\x1b]0;owned\x07\")")})
+    built.add("broken", {"broken.c": BROKEN.replace("missing_function(1)", 'missing("\x1b[2J\x1b]0;owned\x07")')})
     built.sync()
     shown = {}
     for pager in ("sed s/^/PAGED:/", "cat", "/nonexistent/pager"):

@@ -88,7 +88,7 @@ def test_dependencies_that_cannot_be_met_are_failures(world: World) -> None:
     world.add("one", more='[build]\ndepends = ["two"]\n')
     world.add("two", more='[build]\ndepends = ["one"]\n')
     world.add("lonely", more='[build]\ndepends = ["nobody"]\n')
-    world.add("off", more='[module]\nenabled = false\n')
+    world.add("off", more="[module]\nenabled = false\n")
     world.add("needy", more='[build]\ndepends = ["off"]\n')
     world.add("good")
     world.sync()

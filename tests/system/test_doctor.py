@@ -206,6 +206,8 @@ def test_what_is_broken_is_told_with_its_fix(built: World, what: str) -> None:
     assert [f for f in told if text in f["text"] and fix in f["fix"]], found
     assert status == (1 if any(f["level"] == "fail" for f in found) else 0)
     assert level != "fail" or status == 1
+
+
 def test_labels_that_are_right_are_told(built: World) -> None:
     selinux(built)
     for path in built.root.glob("lib/modules/*/extra/**/*.ko*"):

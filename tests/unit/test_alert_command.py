@@ -93,7 +93,7 @@ def test_command_gets_the_changes_unprivileged_and_in_a_clean_environment(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "x")
-    told = "cat > told; id -u > uid; id -G > groups; env > env; echo \"$#: $1\" > words\n"
+    told = 'cat > told; id -u > uid; id -G > groups; env > env; echo "$#: $1" > words\n'
     told += "grep -E 'NoNewPrivs|Cap(Bnd|Eff)' /proc/self/status > caps"
     command = make(root, script(root, told), "a b; $(touch no)")
 

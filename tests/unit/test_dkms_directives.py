@@ -75,7 +75,7 @@ LEADING = f"MAKEFLAGS=$kmodd_makeflags make KERNELRELEASE={RELEASE}"
         ('AUTOINSTALL="yes"', "autoinstall", True),
         ('AUTOINSTALL="no"', "autoinstall", False),
         ('AUTOINSTALL=""', "autoinstall", False),
-        ('[[ $kernelver == 5.* ]] && build_exclude=yes', "excluded", f"its dkms.conf sets build_exclude for {RELEASE}"),
+        ("[[ $kernelver == 5.* ]] && build_exclude=yes", "excluded", f"its dkms.conf sets build_exclude for {RELEASE}"),
         ("", "autoinstall", False),
         ('BUILD_DEPENDS="a b"', "depends", ("a", "b")),
         ('BUILD_DEPENDS[0]="a"; BUILD_DEPENDS[1]="b"', "depends", ("a", "b")),

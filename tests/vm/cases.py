@@ -171,7 +171,7 @@ BREAKING = Source(
 )
 BROKEN = "net_failover"  # the kernel's own one that needs it
 
-DMA_BUF = '#include <linux/dma-buf.h>\nMODULE_IMPORT_NS(DMA_BUF);'
+DMA_BUF = "#include <linux/dma-buf.h>\nMODULE_IMPORT_NS(DMA_BUF);"
 USE_DMA_BUF = "number > 1000 ? (dma_buf_put(NULL), 1) : 0"
 MAKE_PROPRIETARY = change_text(b"\0license=GPL\0", b"\0license=BSD\0")
 
@@ -290,7 +290,7 @@ CASES = (
         "options at the edge of what is taken",
         Source("edge_value"),
         OURS,
-        configure("options {module} number=-0x80000000 word=\"a b\""),
+        configure('options {module} number=-0x80000000 word="a b"'),
         verdict="ready",
         parameters=(("number", "-2147483648"), ("word", "a b")),
     ),

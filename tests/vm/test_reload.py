@@ -103,7 +103,7 @@ def using(name: str) -> dict[str, Any]:
 #: In the order in which the old ones are loaded.
 DRIVERS = {
     "a_slow": Driver(leave=LEAVE.format("msleep(6000);")),
-    "plain": Driver(load="options = { plain = \"number=7\" }\n"),
+    "plain": Driver(load='options = { plain = "number=7" }\n'),
     "bare": Driver(version=""),
     "never": Driver(reload="never"),
     "option": Driver(SIZED, about=("same", "same"), size=(1, 2)),
