@@ -1,4 +1,4 @@
-"""What holds for every unit test: no one leaves its log, and the stream that it wrote to, to the next."""
+"""What holds for every test: no one leaves its log, and the stream that it wrote to, to the next."""
 
 from __future__ import annotations
 

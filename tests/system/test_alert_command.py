@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable
+import tempfile
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -18,6 +19,8 @@ from kmodd.model import Judgement, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.report import Report, make_report
 
+pytestmark = pytest.mark.system
+
 READY, BUILDING, FAILED, EXCLUDED = (
     Judgement(v, v.value, "build-failed" if v is Verdict.FAILED else "")
     for v in (Verdict.READY, Verdict.BUILDING, Verdict.FAILED, Verdict.EXCLUDED)
@@ -27,14 +30,15 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> Path:
-    (tmp_path / "run/kmodd").mkdir(parents=True)
-    for path in (tmp_path, *tmp_path.parents):
-        if path.owner() == "root" and path != Path("/tmp"):
-            path.chmod(path.stat().st_mode | 0o055)
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out").chmod(0o777)
-    return tmp_path
+def root() -> Iterator[Path]:
+    """A root that the command, which runs as somebody else, can reach: pytest closes its own directories to others."""
+    with tempfile.TemporaryDirectory(prefix="kmodd-test.") as name:
+        top = Path(name)
+        top.chmod(0o755)
+        (top / "run/kmodd").mkdir(parents=True)
+        (top / "out").mkdir()
+        (top / "out").chmod(0o777)
+        yield top
 
 
 async def appear(path: Path) -> None:

@@ -18,6 +18,8 @@ from ground.archives import COMPRESSIONS, entry, link, tar, zip_archive
 from kmodd.build.unpackchild import INVALID, LARGE, UNSAFE
 from kmodd.build.unpackchild import __file__ as CHILD
 
+pytestmark = pytest.mark.system
+
 DIRECTORY = tarfile.DIRTYPE
 GOOD = [
     entry("foo-1.2", kind=DIRECTORY, mode=0o755),
