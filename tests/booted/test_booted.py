@@ -167,6 +167,7 @@ def test_metrics_motd_and_command_work_within_the_unit(machine: Machine, reposit
         entries = machine.journal("-u", "kmodd", "--grep", "notification command said")
         return [entry["KMODD_LINE"] for entry in entries]
 
+    settings = (machine.root / "etc/kmodd/kmodd.toml").read_text()
     metrics = "/var/lib/node_exporter/kmodd.prom"
     machine.run("mkdir", "/var/lib/node_exporter")
     machine.write("/usr/local/bin/alert", ALERT)
@@ -192,7 +193,7 @@ def test_metrics_motd_and_command_work_within_the_unit(machine: Machine, reposit
     machine.wait(lambda: not machine.target("mute", repository.new), "the module to go")
     machine.wait(lambda: "verdict" in machine.run("cat", metrics) and labels not in machine.run("cat", metrics), "it")
     assert machine.run("kmoddctl", "gate", "--kernel", repository.new).startswith(f"{repository.new}: ready")
-    (machine.root / "etc/kmodd/kmodd.toml").unlink()
+    machine.write("/etc/kmodd/kmodd.toml", settings)
     machine.configure("notify")
 
 

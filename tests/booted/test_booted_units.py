@@ -95,6 +95,7 @@ def test_who_wants_to_be_told_of_failures_is_each_time(machine: Machine, reposit
 def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine: Machine, repository: Repository
 ) -> None:
+    settings = (machine.root / "etc/kmodd/kmodd.toml").read_text()
     machine.write("/etc/kmodd/kmodd.toml", "[daemon]\nquite = 1\n")
     machine.write("/root/told", "")
     limit = "[Unit]\nStartLimitIntervalSec=4s\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n"
@@ -104,7 +105,7 @@ def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine.wait(lambda: machine.active("kmodd") == "failed", "it to give up")
     machine.wait(lambda: told(machine) == 1, "the hook")
     assert machine.journal("-u", "kmodd", "MESSAGE_ID=b1207db397ee44969083df22a793d63f")
-    (machine.root / "etc/kmodd/kmodd.toml").unlink()
+    machine.write("/etc/kmodd/kmodd.toml", settings)
     time.sleep(5)  # the interval of the limit
     machine.run("/usr/lib/kmodd/ring")
     machine.wait(lambda: machine.active("kmodd") == "active", "it to be tried again")
