@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -12,3 +14,11 @@ import structlog
 def _own_log() -> Iterator[None]:
     yield
     structlog.reset_defaults()
+
+
+@pytest.fixture
+def open_path() -> Iterator[Path]:
+    """A temporary directory that other users reach, too; pytest closes those of tmp_path to them."""
+    with tempfile.TemporaryDirectory(prefix="kmodd-test.") as name:
+        Path(name).chmod(0o755)
+        yield Path(name)

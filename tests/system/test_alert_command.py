@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -30,15 +29,11 @@ NOBODY = 65534
 
 
 @pytest.fixture
-def root() -> Iterator[Path]:
-    """A root that the command, which runs as somebody else, can reach: pytest closes its own directories to others."""
-    with tempfile.TemporaryDirectory(prefix="kmodd-test.") as name:
-        top = Path(name)
-        top.chmod(0o755)
-        (top / "run/kmodd").mkdir(parents=True)
-        (top / "out").mkdir()
-        (top / "out").chmod(0o777)
-        yield top
+def root(open_path: Path) -> Path:
+    (open_path / "run/kmodd").mkdir(parents=True)
+    (open_path / "out").mkdir()
+    (open_path / "out").chmod(0o777)
+    return open_path
 
 
 async def appear(path: Path) -> None:

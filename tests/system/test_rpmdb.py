@@ -72,8 +72,8 @@ def rpm(root: Path, database: str, *argv: object) -> None:
 
 
 @pytest.fixture(params=["/var/lib/rpm", "/usr/lib/sysimage/rpm"])
-def root(request: pytest.FixtureRequest, tmp_path: Path, packages: Sequence[Path]) -> Path:
-    path = tmp_path / "root"
+def root(request: pytest.FixtureRequest, open_path: Path, packages: Sequence[Path]) -> Path:
+    path = open_path / "root"
     path.mkdir()
     rpm(path, request.param, "-i", *packages)
     return path
@@ -197,8 +197,6 @@ def test_a_corrupt_database_is_a_transient_problem(queries: Queries, damage: str
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_a_database_that_this_user_may_not_read_is_a_problem(queries: Queries) -> None:
-    for part in (queries.sysroot.root, *list(queries.sysroot.root.parents)[:3]):
-        part.chmod(0o755)
     directory_of(queries).chmod(0o700)
     os.seteuid(65534)
     try:
