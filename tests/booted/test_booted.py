@@ -294,7 +294,7 @@ def test_removing_kmodd_leaves_its_modules(machine: Machine, repository: Reposit
     path = machine.root / machine.target("hello", repository.new)["objects"][0]["path"].lstrip("/")
     rpm(machine, "-e", "kmodd")
     assert path.is_file()
-    assert machine.run("systemctl", "is-active", "kmodd", check=False).strip() == "inactive"
+    machine.wait(lambda: machine.active("kmodd") == "inactive", "the unit to be gone", 10)
     assert not (machine.root / "usr/lib/kmodd").exists()
     assert (machine.root / "etc/kmodd/keys/signing.key").is_file()
     rpm(machine, "-i", repository.kmodd)
