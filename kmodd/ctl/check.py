@@ -48,7 +48,7 @@ def run_check(options: argparse.Namespace) -> int:
 
 def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
     """Return what a look means. transaction: pid of whoever is in an rpm transaction. Raises Problem kernel-unknown."""
-    present = {release for release, kernel in seen.snapshot.kernels.items() if kernel.present}
+    present = {kernel.release for kernel in seen.snapshot.present()}
     if not present and options.kernel is None:
         return Answer(OK, "no kernel is installed")
     following, chosen = choose_kernel(seen.snapshot, options.kernel)

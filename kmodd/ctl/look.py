@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import time
 from dataclasses import dataclass
 from typing import Optional
@@ -12,7 +13,7 @@ from ..build.logs import LogReader
 from ..config import Settings, read_settings
 from ..lock import Lock
 from ..log import configure
-from ..model import Action, Judgement, Snapshot, Target
+from ..model import Action, Judgement, Kernel, Snapshot, Target
 from ..paths import Sysroot
 from ..planner import judge, plan
 from ..reconcile import policy_of
@@ -32,6 +33,10 @@ class Look:
     judgements: dict[Target, Judgement]
     holder: Optional[str]
     looked: float  # seconds since the epoch
+
+    def kernels(self) -> list[Kernel]:
+        """Return the installed kernels; where there is none the running one, for which a dkms.conf can be read, too."""
+        return self.snapshot.present() or [Kernel(os.uname().release)]
 
     def status(self) -> Document:
         return status_document(self.snapshot, self.judgements, holder=self.holder, looked=self.looked)

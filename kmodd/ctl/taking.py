@@ -92,7 +92,7 @@ def find(sysroot: Sysroot, place: str) -> str:
 # -- what ------------------------------------------------------------------------------------------------------------
 async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> list[Taken]:
     observer = Observer(seen.sysroot, seen.settings, brief=True)
-    kernels = [k for _, k in sorted(seen.snapshot.kernels.items()) if k.present] or [Kernel(os.uname().release)]
+    kernels = seen.kernels()
     ours = {name: module for name, module in seen.snapshot.modules.items() if not is_adopted(module)}
     registered = {module.file.source.dkms: module.path for module in ours.values()}
     taken = []

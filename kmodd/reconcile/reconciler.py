@@ -92,7 +92,8 @@ class Reconciler:
         """Go on with other settings; running builds keep theirs."""
         self.settings = self.fetching.settings = settings
         self.policy = policy_of(settings)
-        self.work.take(settings)
+        if "work" in self.__dict__:
+            self.work.take(settings)
         self.observer.keyring = open_keyring(self.sysroot, settings)
         self.observer.trust.vouched = settings.sign.trusted
         self.observer.sources.kernel.places = settings.sources.srpm_path

@@ -209,7 +209,7 @@ class TargetWork:
         inputs = install_inputs(target, snapshot)
         log = get_logger().bind(module=target.module, kernel=target.kernel)
         try:
-            signer = await self._signer(kernel, snapshot.signer)
+            signer = await self._signer(kernel)
             inputs["signer"] = signer.state if kernel.signature_hash else ""
             work = self.sysroot.cache / "sign" / f"{target.kernel}.{target.module}"
             with explained(f"preparing the installation of {target}"):
@@ -242,7 +242,7 @@ class TargetWork:
         log.info("module installed", objects=names, reason=reason, signer=signer.identity[:16])
         return True
 
-    async def _signer(self, kernel: Kernel, known: Signer) -> Signer:
+    async def _signer(self, kernel: Kernel) -> Signer:
         """Return who signs; makes the first key where there never was one. Raises Problem."""
         if not kernel.signature_hash:
             return Signer()

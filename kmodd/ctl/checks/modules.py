@@ -17,18 +17,14 @@ AKMOD = re.compile(r"(?P<name>.+?)-kmod[-.].*")
 FOREIGN = ("extra", "updates", "weak-updates")
 
 
-def _kernels(host: Host) -> list[Kernel]:
-    return [kernel for _, kernel in sorted(host.snapshot.kernels.items()) if kernel.present]
-
-
 def _names(kernels: Iterable[Kernel]) -> str:
     return ", ".join(kernel.release for kernel in kernels)
 
 
 async def build_trees(host: Host) -> AsyncIterator[Finding]:
     """Every kernel has its build tree."""
-    good = [kernel for kernel in _kernels(host) if kernel.build_tree_fault is None]
-    for kernel in _kernels(host):
+    good = [kernel for kernel in host.snapshot.present() if kernel.build_tree_fault is None]
+    for kernel in host.snapshot.present():
         if kernel.build_tree_fault is not None:
             yield Finding("kernel-devel", "fail", kernel.build_tree_fault.message, kernel.build_tree_fault.hint)
     if good:
@@ -38,7 +34,7 @@ async def build_trees(host: Host) -> AsyncIterator[Finding]:
 async def compilers(host: Host) -> AsyncIterator[Finding]:
     """Every kernel has a compiler, best the one that it was built with."""
     good = []
-    for kernel in _kernels(host):
+    for kernel in host.snapshot.present():
         try:
             found = await host.observer.compiler(kernel)
         except Problem as problem:
@@ -57,7 +53,7 @@ async def compilers(host: Host) -> AsyncIterator[Finding]:
 async def sign_files(host: Host) -> AsyncIterator[Finding]:
     """Every kernel that knows signatures has a sign-file that root may run."""
     good = []
-    for kernel in _kernels(host):
+    for kernel in host.snapshot.present():
         if kernel.signature_hash and kernel.build_tree:
             try:
                 host.observer.keyring.find_sign_file(host.sysroot.resolve(kernel.build_tree))
@@ -107,7 +103,7 @@ async def enrolment(host: Host) -> AsyncIterator[Finding]:
     if host.observer.keyring.signer().fault is not None:
         return
     good = []
-    for kernel in _kernels(host):
+    for kernel in host.snapshot.present():
         why = host.observer.trust.enforcement(kernel)
         if why and not await host.observer.trust.is_trusted(host.observer.keyring.published, kernel):
             text = f"{kernel.release} takes only modules of keys that it trusts ({why}), and kmodd's is none"
@@ -120,7 +116,7 @@ async def enrolment(host: Host) -> AsyncIterator[Finding]:
 
 async def depmods(host: Host) -> AsyncIterator[Finding]:
     """modules.dep of every kernel is what depmod would write now."""
-    for kernel in _kernels(host):
+    for kernel in host.snapshot.present():
         if kernel.depmod_stale:
             fix = f"depmod {'' if host.sysroot.is_host else f'-b {host.sysroot.root} '}{kernel.release}"
             yield Finding("depmod", "fail", f"{kernel.release}: {kernel.depmod_stale}", fix)
@@ -160,7 +156,7 @@ async def others(host: Host) -> AsyncIterator[Finding]:
         if found and canonical(found["name"]) in ours:
             text = f"akmods has {path.name}, which kmodd keeps as {ours[canonical(found['name'])]}"
             yield Finding("others", "warning", text, f"dnf remove akmod-{found['name']}")
-    for kernel in _kernels(host):
+    for kernel in host.snapshot.present():
         for inside, stem in _objects(host, kernel.release):
             if stem in ours and inside not in installed:
                 text = f"{inside} is another copy of {stem}, not by kmodd"

@@ -16,7 +16,6 @@ from pathlib import Path
 from ...dkms.places import is_adopted
 from ...errors import Problem
 from ...files import explained
-from ...model import Kernel
 from ...modulefile import NAME, Module, ModuleFile, Source
 from ...reconcile.observe import Observer
 from ..documents import Document
@@ -118,11 +117,10 @@ class Actions:
         """Have the conf say what is in it, for every kernel; tells whether AUTOINSTALL says yes. Raises Refusal."""
         seen = look_at(self.arguments.root)
         observer = Observer(seen.sysroot, seen.settings, brief=True)
-        kernels = [k for _, k in sorted(seen.snapshot.kernels.items()) if k.present]
         name = self.arguments.module if NAME.fullmatch(self.arguments.module) else "module"
         module = Module(name=name, file=ModuleFile(source=Source(dkms=conf)), path=conf)
         wanted = False
-        for kernel in kernels or [Kernel(os.uname().release)]:
+        for kernel in seen.kernels():
             try:
                 wanted |= asyncio.run(observer.confs.find(module, kernel)).autoinstall
             except Problem as problem:
@@ -139,9 +137,8 @@ class Actions:
         seen = look_at(self.arguments.root)
         observer = Observer(seen.sysroot, seen.settings, brief=True)
         module = Module(name="module", file=ModuleFile(source=Source(dkms=conf)), path=conf)
-        kernels = [k for k in seen.snapshot.kernels.values() if k.present]
         try:
-            recipe = asyncio.run(observer.confs.find(module, (kernels or [Kernel(os.uname().release)])[0]))
+            recipe = asyncio.run(observer.confs.find(module, seen.kernels()[0]))
         except Problem as problem:
             lines = ("Malformed dkms.conf file. Cannot load source tree.", *explained_by(problem.message, problem.hint))
             raise Refusal(10, *lines) from None
