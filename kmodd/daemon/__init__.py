@@ -40,8 +40,6 @@ from .looks import Looks
 from .methods import Methods
 
 RETRY = 60.0  # seconds until a look that failed as a whole is repeated
-#: Reasons to look that are no change on disk, which might go on.
-AT_ONCE = frozenset({"Sync", "Verify", "build ended", "objects held long enough", "pause over", "retry is due"})
 
 
 class Daemon:
@@ -57,7 +55,7 @@ class Daemon:
         self.watcher = Watcher(sysroot, self.bell)
         self.looks = Looks()
         self.events = Events(sysroot)
-        self.reconciler = Reconciler(sysroot, settings, self.bell.ring, self.events.build)
+        self.reconciler = Reconciler(sysroot, settings, self.ring, self.events.build)
         self.actions: tuple[Action, ...] = ()  # the last plan
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
@@ -117,15 +115,16 @@ class Daemon:
         return self.settling or bool(self.bell)
 
     def ring(self, reason: str) -> None:
-        self.bell.ring(reason)
+        """Ask for a look for which nothing on disk is to be waited for."""
+        self.bell.ring(reason, moving=False)
 
     def ask_again(self, targets: Sequence[Target]) -> None:
         self.reconciler.ask_again(targets)
-        self.bell.ring("Rebuild")
+        self.ring("Rebuild")
 
     def ask_verify(self) -> None:
         self.verify = True
-        self.bell.ring("Verify")
+        self.ring("Verify")
 
     def status(self, report: Report) -> dict[str, Any]:
         return report.document(f"kmodd (pid {os.getpid()})")
@@ -152,7 +151,7 @@ class Daemon:
             self.timer = None
         if when is not None:
             delay = max(0.1, when - time.time())
-            self.timer = asyncio.get_running_loop().call_later(delay, self.bell.ring, "retry is due")
+            self.timer = asyncio.get_running_loop().call_later(delay, self.ring, "retry is due")
 
     # -- the loop --------------------------------------------------------------------------------------------------
     async def _work(self) -> None:
@@ -165,7 +164,6 @@ class Daemon:
                 self.bell,
                 quiet=self.settings.daemon.quiet,
                 on_transaction=self._transaction,
-                at_once=AT_ONCE,
             )
             self.settling = False
             self.looks.begin()

@@ -23,10 +23,16 @@ class Bell:
 
     def __init__(self) -> None:
         self._reasons: dict[str, None] = {}
+        self.moving = False  # whether one of them was of files that may be changing still
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def ring(self, reason: str) -> None:
-        """Wake who waits. reason: a few words on what happened; the same words again cost nothing."""
+    def ring(self, reason: str, moving: bool = True) -> None:
+        """Wake who waits.
+
+        reason: a few words on what happened; the same words again cost nothing. moving: whether files may be changing
+        still, whose end is to be waited for before a look.
+        """
+        self.moving |= moving
         if len(self._reasons) < MOST_REASONS:
             self._reasons[reason] = None
         for waiter in self._waiters:
@@ -53,10 +59,5 @@ class Bell:
         """Return the reasons since they were last taken, first ones first, and forget them."""
         reasons = tuple(self._reasons)
         self._reasons.clear()
+        self.moving = False
         return reasons
-
-    async def wait(self) -> tuple[str, ...]:
-        """Wait until the bell has rung and take the reasons."""
-        while not await self.rung():
-            pass  # another waiter took them first
-        return self.take()

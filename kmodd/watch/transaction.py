@@ -11,7 +11,7 @@ import asyncio
 import fcntl
 import os
 import struct
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable
 from typing import Optional
 
 from ..errors import Problem
@@ -69,24 +69,20 @@ async def settle(
     longest: float = 5.0,
     poll: float = 0.5,
     on_transaction: Optional[Callable[[int], None]] = None,
-    *,
-    gathered: Iterable[str] = (),
-    at_once: Collection[str] = (),
 ) -> tuple[str, ...]:
     """Wait, after the bell rang, until changes have ended and no rpm transaction runs; return all reasons.
 
     quiet: seconds without a ring that count as the end. longest: seconds after which ceaseless rings are waited for
     no more, counted anew from the end of a transaction, which itself is always waited for. poll: seconds between two
     looks at a held lock, in case that its release rings no bell. on_transaction: told the pid of each transaction,
-    once. gathered: reasons that were taken from the bell before; they come first in the result. at_once: reasons that
-    are no change on disk, whose end is to be waited for.
+    once.
     A lock that cannot be read counts as free: that must not keep a kernel waiting, and reading the database will
     tell of it.
     """
     now = asyncio.get_running_loop().time
-    reasons = first_reasons(gathered, bell.take())
     began = now()
-    last = began if set(reasons) - set(at_once) else began - quiet
+    last = began if bell.moving else began - quiet
+    reasons = bell.take()
     told: Optional[int] = None
     unreadable = False
     while True:
@@ -111,6 +107,5 @@ async def settle(
             if pause <= 0:
                 return first_reasons(reasons, bell.take())
         if await bell.rung(pause):
-            more = bell.take()
-            last = now() if set(more) - set(at_once) else last
-            reasons = first_reasons(reasons, more)
+            last = now() if bell.moving else last
+            reasons = first_reasons(reasons, bell.take())

@@ -26,16 +26,22 @@ __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
 
 
+async def heard(bell: Bell) -> tuple[str, ...]:
+    """Wait until the bell has rung, and return the reasons."""
+    await bell.rung()
+    return bell.take()
+
+
 # -- the bell -------------------------------------------------------------------------------------------------------
 def test_bell_gives_distinct_reasons_in_order_and_forgets_them() -> None:
     async def main() -> None:
         bell = Bell()
         for reason in ("b", "a", "b", "c"):
             bell.ring(reason)
-        assert await bell.wait() == ("b", "a", "c")
+        assert await heard(bell) == ("b", "a", "c")
         assert not await bell.rung(0.01)
         asyncio.get_running_loop().call_soon(bell.ring, "later")
-        assert await bell.wait() == ("later",)
+        assert await heard(bell) == ("later",)
 
     go(main)
 
@@ -45,7 +51,7 @@ def test_bell_keeps_a_bounded_number_of_reasons() -> None:
         bell = Bell()
         for number in range(10_000):
             bell.ring(str(number))
-        assert await bell.wait() == tuple(str(number) for number in range(MOST_REASONS))
+        assert await heard(bell) == tuple(str(number) for number in range(MOST_REASONS))
 
     go(main)
 
@@ -53,13 +59,13 @@ def test_bell_keeps_a_bounded_number_of_reasons() -> None:
 def test_bell_loses_nothing_when_its_waiter_is_cancelled() -> None:
     async def main() -> None:
         bell = Bell()
-        task = asyncio.ensure_future(bell.wait())
+        task = asyncio.ensure_future(heard(bell))
         await asyncio.sleep(0)
         bell.ring("kept")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await bell.wait() == ("kept",)
+        assert await heard(bell) == ("kept",)
 
     go(main)
 
@@ -69,7 +75,7 @@ def test_bell_made_outside_a_loop_serves_several_loops() -> None:
     for _ in range(2):
         asyncio.run(bell.rung(0.001))
     bell.ring("x")
-    assert asyncio.run(bell.wait()) == ("x",)
+    assert asyncio.run(heard(bell)) == ("x",)
 
 
 # -- rpm's lock -----------------------------------------------------------------------------------------------------
@@ -202,7 +208,7 @@ def test_settle_tells_of_each_transaction_once(root: Path) -> None:
             with holding(root / LOCK) as child:
                 if task is None:
                     task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=1.0, poll=0.02, on_transaction=tell))
-                assert await asyncio.wait_for(telling.wait(), PLENTY) == (str(child.pid),)
+                assert await asyncio.wait_for(heard(telling), PLENTY) == (str(child.pid),)
                 bell.ring("more")
                 await asyncio.sleep(0.1)
         assert task is not None
@@ -236,8 +242,8 @@ def test_settle_waits_for_silence_and_gathers(root: Path) -> None:
     async def main() -> None:
         bell = Bell()
         bell.ring("first")
-        gathered = await bell.wait()
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4, gathered=gathered))
+        assert await bell.rung()
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4))
         for number in range(3):
             await asyncio.sleep(0.2)
             assert not task.done()
@@ -250,13 +256,13 @@ def test_settle_waits_for_silence_and_gathers(root: Path) -> None:
 def test_settle_waits_for_the_end_of_changes_only(root: Path) -> None:
     async def main() -> None:
         bell = Bell()
-        bell.ring("asked")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY, at_once=("asked",)))
+        bell.ring("asked", moving=False)
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY))
         assert await asyncio.wait_for(task, PLENTY / 2) == ("asked",)
         bell.ring("changed")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4, at_once=("asked",)))
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4))
         await asyncio.sleep(0.1)
-        bell.ring("asked")
+        bell.ring("asked", moving=False)
         await asyncio.sleep(0.1)
         assert not task.done()
         assert await task == ("changed", "asked")
