@@ -26,13 +26,18 @@ from .look import Look, look
 
 @dataclass(frozen=True)
 class Taken:
-    """What becomes of one dkms.conf. problem: why it is refused. text: of the module file, "" where there is none."""
+    """What becomes of one dkms.conf.
+
+    text: of the module file, "" where none is written. enabled: whether the conf says AUTOINSTALL. problem: why it is
+    refused.
+    """
 
     conf: str
     name: str
     version: str
     file: str = ""
     text: str = ""
+    enabled: bool = True
     excluded: tuple[str, ...] = ()
     said: str = ""
     problem: str = ""
@@ -138,6 +143,7 @@ async def _evaluate(observer: Observer, kernels: list[Kernel], conf: str, ignore
         recipe.version,
         file=f"/etc/kmodd/modules.d/{recipe.name}.toml",
         text=_text(table, source),
+        enabled=recipe.autoinstall,
         excluded=tuple(r.excluded for _, r in found if r.excluded),
         said=recipe.said,
     )
@@ -168,6 +174,8 @@ def _tell(options: argparse.Namespace, taken: list[Taken], seen: Look) -> None:
             print(f"{one.name} is registered already by {one.file}")
         else:
             print(f"{'would register' if options.dry_run else 'registered'} {one.name} by {one.file}")
+            if not one.enabled:
+                print(f"  disabled, since its AUTOINSTALL is not yes; to build it: kmoddctl enable {one.name}")
         if one.text and options.dry_run:
             print("".join(f"    {line}\n" for line in one.text.splitlines()), end="")
         for reason in one.excluded:
@@ -188,6 +196,7 @@ def _document(one: Taken) -> dict[str, object]:
         "version": one.version,
         "file": one.file,
         "content": one.text,
+        "enabled": one.enabled,
         "excluded": list(one.excluded),
         "printed": one.said,
         "error": fault,

@@ -170,6 +170,7 @@ def test_what_cannot_be_taken_is_reported_and_the_others_are_registered(world: W
     assert "refused /usr/src/hooked-1.0/dkms.conf" in done.stdout
     assert not world.registry("hooked").exists()
     assert "enabled = false" in world.registry("silent").read_text()
+    assert "to build it: kmoddctl enable silent" in done.stdout
     assert world.registry("own").exists()
     assert take(world, "hooked", "--ignore-hooks")["hooked"]["error"] is None
     assert "ignore_hooks = true" in world.registry("hooked").read_text()
