@@ -21,7 +21,10 @@ KEY, CERTIFICATE = "/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"
 JOBS = os.cpu_count() or 1
 CGROUPS = next(p for p in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (p / "cgroup.procs").exists())
 #: Modules that take longest, first: what a patient person would find out.
-LONGEST = ("xtables-addons", "jool", "digimend", "v4l2loopback", "dm-writeboost")
+LONGEST = (
+    *("jool-dkms", "xtables-addons", "nat-rtsp", "digimend", "dm-writeboost", "tp_smapi", "rapiddisk-dkms", "ddcci"),
+    *("v4l2loopback", "bbswitch", "dpdk-kmods"),
+)
 #: What a dkms.conf says for a kernel, for BY_HAND: RELEASE BUILD CONF
 SAID = r"""
 kernelver=$1 kernel_source_dir=/lib/modules/$1/build dkms_tree=$2 source_tree=/usr/src arch=x86_64
@@ -182,6 +185,7 @@ def main() -> None:
     side, where, dkms, layers, *releases = sys.argv[1:]
     work = Path(where)
     work.chmod(0o755)
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # a package brings the byte code of its Python
     root = mount(work, layers)
     sides: dict[str, Callable[[], dict[str, dict[str, float]]]] = {
         "dkms": lambda: by_dkms(root, work, dkms, releases),

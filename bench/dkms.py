@@ -31,6 +31,10 @@ from ground.cache import find_cache
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 PACKAGES = ("acpi-call", "bbswitch", "digimend", "dm-writeboost", "jool", "v4l2loopback", "xtables-addons")
+#: As most drivers are: 20 objects, each package a few seconds of compiling. The seven have 34, and two big packages.
+SMALL = """
+acpi-call bbswitch ddcci digimend dm-writeboost dpdk-kmods langford nat-rtsp rapiddisk tp-smapi v4l2loopback vpoll
+"""
 SIDES = {
     "dkms": "dkms autoinstall",
     "loop": "make -jN, one after the other",
@@ -41,6 +45,7 @@ SIDES = {
 #: case -> what it is, the modules' directory, how many kernels
 CASES = {
     "trivial": ("10 trivial modules, a kernel", "trivial", 1),
+    "small": (f"{len(SMALL.split())} small packages, a kernel", "small", 1),
     "packages": (f"{len(PACKAGES)} packages, a kernel", "packages", 1),
     "kernels": (f"{len(PACKAGES)} packages, 3 kernels", "packages", 3),
 }
@@ -54,7 +59,7 @@ AUTOINSTALL="yes"
 
 
 def lay_sources(top: Path) -> None:
-    """Put the modules of both cases below top, each as a layer of a root."""
+    """Put the modules of the cases below top, each as a layer of a root."""
     for number in range(10):
         source = top / f"trivial/usr/src/trivial{number}-1.0"
         source.mkdir(parents=True)
@@ -68,8 +73,9 @@ def lay_sources(top: Path) -> None:
     assert spec is not None
     fetching = importlib.util.module_from_spec(spec)
     loader.exec_module(fetching)
-    for name in PACKAGES:
-        fetching.fetch_source(name, top / "packages")
+    for directory, names in (("packages", PACKAGES), ("small", SMALL.split())):
+        for name in names:
+            fetching.fetch_source(name, top / directory)
 
 
 def lay_kernels(top: Path, releases: list[str]) -> None:
