@@ -35,6 +35,7 @@ class BuildTable(Table):
     jobs: Annotated[Optional[int], Field(ge=1, le=4096)] = None  # of all builds together; default: the cores
     user: Name = "kmodd-build"
     keep_logs: Annotated[int, Field(ge=1)] = 10  # per target
+    cc_option_cache: bool = True  # what makefiles ask of the compiler is asked once for a kernel
 
 
 class SourcesTable(Table):

@@ -6,12 +6,13 @@ Must not: copy sources, sign, install, retry, or remember anything.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -21,7 +22,7 @@ from ..model import Kernel
 from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
 from ..recipe import Recipe
-from . import command, conf, failure, sandbox
+from . import ccoption, command, conf, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
 from .objects import check_object, is_plain, read_symvers
@@ -41,13 +42,17 @@ class Yield:
 
 
 class Builder:
-    """Builds under one jobserver. user: the name of the unprivileged user."""
+    """Builds under one jobserver. user: the name of the unprivileged user. ask_once: see build.cc_option_cache."""
 
-    def __init__(self, sysroot: Sysroot, jobserver: Jobserver, user: str = sandbox.BUILD_USER) -> None:
+    def __init__(
+        self, sysroot: Sysroot, jobserver: Jobserver, user: str = sandbox.BUILD_USER, ask_once: bool = True
+    ) -> None:
         self.sysroot = sysroot
         self.jobserver = jobserver
         self.user = user
+        self.ask_once = ask_once
         self.owners: dict[Path, tuple[int, int]] = {}  # of the scratch directories in use
+        self.answers = ccoption.CompilerAnswers(sysroot, self._empty_room)
 
     def make_scratch(self, name: str) -> Path:
         """Make an empty scratch directory of a user that no other build has now. Raises Problem."""
@@ -67,6 +72,17 @@ class Builder:
         """Delete a scratch directory."""
         self.owners.pop(scratch, None)
         shutil.rmtree(scratch, ignore_errors=True)
+
+    @contextlib.contextmanager
+    def _empty_room(self, name: str, kernel: Kernel) -> Iterator[Room]:
+        """Give a room in which there is nothing yet, its log included, and drop it at the end. Raises Problem."""
+        scratch = self.make_scratch(name)
+        try:
+            log = scratch / "log"
+            log.touch(mode=0o600)
+            yield Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
+        finally:
+            self.drop_scratch(scratch)
 
     def make_words(
         self,
@@ -146,6 +162,14 @@ class Builder:
         room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
             room.say(compiler.mismatch)
+        ask_once = self.ask_once and not await asyncio.to_thread(ccoption.has_own, scratch / "source")
+        answers = await self.answers.find(kernel, compiler) if ask_once else None
+        if answers:
+            copy = scratch / Path(ccoption.INSIDE).name
+            shutil.copyfile(answers, copy)
+            copy.chmod(0o644)
+            room = replace(room, makefiles=ccoption.INSIDE)
+            room.say(f"MAKEFILES={ccoption.INSIDE} has what the compiler is known to take (build.cc_option_cache)")
         build, top, begun = module.file.build, scratch / "source", log.stat().st_size
         until = time.monotonic() + build.timeout
         directories = [top / build.directory]

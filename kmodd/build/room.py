@@ -39,6 +39,7 @@ class Room:
     kernel: Kernel
     log: Path
     jobserver: Jobserver
+    makefiles: str = ""  # what make reads before its own, as seen inside
 
     async def run(
         self,
@@ -60,6 +61,8 @@ class Room:
         build_tree = str(self.kernel.build_tree)
         covered = build_tree.startswith(("/usr/src/", "/usr/lib/modules/"))
         more = {"MAKEFLAGS": self.jobserver.flags} if jobs else {}
+        if jobs and self.makefiles:
+            more["MAKEFILES"] = self.makefiles
         argv = sandbox.command(
             self.sysroot,
             self.scratch,

@@ -53,7 +53,7 @@ class TargetWork:
         self.observe_build = observe_build
         self.store = observer.store
         self.jobserver = Jobserver(settings.jobs)
-        self.builder = Builder(sysroot, self.jobserver, settings.build.user)
+        self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
         self.material = Material(sysroot, observer.sources, self.builder)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
@@ -64,6 +64,7 @@ class TargetWork:
         """Go on with other settings."""
         self.settings = self.hooks.settings = settings
         self.jobserver.jobs = settings.jobs
+        self.builder.ask_once = settings.build.cc_option_cache
 
     # -- building --------------------------------------------------------------------------------------------------
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
