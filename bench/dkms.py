@@ -33,7 +33,7 @@ ROUNDS = int(os.environ.get("ROUNDS", "3"))
 PACKAGES = ("acpi-call", "bbswitch", "digimend", "dm-writeboost", "jool", "v4l2loopback", "xtables-addons")
 #: As most drivers are: 20 objects, each package a few seconds of compiling. The seven have 34, and two big packages.
 SMALL = """
-acpi-call bbswitch ddcci digimend dm-writeboost dpdk-kmods langford nat-rtsp rapiddisk tp-smapi v4l2loopback vpoll
+acpi-call bbswitch ddcci digimend dm-writeboost dpdk-kmods langford nat-rtsp rapiddisk v4l2loopback vpoll xtrx
 """
 SIDES = {
     "dkms": "dkms autoinstall",
