@@ -50,6 +50,7 @@ class KernelsTable(Table):
 class DkmsTable(Table):
     adopt: bool = False  # what has a dkms.conf in /usr/src and no module file is a module
     allow_hooks: tuple[Name, ...] = ()  # modules whose dkms.conf may have scripts run at installation, as root
+    force_version_override: tuple[Name, ...] = ()  # modules that are installed over newer ones of the kernel's own
 
 
 class RetryTable(Table):

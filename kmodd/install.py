@@ -55,6 +55,8 @@ class Installation:
             sync_directory(directory)
             for name in pending.superseded:
                 remove_file(self.sysroot.resolve(name))
+            if not objects:
+                remove_empty(directory, directory.parent)
         done = Installed(objects=objects)
         remember(done)
         return done

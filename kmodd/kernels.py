@@ -194,13 +194,19 @@ class KernelReader:
             found = set()
             for line in order.read_text(errors="replace").splitlines():
                 name = canonical(line.rpartition("/")[2].partition(".")[0])
-                if name in asked:
-                    stem = (directory / line).with_suffix("")
-                    if any(stem.with_name(f"{stem.name}.ko{s}").exists() for s in ("", *SUFFIXES)):
-                        found.add(name)
+                if name in asked and _file(directory, line):
+                    found.add(name)
             known = frozenset(found)
             self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), known)
         return known
+
+    def find_own(self, release: str, name: str) -> Optional[Path]:
+        """Return the kernel's own file of a module, by its canonical name. Raises OSError."""
+        directory = self.sysroot.kernel(release)
+        for line in (directory / "modules.order").read_text(errors="replace").splitlines():
+            if canonical(line.rpartition("/")[2].partition(".")[0]) == name:
+                return _file(directory, line)
+        return None
 
     def _depmod_stale(self, directory: Path, installed: Collection[str], changed: float) -> str:
         """Return why modules.dep cannot be what depmod would write now, or ""."""
@@ -231,3 +237,10 @@ class KernelReader:
 
 def _stem(path: str) -> str:
     return canonical(path.rpartition("/")[2].partition(".ko")[0])
+
+
+def _file(directory: Path, line: str) -> Optional[Path]:
+    """Return the installed file of a line of modules.order, whatever it is compressed by."""
+    stem = (directory / line).with_suffix("")
+    names = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
+    return next((path for path in names if path.exists()), None)

@@ -14,7 +14,7 @@ from typing import Optional, Union
 
 from .modulefile import Module
 from .recipe import Recipe
-from .record import Attempt, TargetRecord
+from .record import Attempt, BuiltObject, TargetRecord
 
 
 class Verdict(str, Enum):
@@ -152,6 +152,7 @@ class Snapshot:
     recipes: Mapping[Target, Recipe] = field(default_factory=dict)  # of those that have a dkms.conf
     input_faults: Mapping[Target, Fault] = field(default_factory=dict)  # e.g. an unreadable source
     records: Mapping[Target, TargetRecord] = field(default_factory=dict)
+    left: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # objects left to the kernel's own, and why
     damaged: Mapping[Target, str] = field(default_factory=dict)  # what differs on disk from the record, fit to print
     store_damaged: frozenset[Target] = frozenset()  # unsigned objects gone or changed
     kernel_attempts: Mapping[str, Attempt] = field(default_factory=dict)
@@ -167,6 +168,11 @@ class Snapshot:
     def present(self) -> list[Kernel]:
         """Return the kernels that are installed, by release."""
         return [kernel for _, kernel in sorted(self.kernels.items()) if kernel.present]
+
+    def wanted(self, target: Target) -> tuple[BuiltObject, ...]:
+        """Return the objects of the last build of a target that are to be installed."""
+        record, left = self.records.get(target), self.left.get(target, {})
+        return tuple(o for o in record.built.objects if o.name not in left) if record and record.built else ()
 
     def depends(self, target: Target) -> tuple[str, ...]:
         """Return the modules that a registered one is built after, for a kernel."""

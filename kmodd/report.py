@@ -291,7 +291,7 @@ def explain_document(
 def _story(target: Target, judgement: Judgement, snapshot: Snapshot, actions: Sequence[Action]) -> dict[str, Any]:
     kernel, record = snapshot.kernels[target.kernel], snapshot.records.get(target)
     built = record.built if record else None
-    objects = {canonical(item.name) for item in built.objects} if built else set()
+    objects = {canonical(item.name) for item in snapshot.wanted(target)}
     mine = [
         action
         for action in actions

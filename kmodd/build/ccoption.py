@@ -108,8 +108,9 @@ class CompilerAnswers:
     def _identify(self, kernel: Kernel, compiler: Compiler) -> str:
         """Return a digest of all but the command itself that its success depends on. Raises OSError."""
         tree = self.sysroot.resolve(str(kernel.build_tree))
-        programs = [Path(p) for p in (compiler.program, find_program("as"), find_program("ld")) if p]
-        signs = [stat_signature(path) for path in (*programs, tree / "Makefile")]
+        beside = [Path(compiler.program).with_name(name) for name in ("as", "ld")]  # of a gcc-toolset
+        programs = [compiler.program, find_program("as"), find_program("ld"), *(p for p in beside if p.exists())]
+        signs = [stat_signature(Path(path)) for path in (*programs, tree / "Makefile") if path]
         text = repr((SPELLING, KNOWING, compiler.version, compiler.variables, str(kernel.build_tree), signs))
         return hashlib.sha256(text.encode()).hexdigest()
 

@@ -147,7 +147,8 @@ class _Planning:
             return Judgement(Verdict.BUILDING, "is being built")
         rule = rule_of(decision)
         if isinstance(decision, Excluded):
-            return Judgement(Verdict.EXCLUDED, decision.reason, rule=rule)
+            problem, hint = (decision.fault.problem, decision.fault.hint) if decision.fault else ("", "")
+            return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
         if isinstance(decision, Failed):
             fault = decision.fault
             return Judgement(Verdict.FAILED, fault.message + kept, fault.problem, fault.hint, rule)
@@ -213,7 +214,7 @@ class _Planning:
                     removals.append(RemoveModule(target, "the module is no longer registered"))
             elif record.built or record.installed:
                 decision = self.deciding.decide(target)
-                if isinstance(decision, Excluded):
+                if isinstance(decision, Excluded) and decision.fault is None:
                     removals.append(RemoveModule(target, decision.reason))
         return removals
 
@@ -230,7 +231,7 @@ class _Planning:
                 installed = installed or record.installed is not None
                 if isinstance(self.deciding.decide(target), Failed) and record.installed is None:
                     continue
-                shadowed = {o.name for o in record.built.objects if canonical(o.name) in kernel.in_tree}
+                shadowed = {o.name for o in self.snapshot.wanted(target) if canonical(o.name) in kernel.in_tree}
                 if shadowed:
                     overrides[kernel.release] = shadowed
             if installed and module.enabled:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional, Union
@@ -31,7 +32,10 @@ FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first install
 
 @dataclass(frozen=True)
 class Excluded:
+    """fault: why what is built is not installed; it is kept, and what depends on the module is built with it."""
+
     reason: str
+    fault: Optional[Fault] = None
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ class Deciding:
         decision = self.decide(dependency)
         if isinstance(decision, BuildModule):
             return dependency
-        if isinstance(decision, Excluded):
+        if isinstance(decision, Excluded) and decision.fault is None:
             text = f"{module} depends on {name}, which is excluded: {decision.reason}"
             return Failed(Fault("depends-excluded", text))
         if isinstance(decision, Failed) and decision.fault.problem == "depends-cycle":
@@ -156,7 +160,12 @@ class Deciding:
         self, target: Target, kernel: Kernel, record: TargetRecord, inputs: Mapping[str, str], after: list[Target]
     ) -> Decision:
         assert record.built is not None
-        for built in record.built.objects:
+        wanted = self.snapshot.wanted(target)
+        if record.built.objects and not wanted and not (record.installed and record.installed.objects):
+            reason = "; ".join(self.snapshot.left[target].values())
+            hint = f"dkms.force_version_override = [{json.dumps(target.module)}] in kmodd.toml installs it all the same"
+            return Excluded(reason, Fault("kernel-has-newer", reason, hint))
+        for built in wanted:
             owner = self.owners[target.kernel].get(canonical(built.name), target.module)
             if owner != target.module:
                 text = f"{target.module} and {owner} both yield {built.name}.ko"
@@ -228,10 +237,12 @@ class Deciding:
     def _why_install(self, target: Target, kernel: Kernel, record: TargetRecord) -> str:
         assert record.built is not None
         installed = record.installed
-        if installed is None:
+        if installed is None or not installed.objects:
             return "not installed"
-        if {o.name: o.built for o in installed.objects} != {o.name: o.sha256 for o in record.built.objects}:
-            return "built anew"
+        wanted = {o.name: o.sha256 for o in self.snapshot.wanted(target)}
+        if {o.name: o.built for o in installed.objects} != wanted:
+            more = any(o.name in self.snapshot.left.get(target, {}) for o in installed.objects)
+            return "the kernel's own is as new" if more else "built anew"
         if installed.superseded:
             return "an interrupted installation is to be finished"
         if target in self.snapshot.damaged:
@@ -252,7 +263,7 @@ class Deciding:
                     continue
                 if installed and record.installed is None:
                     continue
-                objects = {canonical(o.name) for o in record.built.objects}
+                objects = {canonical(o.name) for o in self.snapshot.wanted(target)}
                 if installed and record.installed:
                     objects &= {canonical(o.name) for o in record.installed.objects}
                 for name in objects:

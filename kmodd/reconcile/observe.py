@@ -36,6 +36,7 @@ from ..sources.symvers import symvers_identity
 from ..store import Store
 from ..trust import TrustReader
 from ..verify import Question, Verifier
+from ..verify.owncopies import OwnCopies
 
 
 def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
@@ -62,6 +63,8 @@ class Observer:
         self.adopt = settings.dkms.adopt
         self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
         self.confs.allowed = settings.dkms.allow_hooks
+        self.forced = settings.dkms.force_version_override
+        self.own_copies = OwnCopies()
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
@@ -116,6 +119,7 @@ class Observer:
         self.sources.remember()
         self.confs.remember()
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
+        left = await self._left(registry, kernels, records)
         signer = self.keyring.signer()
         checks = await self._checks(registry, kernels, records, damaged, signer)
         self.verifier.remember()
@@ -127,6 +131,7 @@ class Observer:
             recipes=_named(recipes, registry),
             input_faults=input_faults,
             records=records,
+            left=left,
             damaged=damaged,
             store_damaged=store_damaged,
             kernel_attempts={k: r.attempt for k, r in self.store.kernel_records().items() if r.attempt},
@@ -137,7 +142,11 @@ class Observer:
                 for target, found in checks.items()
             },
             warnings={
-                target: tuple(c.message for c in found if c.outcome == "warning") for target, found in checks.items()
+                target: (
+                    *(c.message for c in checks.get(target, ()) if c.outcome == "warning"),
+                    *left.get(target, {}).values(),
+                )
+                for target in {*checks, *left}
             },
             checks=checks,
             running=running,
@@ -168,6 +177,30 @@ class Observer:
                 }
         return self.loaded.read(asked)
 
+    async def _left(
+        self, registry: Registry, kernels: Mapping[str, Kernel], records: Mapping[Target, TargetRecord]
+    ) -> dict[Target, dict[str, str]]:
+        """Return what a dkms.conf's targets leave to the kernel, as DKMS would: objects, and why."""
+        found: dict[Target, dict[str, str]] = {}
+        for target, record in records.items():
+            kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
+            if (
+                not kernel
+                or not module
+                or not module.file.source.dkms
+                or not record.built
+                or target.module in self.forced
+            ):
+                continue
+            for item in record.built.objects:
+                if canonical(item.name) in kernel.in_tree:
+                    own = self.kernels.find_own(kernel.release, canonical(item.name))
+                    ours = self.store.objects(target) / f"{item.name}.ko"
+                    reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
+                    if reason:
+                        found.setdefault(target, {})[item.name] = reason
+        return found
+
     async def _checks(
         self,
         registry: Registry,
@@ -190,6 +223,8 @@ class Observer:
             if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
                 continue
             objects = record.installed.objects
+            if not objects:
+                continue
             present = all(item.signer == signer.identity for item in objects)
             question = Question(
                 target,

@@ -99,6 +99,7 @@ class Reconciler:
         self.observer.sources.kernel.places = settings.sources.srpm_path
         self.observer.adopt = settings.dkms.adopt
         self.observer.confs.allowed = settings.dkms.allow_hooks
+        self.observer.forced = settings.dkms.force_version_override
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:

@@ -267,8 +267,6 @@ class TargetWork:
         turn: asyncio.Semaphore,
     ) -> list[tuple[Path, InstalledObject]]:
         """Sign and compress copies of what was built, in a directory of their own."""
-        built = snapshot.records[target].built
-        assert built is not None
 
         async def finish(item: BuiltObject) -> tuple[Path, InstalledObject]:
             async with turn:
@@ -288,7 +286,7 @@ class TargetWork:
                 compressed=kernel.compression,
             )
 
-        return await _all(finish(item) for item in built.objects)
+        return await _all(finish(item) for item in snapshot.wanted(target))
 
     def _signing_tree(self, kernel: Kernel, snapshot: Snapshot) -> Path:
         """Return the build tree whose sign-file signs: the kernel's own, else any."""

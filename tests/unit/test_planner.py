@@ -44,6 +44,7 @@ from kmodd.model import (
     Wait,
 )
 from kmodd.planner import install_inputs, judge
+from kmodd.record import Installed
 
 
 def install(reason: str) -> list[Action]:
@@ -75,6 +76,34 @@ CASES: list[Case] = [
     (
         "built, not installed",
         settled(records={T: record(installed=None)}),
+        install("not installed"),
+        Verdict.BUILDING,
+        "not installed",
+    ),
+    (
+        "left to the kernel's own",
+        settled(records={T: record(installed=None)}, left={T: {"m": "the kernel's is newer"}}),
+        [],
+        Verdict.EXCLUDED,
+        "the kernel's is newer",
+    ),
+    (
+        "left to the kernel's own when it was installed",
+        settled(left={T: {"m": "the kernel's is newer"}}),
+        install("the kernel's own is as new"),
+        Verdict.BUILDING,
+        "the kernel's own is as new",
+    ),
+    (
+        "left to the kernel's own, and taken out",
+        settled(records={T: record(installed=Installed())}, left={T: {"m": "the kernel's is newer"}}),
+        [],
+        Verdict.EXCLUDED,
+        "the kernel's is newer",
+    ),
+    (
+        "no longer left to the kernel's own",
+        settled(records={T: record(installed=Installed())}),
         install("not installed"),
         Verdict.BUILDING,
         "not installed",

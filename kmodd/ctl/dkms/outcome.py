@@ -94,6 +94,8 @@ def tell(arguments: Arguments, target: Document, release: str, architecture: str
         if verdict == "blocked":
             print("Warning: " + "\n".join(said), file=sys.stderr)
         return
+    if target.get("problem") == "kernel-has-newer":
+        raise Refusal(6, *said, "Installation aborted.")
     if verdict == "excluded":
         text = f"The dkms.conf for module {arguments.module} includes a BUILD_EXCLUSIVE directive which does not match"
         raise Refusal(77, f"{text} this kernel/arch/config.", "This indicates that it should not be built.", *said)
