@@ -76,29 +76,25 @@ class CompilerAnswers:
         self.sysroot = sysroot
         self.enter = enter
         self._asking: dict[str, asyncio.Lock] = {}
-        self._vain: set[str] = set()  # what was asked for nothing
+        self._vain: set[str] = set()  # what could not be asked
 
     async def find(self, kernel: Kernel, compiler: Compiler) -> Optional[Path]:
         """Return the makefile for a kernel and compiler, asking first where it is not there; None where that fails."""
         path = self.sysroot.cache / "cc-option" / f"{kernel.release}.mk"
         async with self._asking.setdefault(kernel.release, asyncio.Lock()):
+            identity = ""
             try:
                 identity = self._identify(kernel, compiler)
-                if identity in self._vain:
-                    return None
-                if not _is_of(path, identity):
+                if identity not in self._vain and not _is_of(path, identity):
                     took = await self._ask(kernel, compiler)
-                    if not took:
-                        self._vain.add(identity)
-                        return None
                     words = " ".join(sorted(took))
                     replace_file(path, f"# {identity}\n{SPELLING}kmodd-took := {words}\n{KNOWING}".encode())
                     self._forget_removed(path.parent)
                     get_logger().debug("compiler asked", kernel=kernel.release, options=len(took))
             except (OSError, Problem) as error:
+                self._vain.add(identity)  # it might last until it fails again
                 get_logger().debug("compiler not asked", kernel=kernel.release, reason=str(error))
-                return None
-        return path
+        return None if identity in self._vain else path
 
     def _forget_removed(self, directory: Path) -> None:
         for path in directory.glob("*.mk"):
