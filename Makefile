@@ -48,7 +48,7 @@ test-all:
 	done
 
 unit: setup
-	@$(BIN)/python -m pytest -q $(BESIDE) tests/unit
+	@$(BIN)/python -m pytest -q $(BESIDE) --hypothesis-profile few tests/unit
 
 lint: setup
 	@$(BIN)/python -m ruff check .

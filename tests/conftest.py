@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import settings
+
+settings.register_profile("few", max_examples=25)  # make unit, to be run after every change; make test has more
 
 
 @pytest.fixture(autouse=True)

@@ -102,7 +102,7 @@ paths = st.lists(names, min_size=1, max_size=5).map("/".join)
 targets = st.builds(lambda lead, path: lead + path, st.sampled_from(["", "/"]), paths)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     links=st.lists(st.tuples(st.sampled_from(["a", "b", "c", "a/b", "a/c", "b/a", "b/c"]), targets), max_size=5),
     asked=st.lists(paths, min_size=4, max_size=4),

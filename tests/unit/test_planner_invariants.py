@@ -36,7 +36,7 @@ POLICY = Policy()
 NOW = 2000.0
 MOST_PASSES = len(NAMES) + 3
 
-few = settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
+lenient = settings(deadline=None, suppress_health_check=list(HealthCheck))
 
 
 @st.composite
@@ -161,7 +161,7 @@ def apply(snapshot: Snapshot, actions: tuple[Action, ...]) -> Snapshot:
     )
 
 
-@few
+@lenient
 @given(worlds())
 def test_passes_reach_a_plan_of_waits_alone(snapshot: Snapshot) -> None:
     for _ in range(MOST_PASSES):
@@ -174,7 +174,7 @@ def test_passes_reach_a_plan_of_waits_alone(snapshot: Snapshot) -> None:
     assert all(j.verdict is not Verdict.BUILDING for j in settled)
 
 
-@few
+@lenient
 @given(worlds())
 def test_what_a_build_needs_comes_before_it(snapshot: Snapshot) -> None:
     actions = plan(snapshot, POLICY, NOW)
@@ -196,7 +196,7 @@ def test_what_a_build_needs_comes_before_it(snapshot: Snapshot) -> None:
     assert len(set(order)) == len(order)
 
 
-@few
+@lenient
 @given(worlds())
 def test_only_what_is_ours_and_unprotected_is_removed(snapshot: Snapshot) -> None:
     shattered = {b.name for b in snapshot.broken}
@@ -215,7 +215,7 @@ def test_only_what_is_ours_and_unprotected_is_removed(snapshot: Snapshot) -> Non
             assert snapshot.kernels[action.kernel].present
 
 
-@few
+@lenient
 @given(worlds())
 def test_planning_is_deterministic_and_changes_nothing(snapshot: Snapshot) -> None:
     before = copy.deepcopy(snapshot)
@@ -233,7 +233,7 @@ def test_planning_is_deterministic_and_changes_nothing(snapshot: Snapshot) -> No
     assert judge(backwards, POLICY, NOW) == verdicts
 
 
-@few
+@lenient
 @given(worlds())
 def test_everything_has_a_reason_and_every_target_a_verdict(snapshot: Snapshot) -> None:
     assert all(action.reason for action in plan(snapshot, POLICY, NOW))

@@ -274,7 +274,7 @@ words = st.sampled_from(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(deadline=None)
 @given(st.one_of(st.text(), st.lists(words, max_size=25).map("".join)))
 def test_any_text_is_a_module_or_a_broken_file(text: str) -> None:
     with tempfile.TemporaryDirectory() as name:
