@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from test_dkms import put, take
+from test_dkms_command import dkms, status
 from world import GOOD, World
 
 pytestmark = pytest.mark.system
@@ -87,3 +88,13 @@ def test_of_several_objects_the_others_are_installed(world: World) -> None:
     assert "version 2.0, not 1.0" in json.dumps(target)
     said = world.ctl("explain", "own").stdout
     assert "the kernel's own own is newer" in said
+
+
+def test_the_command_dkms_ends_as_that_of_dkms(world: World) -> None:
+    give_kernel(world, "2.0")
+    put(world, files={"own.c": versioned("own", "1.0")})
+    done = dkms(world, "install", "own/1.0")
+    assert done.returncode == 6
+    assert "Error! the kernel's own own is newer: version 2.0, not 1.0" in done.stderr
+    assert done.stderr.endswith("Installation aborted.\n")
+    assert status(world) == [f"own/1.0, {world.kernel}, x86_64: built"]
