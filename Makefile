@@ -27,8 +27,8 @@ $(STAMP): pyproject.toml
 demo: setup
 	@$(BIN)/python tests/demo.py
 
-# A test a core at a time (what takes long does so in single processes), then those that disturb others.
-BESIDE := -n auto --dist worksteal
+# One test more than there are cores at a time, since some wait, then those that disturb others.
+BESIDE := -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
 ORDINARY := not vm and not booted and not dkms and not stories
 test: setup
 	@$(BIN)/python -m pytest -q $(BESIDE) -m "$(ORDINARY) and not alone"
