@@ -160,8 +160,9 @@ class Deciding:
         self, target: Target, kernel: Kernel, record: TargetRecord, inputs: Mapping[str, str], after: list[Target]
     ) -> Decision:
         assert record.built is not None
-        wanted = self.snapshot.wanted(target)
-        if record.built.objects and not wanted and not (record.installed and record.installed.objects):
+        wanted, installed = self.snapshot.wanted(target), record.installed
+        gone = installed is None or not (installed.objects or installed.superseded)
+        if record.built.objects and not wanted and gone:
             reason = "; ".join(self.snapshot.left[target].values())
             hint = f"dkms.force_version_override = [{json.dumps(target.module)}] in kmodd.toml installs it all the same"
             return Excluded(reason, Fault("kernel-has-newer", reason, hint))
@@ -237,9 +238,9 @@ class Deciding:
     def _why_install(self, target: Target, kernel: Kernel, record: TargetRecord) -> str:
         assert record.built is not None
         installed = record.installed
-        if installed is None or not installed.objects:
-            return "not installed"
         wanted = {o.name: o.sha256 for o in self.snapshot.wanted(target)}
+        if installed is None or (wanted and not installed.objects):
+            return "not installed"
         if {o.name: o.built for o in installed.objects} != wanted:
             more = any(o.name in self.snapshot.left.get(target, {}) for o in installed.objects)
             return "the kernel's own is as new" if more else "built anew"

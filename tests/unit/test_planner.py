@@ -102,6 +102,16 @@ CASES: list[Case] = [
         "the kernel's is newer",
     ),
     (
+        "left to the kernel's own, and interrupted when it was taken out",
+        settled(
+            records={T: record(installed=Installed(superseded=("/lib/modules/x/extra/m/m.ko",)))},
+            left={T: {"m": "the kernel's is newer"}},
+        ),
+        install("an interrupted installation is to be finished"),
+        Verdict.BUILDING,
+        "an interrupted installation is to be finished",
+    ),
+    (
         "no longer left to the kernel's own",
         settled(records={T: record(installed=Installed())}),
         install("not installed"),
