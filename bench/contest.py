@@ -22,9 +22,9 @@ JOBS = os.cpu_count() or 1
 CGROUPS = next(p for p in map(Path, ("/sys/fs/cgroup/unified", "/sys/fs/cgroup")) if (p / "cgroup.procs").exists())
 #: Modules that take longest, first: what a patient person would find out.
 LONGEST = (
-    *("jool-dkms", "xtables-addons", "nat-rtsp", "digimend", "dm-writeboost", "tp_smapi", "rapiddisk-dkms", "ddcci"),
-    *("v4l2loopback", "bbswitch", "dpdk-kmods"),
-)
+    "jool-dkms", "xtables-addons", "nat-rtsp", "digimend", "dm-writeboost", "tp_smapi", "rapiddisk-dkms", "ddcci",
+    "v4l2loopback", "bbswitch", "dpdk-kmods",
+)  # fmt: skip
 #: What a dkms.conf says for a kernel, for BY_HAND: RELEASE BUILD CONF
 SAID = r"""
 kernelver=$1 kernel_source_dir=/lib/modules/$1/build dkms_tree=$2 source_tree=/usr/src arch=x86_64

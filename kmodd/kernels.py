@@ -110,7 +110,7 @@ class KernelReader:
                 config=config,
                 compression=self._compression(directory, config),
                 signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",
-                in_tree=self._in_tree(directory, objects),
+                in_tree=frozenset(self._in_tree(directory, objects)),
                 depmod_stale=self._depmod_stale(directory, installed.get(release, ()), changed.get(release, 0.0)),
             )
         return kernels
@@ -183,30 +183,32 @@ class KernelReader:
         self._cache["compression", directory.name] = (key, found)
         return found
 
-    def _in_tree(self, directory: Path, objects: Collection[str]) -> frozenset[str]:
-        """Return which of some objects the kernel has itself and installed."""
+    def own_file(self, release: str, name: str) -> Optional[Path]:
+        """Return the file of a module that the kernel has itself, of the names that the last read was asked for."""
+        _, known = self._cache.get(("in-tree", release), (None, None))
+        return known.get(name) if isinstance(known, dict) else None
+
+    def _in_tree(self, directory: Path, objects: Collection[str]) -> dict[str, Path]:
+        """Return which of some objects the kernel has itself and installed, and their files."""
         order = directory / "modules.order"
         if not objects or not order.is_file():
-            return frozenset()
+            self._cache.pop(("in-tree", directory.name), None)
+            return {}
         asked = frozenset(objects)
         known = self._cached("in-tree", directory.name, order, asked)
-        if not isinstance(known, frozenset):
-            found = set()
-            for line in order.read_text(errors="replace").splitlines():
-                name = canonical(line.rpartition("/")[2].partition(".")[0])
-                if name in asked and _file(directory, line):
-                    found.add(name)
-            known = frozenset(found)
-            self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), known)
-        return known
-
-    def find_own(self, release: str, name: str) -> Optional[Path]:
-        """Return the kernel's own file of a module, by its canonical name. Raises OSError."""
-        directory = self.sysroot.kernel(release)
-        for line in (directory / "modules.order").read_text(errors="replace").splitlines():
-            if canonical(line.rpartition("/")[2].partition(".")[0]) == name:
-                return _file(directory, line)
-        return None
+        if isinstance(known, dict):
+            return known
+        found: dict[str, Path] = {}
+        for line in order.read_text(errors="replace").splitlines():
+            name = canonical(line.rpartition("/")[2].partition(".")[0])
+            if name in asked:
+                stem = (directory / line).with_suffix("")
+                files = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
+                path = next((path for path in files if path.exists()), None)
+                if path is not None:
+                    found[name] = path
+        self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), found)
+        return found
 
     def _depmod_stale(self, directory: Path, installed: Collection[str], changed: float) -> str:
         """Return why modules.dep cannot be what depmod would write now, or ""."""
@@ -237,10 +239,3 @@ class KernelReader:
 
 def _stem(path: str) -> str:
     return canonical(path.rpartition("/")[2].partition(".ko")[0])
-
-
-def _file(directory: Path, line: str) -> Optional[Path]:
-    """Return the installed file of a line of modules.order, whatever it is compressed by."""
-    stem = (directory / line).with_suffix("")
-    names = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
-    return next((path for path in names if path.exists()), None)

@@ -162,14 +162,7 @@ class Builder:
         room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
             room.say(compiler.mismatch)
-        ask_once = self.ask_once and not await asyncio.to_thread(ccoption.has_own, scratch / "source")
-        answers = await self.answers.find(kernel, compiler) if ask_once else None
-        if answers:
-            copy = scratch / Path(ccoption.INSIDE).name
-            shutil.copyfile(answers, copy)
-            copy.chmod(0o644)
-            room = replace(room, makefiles=ccoption.INSIDE)
-            room.say(f"MAKEFILES={ccoption.INSIDE} has what the compiler is known to take (build.cc_option_cache)")
+        room = await self._inform(room, compiler)
         build, top, begun = module.file.build, scratch / "source", log.stat().st_size
         until = time.monotonic() + build.timeout
         directories = [top / build.directory]
@@ -211,6 +204,19 @@ class Builder:
             objects = conf.take(recipe, objects, scratch / "objects")
             await self._follow(room, module, lines, recipe.after, until)
         return Yield(tuple(objects), symbols, tuple(warnings))
+
+    async def _inform(self, room: Room, compiler: Compiler) -> Room:
+        """Return the room in which make knows what the compiler takes, where the source leaves it that."""
+        if not self.ask_once or await asyncio.to_thread(ccoption.has_own, room.scratch / "source"):
+            return room
+        answers = await self.answers.find(room.kernel, compiler)
+        if answers is None:
+            return room
+        copy = room.scratch / Path(ccoption.INSIDE).name
+        shutil.copyfile(answers, copy)
+        copy.chmod(0o644)
+        room.say(f"MAKEFILES={ccoption.INSIDE} has what the compiler is known to take (build.cc_option_cache)")
+        return replace(room, makefiles=ccoption.INSIDE)
 
     async def _follow(self, room: Room, module: Module, lines: conf.Lines, line: str, until: float) -> None:
         """Run a line of a dkms.conf, where there is one."""

@@ -58,24 +58,29 @@ class Observer:
         self.kernels = KernelReader(sysroot)
         self.boot = BootReader(sysroot)
         self.sources = SourceReader(sysroot)
-        self.sources.kernel.places = settings.sources.srpm_path
         self.digests = DigestCache()
-        self.adopt = settings.dkms.adopt
         self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
-        self.confs.allowed = settings.dkms.allow_hooks
-        self.forced = settings.dkms.force_version_override
         self.own_copies = OwnCopies()
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
         self.dropins = DropinFiles(sysroot)
         self.verifier = Verifier(sysroot, anew)
         self.loaded = LoadedReader(sysroot)
-        self.keyring = open_keyring(sysroot, settings)
         self.trust = TrustReader(sysroot, settings.sign.trusted)
         self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
         self.packages: dict[str, str] = {}
         self.source_packages: dict[str, str] = {}
         self.rpm_fault: Optional[Problem] = None
+        self.take(settings)
+
+    def take(self, settings: Settings) -> None:
+        """Look with these settings from now on."""
+        self.keyring = open_keyring(self.sysroot, settings)
+        self.trust.vouched = settings.sign.trusted
+        self.sources.kernel.places = settings.sources.srpm_path
+        self.adopt = settings.dkms.adopt
+        self.confs.allowed = settings.dkms.allow_hooks
+        self.forced = settings.dkms.force_version_override
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
         """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
@@ -182,23 +187,17 @@ class Observer:
     ) -> dict[Target, dict[str, str]]:
         """Return what a dkms.conf's targets leave to the kernel, as DKMS would: objects, and why."""
         found: dict[Target, dict[str, str]] = {}
+        taken = {n for n, m in registry.modules.items() if m.file.source.dkms and n not in self.forced}
         for target, record in records.items():
-            kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
-            if (
-                not kernel
-                or not module
-                or not module.file.source.dkms
-                or not record.built
-                or target.module in self.forced
-            ):
+            kernel = kernels.get(target.kernel)
+            if target.module not in taken or kernel is None or record.built is None:
                 continue
             for item in record.built.objects:
-                if canonical(item.name) in kernel.in_tree:
-                    own = self.kernels.find_own(kernel.release, canonical(item.name))
-                    ours = self.store.objects(target) / f"{item.name}.ko"
-                    reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
-                    if reason:
-                        found.setdefault(target, {})[item.name] = reason
+                own = self.kernels.own_file(kernel.release, canonical(item.name))
+                ours = self.store.objects(target) / f"{item.name}.ko"
+                reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
+                if reason:
+                    found.setdefault(target, {})[item.name] = reason
         return found
 
     async def _checks(

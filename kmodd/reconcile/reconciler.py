@@ -39,7 +39,7 @@ from ..sign.making import KeyMaker
 from . import policy_of
 from .fetching import Fetching
 from .memory import MemoryWork
-from .observe import Observer, open_keyring
+from .observe import Observer
 from .outcome import BuildObserver, as_problem
 
 if TYPE_CHECKING:
@@ -94,12 +94,7 @@ class Reconciler:
         self.policy = policy_of(settings)
         if "work" in self.__dict__:
             self.work.take(settings)
-        self.observer.keyring = open_keyring(self.sysroot, settings)
-        self.observer.trust.vouched = settings.sign.trusted
-        self.observer.sources.kernel.places = settings.sources.srpm_path
-        self.observer.adopt = settings.dkms.adopt
-        self.observer.confs.allowed = settings.dkms.allow_hooks
-        self.observer.forced = settings.dkms.force_version_override
+        self.observer.take(settings)
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:
