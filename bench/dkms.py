@@ -11,8 +11,6 @@ kmodd's. bench/dkms.py [CASE...]; ROUNDS: how many, default 3; SCRATCH: a direct
 from __future__ import annotations
 
 import datetime
-import importlib.machinery
-import importlib.util
 import json
 import os
 import platform
@@ -28,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import world
 from ground import debian, privateroot
 from ground.cache import find_cache
+from ground.dkmssource import fetch_source
 
 ROUNDS = int(os.environ.get("ROUNDS", "3"))
 PACKAGES = ("acpi-call", "bbswitch", "digimend", "dm-writeboost", "jool", "v4l2loopback", "xtables-addons")
@@ -67,16 +66,9 @@ def lay_sources(top: Path) -> None:
         (source / f"trivial{number}.c").write_text(world.SOURCE)
         (source / "Makefile").write_text(f"obj-m := trivial{number}.o\n")
         (source / "dkms.conf").write_text(CONF.format(number))
-    loader = importlib.machinery.SourceFileLoader(
-        "fetch_source", str(Path(world.kernels.__file__).with_name("fetch_source"))
-    )
-    spec = importlib.util.spec_from_loader("fetch_source", loader)
-    assert spec is not None
-    fetching = importlib.util.module_from_spec(spec)
-    loader.exec_module(fetching)
     for directory, names in (("packages", PACKAGES), ("small", SMALL)):
         for name in names:
-            fetching.fetch_source(name, top / directory)
+            fetch_source(name, top / directory)
 
 
 def lay_kernels(top: Path, releases: list[str]) -> None:

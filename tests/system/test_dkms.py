@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.machinery
-import importlib.util
 import json
 import re
 import shutil
@@ -13,17 +11,11 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
+from ground.dkmssource import fetch_source
 from inside import enter
 from world import GOOD, World
 
 from kmodd.paths import PROGRAM_PATH
-
-GROUND = Path(__file__).resolve().parents[1] / "ground"
-_loader = importlib.machinery.SourceFileLoader("fetch_source", str(GROUND / "fetch_source"))
-_spec = importlib.util.spec_from_loader("fetch_source", _loader)
-assert _spec is not None
-fetching = importlib.util.module_from_spec(_spec)
-_loader.exec_module(fetching)
 
 XTABLES = """
 compat_xtables xt_ACCOUNT xt_CHAOS xt_DELUDE xt_DHCPMAC xt_DNETMAP xt_ECHO xt_IPMARK xt_LOGMARK xt_PROTO xt_SYSRQ
@@ -77,7 +69,7 @@ def names(target: dict[str, Any]) -> set[str]:
 @pytest.mark.dkms
 def test_packages_are_taken_over_and_built_for_two_kernels_as_far_as_they_compile(world: World) -> None:
     for name in PACKAGES:
-        fetching.fetch_source(name, world.root)
+        fetch_source(name, world.root)
     world.install(world.releases.other)
     taken = take(world)
     assert {one["error"] for one in taken.values()} == {None}

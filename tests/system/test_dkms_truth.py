@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from ground import debian
 from ground.cache import find_cache
-from test_dkms import fetching, take
+from ground.dkmssource import fetch_source
+from test_dkms import take
 from world import World
 
 pytestmark = pytest.mark.dkms
@@ -75,7 +76,7 @@ def fields(path: Path) -> Iterator[tuple[str, str]]:
 
 def test_dkms_and_kmodd_build_the_same(world: World, tmp_path: Path) -> None:
     for name in PACKAGES.split():
-        fetching.fetch_source(name, world.root)
+        fetch_source(name, world.root)
     world.install(world.releases.other)
     releases = (world.releases.new, world.releases.other)
     taken = take(world)
