@@ -1,20 +1,23 @@
 """The one exception type for what an administrator can cause or must know.
 
-Must not: import anything of kmodd, print, or exit.
+Must not: import anything of kmodd but the table of codes, print, or exit.
 """
 
 from __future__ import annotations
 
 from typing import Optional
 
+from .problems import TRANSIENT
+
 
 class Problem(Exception):
     """A failure with a stable kebab-case code, a message, a hint and attributes.
 
-    code: stable; scripts and alerts may key on it (listed in kmodd(8)).
+    code: stable; scripts and alerts may key on it (listed in kmodd(8)). Each has a row in problems.TRANSIENT.
     message: one sentence that says what happened to what.
     hint: what to do about it, or "" where nothing helps.
-    transient: True where the same try may succeed later without any change of inputs.
+    transient: True where the same try may succeed later without any change of inputs; by default as the table says.
+    What another version of kmodd calls by a code that is not in it is taken for transient: trying again does no harm.
     attributes: more facts for logs and --json, such as path or field.
     """
 
@@ -25,7 +28,7 @@ class Problem(Exception):
         self.code = code
         self.message = message
         self.hint = hint
-        self.transient = transient
+        self.transient = TRANSIENT.get(code, True) if transient is None else transient
         self.attributes = attributes
 
     def __str__(self) -> str:

@@ -104,9 +104,7 @@ async def run(
     program = name if "/" in name else find_program(name)
     if program is None or not os.access(program, os.X_OK):
         package = PACKAGES.get(Path(name).name)
-        raise Problem(
-            "tool-missing", f"{name} is not installed", f"dnf install {package}" if package else "", transient=True
-        )
+        raise Problem("tool-missing", f"{name} is not installed", f"dnf install {package}" if package else "")
 
     def prepare() -> None:
         if not outlives:
@@ -177,7 +175,7 @@ def explain(name: str, done: Finished) -> Problem:
     last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:] or [""]
     if done.status < 0:
         what = signal.Signals(-done.status).name
-        return Problem("tool-killed", f"{name} was killed by {what}", transient=True, status=done.status)
+        return Problem("tool-killed", f"{name} was killed by {what}", status=done.status)
     said = f": {last[0]}" if last[0] else ""
     return Problem("tool-failed", f"{name} failed with exit status {done.status}{said}", status=done.status)
 

@@ -19,7 +19,7 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
         "choosing", "errors", "paths", "model", "modulefile", "recipe", "record", "planner", "loading", "versions",
-        "tomlfile", "report", "reloading", "messages", "",
+        "tomlfile", "report", "reloading", "messages", "problems", "",
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (

@@ -83,7 +83,7 @@ class ConfReader:
             self._known[key] = await self._read(module, kernel)
         except Problem as problem:
             if problem.code.startswith("dkms-"):  # others are of the sandbox, not of the conf
-                until = time.time() + AGAIN if problem.code == "dkms-conf-timeout" else None
+                until = time.time() + AGAIN if problem.transient else None
                 self._failed[key] = (Fault(problem.code, problem.message, problem.hint), until)
                 self._dirty = True
             why = problem.message

@@ -253,7 +253,7 @@ class TargetWork:
                 signer = await KeyMaker(self.observer.keyring).generate(self.settings.sign.algorithm)
                 get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
             if signer.fault is not None:
-                raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint, transient=False)
+                raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint)
             await self.observer.keyring.check()  # once for all that are signed now
         return signer
 
@@ -319,7 +319,7 @@ class TargetWork:
             problem=problem.code,
             message=problem.message,
             hint=problem.hint,
-            transient=bool(problem.transient),
+            transient=problem.transient,
             failures=(last.failures + 1) if last and again else 1,
             inputs=dict(inputs),
             log=where,

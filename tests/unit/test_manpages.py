@@ -10,13 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from problemcodes import made
 from pydantic import BaseModel
 from worlds import BROKEN, NOW, POLICY, T, broken, failed, record, settled
 
-from kmodd import ctl, daemon, files, messages, modulefile, tomlfile
+from kmodd import ctl, daemon, messages, modulefile, tomlfile
 from kmodd.alert import metrics
 from kmodd.alert.command import make_item
-from kmodd.build import failure, unpackchild
 from kmodd.build.logs import LogReader
 from kmodd.config import Settings
 from kmodd.dkms import answer
@@ -27,7 +27,6 @@ from kmodd.report import Change, explain_document, make_report, status_document
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
-CONSTRUCTORS = {"Problem": 0, "Fault": 0, "Wait": 2}  # where each takes the code
 
 
 def page(name: str) -> str:
@@ -37,20 +36,6 @@ def page(name: str) -> str:
 def section(text: str, title: str) -> str:
     """Return a .Sh section of a page."""
     return text.partition(f"\n.Sh {title}\n")[2].partition("\n.Sh ")[0]
-
-
-def codes() -> set[str]:
-    """Return all problem codes that the code knows."""
-    found = {code for code, _, _ in files._SENTENCES.values()} | {code for _, code, _, _ in failure.PASSING}
-    found |= {"input-output", *unpackchild.STATUSES.values()}  # of files.explain, for every other errno
-    for path in (TOP / "kmodd").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CONSTRUCTORS:
-                place = CONSTRUCTORS[node.func.id]
-                code = node.args[place] if len(node.args) > place else None
-                if isinstance(code, ast.Constant) and isinstance(code.value, str):
-                    found.add(code.value)
-    return found
 
 
 def options(parser: argparse.ArgumentParser) -> Iterator[str]:
@@ -70,7 +55,7 @@ def keys(model: type[BaseModel]) -> set[str]:
 def test_problem_table_is_that_of_the_code() -> None:
     listed = re.findall(r"^\.It ([a-z-]+)$", section(page("kmodd.8"), "PROBLEMS"), re.MULTILINE)
     assert len(listed) == len(set(listed))
-    assert set(listed) == codes()
+    assert set(listed) == made()
 
 
 @pytest.mark.parametrize(
