@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .errors import Problem
 from .files import TEMPORARY, explained, remove_file, replace_file
-from .loading import MARK
+from .loading import MARK, kernels_of
 from .model import Dropin
 from .paths import Sysroot
 
@@ -32,7 +32,8 @@ class DropinFiles:
                 with contextlib.suppress(OSError, UnicodeDecodeError):
                     content = path.read_text()
                     if content.startswith(MARK):
-                        found.append(Dropin(kind, path.name[len(PREFIX) : -len(SUFFIX)], content))
+                        kernels = kernels_of(content) if kind == "depmod" else ()
+                        found.append(Dropin(kind, path.name[len(PREFIX) : -len(SUFFIX)], content, kernels))
         return tuple(found)
 
     def _path(self, dropin: Dropin) -> Path:

@@ -113,11 +113,15 @@ class Signer:
 
 @dataclass(frozen=True)
 class Dropin:
-    """A generated file: kind is modules-load, modprobe or depmod."""
+    """A generated file: kind is modules-load, modprobe or depmod.
+
+    kernels: the releases that one of depmod speaks of; None where an older kmodd wrote it, so that all may be meant.
+    """
 
     kind: str
     module: str
     content: str
+    kernels: Optional[tuple[str, ...]] = ()
 
 
 class Presence(str, Enum):

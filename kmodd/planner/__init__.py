@@ -265,7 +265,7 @@ class _Planning:
                 reason = "objects are installed"
             elif any(a.target.kernel == release for a in removals):
                 reason = "objects are removed"
-            elif any(a.dropin.kind == "depmod" and f" {release} " in a.dropin.content for a in files):
+            elif any(a.dropin.kernels is None or release in a.dropin.kernels for a in files):
                 reason = "overrides change"
             elif kernel.depmod_stale and any(
                 t.kernel == release and r.installed for t, r in self.snapshot.records.items()

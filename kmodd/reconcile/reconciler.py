@@ -219,7 +219,7 @@ class Reconciler:
         for action in actions:
             if isinstance(action, (WriteDropin, RemoveDropin)) and self._change_dropin(action, installed):
                 applied.append(action)
-        touched |= self._overridden(applied)
+        touched |= _overridden(applied, snapshot)
         for action in actions:
             if isinstance(action, RunDepmod) and await self._depmod(action, touched, snapshot, pending):
                 applied.append(action)
@@ -297,16 +297,6 @@ class Reconciler:
         get_logger().info(f"configuration {what}", module=dropin.module, kind=f"{dropin.kind}.d")
         return True
 
-    def _overridden(self, applied: list[Action]) -> set[str]:
-        """Return the kernels that changed depmod.d files speak of."""
-        return {
-            line.split()[2]
-            for action in applied
-            if isinstance(action, (WriteDropin, RemoveDropin)) and action.dropin.kind == "depmod"
-            for line in action.dropin.content.splitlines()
-            if line.startswith("override ")
-        }
-
     async def _depmod(
         self, action: RunDepmod, touched: set[str], snapshot: Snapshot, pending: dict[Target, BuildModule]
     ) -> bool:
@@ -355,6 +345,16 @@ class Reconciler:
         """Report a failure that has no record of its own, and look again after the first pause."""
         get_logger().error(event, problem=problem.code, reason=problem.message, hint=problem.hint, **fields)
         asyncio.get_running_loop().call_later(self.policy.retry_first, self.knock, "retry")
+
+
+def _overridden(applied: Sequence[Action], snapshot: Snapshot) -> set[str]:
+    """Return the kernels that changed depmod.d files speak of."""
+    found: set[str] = set()
+    for action in applied:
+        if isinstance(action, (WriteDropin, RemoveDropin)):
+            kernels = action.dropin.kernels
+            found.update(kernels if kernels is not None else [kernel.release for kernel in snapshot.present()])
+    return found
 
 
 def next_wake(actions: tuple[Action, ...]) -> Optional[float]:

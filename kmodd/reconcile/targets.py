@@ -107,7 +107,7 @@ class TargetWork:
         """
         target = action.target
         module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
-        scratch = self.builder.make_scratch(f"{target.kernel}.{target.module}")
+        scratch = self.builder.make_scratch(_directory_name(target))
         try:
             compiler = await self.observer.compiler(kernel)
             kernels = snapshot.kernels.values()
@@ -212,7 +212,7 @@ class TargetWork:
         try:
             signer = await self._signer(kernel)
             inputs["signer"] = signer.state if kernel.signature_hash else ""
-            work = self.sysroot.cache / "sign" / f"{target.kernel}.{target.module}"
+            work = self.sysroot.cache / "sign" / _directory_name(target)
             with explained(f"preparing the installation of {target}"):
                 shutil.rmtree(work, ignore_errors=True)
                 work.mkdir(parents=True, mode=0o700)
@@ -338,6 +338,11 @@ class TargetWork:
         except OSError as error:
             # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
             raise explain(error, f"storing the outcome of {target}") from error
+
+
+def _directory_name(target: Target) -> str:
+    """Return the name of a target's temporary directory, which no other's is: names of modules hold no @."""
+    return f"{target.module}@{target.kernel}"
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:

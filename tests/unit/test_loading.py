@@ -45,7 +45,11 @@ def test_nothing_to_say_is_no_file() -> None:
 def test_overrides_are_sorted_whatever_order_they_came_in() -> None:
     (found,) = dropins(module(), {"6.2": {"b", "a"}, "6.1": ["c"]})
     assert found == Dropin(
-        "depmod", "m", HEADER + "override c 6.1 extra/m\noverride a 6.2 extra/m\noverride b 6.2 extra/m\n"
+        "depmod",
+        "m",
+        HEADER + "# Kernels: 6.1 6.2\n"
+        "override c ^6[.]1$ extra/m\noverride a ^6[.]2$ extra/m\noverride b ^6[.]2$ extra/m\n",
+        ("6.1", "6.2"),
     )
 
 
