@@ -24,7 +24,7 @@ from ..paths import Sysroot
 from ..recipe import Recipe
 from . import ccoption, command, conf, failure, sandbox
 from .compiler import Compiler
-from .jobserver import Jobserver
+from .jobserver import Jobserver, Share
 from .objects import check_object, is_plain, read_symvers
 from .overlay import Overlay, Part
 from .patches import apply
@@ -80,7 +80,7 @@ class Builder:
         try:
             log = scratch / "log"
             log.touch(mode=0o600)
-            yield Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
+            yield Room(self.sysroot, scratch, self.owners[scratch], kernel, log)
         finally:
             self.drop_scratch(scratch)
 
@@ -125,6 +125,7 @@ class Builder:
         kernel: Kernel,
         compiler: Compiler,
         log: Path,
+        share: Share,
         *,
         symvers: Sequence[Path] = (),
         patches: Sequence[tuple[Path, Patch]] = (),
@@ -133,12 +134,12 @@ class Builder:
     ) -> Yield:
         """Build the copy in scratch/source, where an archive is unpacked first, and the kernel's own source completed.
 
-        symvers: host paths of others' Module.symvers. patches: host paths and what is said of them, in order. patched:
-        paths in the kernel's source that they touch. recipe: of the source's dkms.conf. Raises Problem archive-*,
-        patch-*, build-directory-missing, command-missing, build-failed, build-timeout, no-objects, object-missing,
-        object-invalid, kernel-source-makefile and the transient ones of `failure`.
+        share: of the jobserver. symvers: host paths of others' Module.symvers. patches: host paths and what is said of
+        them, in order. patched: paths in the kernel's source that they touch. recipe: of the source's dkms.conf.
+        Raises Problem archive-*, patch-*, build-directory-missing, command-missing, build-failed, build-timeout,
+        no-objects, object-missing, object-invalid, kernel-source-makefile and the transient ones of `failure`.
         """
-        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, self.jobserver)
+        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, share)
         source = module.file.source
         if source.archive is not None:
             name = f"{module.path}: source.archive: {source.archive}"
@@ -173,14 +174,14 @@ class Builder:
                 await self._make(room, module, self.make_words(module, kernel, compiler, inside, part), until)
                 inside.append(f"{SOURCE}/{part.directory}/Module.symvers")
         elif recipe:
-            lines = conf.Lines(recipe, kernel, compiler, self.jobserver, inside)
+            lines = conf.Lines(recipe, kernel, compiler, share, self.jobserver.jobs, inside)
             for line in (recipe.before, recipe.make):
                 await self._follow(room, module, lines, line, until)
         elif not directories[0].is_dir():
             text = f"{module.path}: build.directory: {build.directory} is not a directory of the source"
             raise Problem("build-directory-missing", text, "correct it, or source.strip", transient=False)
         elif build.command:
-            env = command.environment(compiler, inside, self.jobserver.flags)
+            env = command.environment(compiler, inside, share.flags)
             for words in command.steps(build, self.marks(kernel)):
                 await self._make(room, module, words, until, directory=command.directory(build), env=env)
         else:

@@ -16,15 +16,15 @@ from ..modulefile import Patch
 from ..recipe import DKMS_TREE, MAKE_FLAGS, Recipe
 from .compiler import Compiler
 from .failure import find_error
-from .jobserver import Jobserver
+from .jobserver import Share
 from .objects import is_plain
 
 
 class Lines:
-    """The lines of a conf for a kernel, as they are run. symvers: as seen inside."""
+    """The lines of a conf for a kernel, as they are run. jobs: how many may run at once. symvers: as seen inside."""
 
     def __init__(
-        self, recipe: Recipe, kernel: Kernel, compiler: Compiler, jobserver: Jobserver, symvers: Sequence[str]
+        self, recipe: Recipe, kernel: Kernel, compiler: Compiler, share: Share, jobs: int, symvers: Sequence[str]
     ) -> None:
         self.recipe = recipe
         compilers = dict(item.split("=", 1) for item in compiler.variables)
@@ -44,8 +44,8 @@ class Lines:
             "install_tree": "/lib/modules",
             "module": recipe.name,
             "module_version": recipe.version,
-            "parallel_jobs": str(jobserver.jobs),
-            MAKE_FLAGS: f"{jobserver.flags} {words}",
+            "parallel_jobs": str(jobs),
+            MAKE_FLAGS: f"{share.flags} {words}",
         }
 
     def argv(self, line: str) -> list[str]:

@@ -9,12 +9,13 @@ import resource
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from ..model import Kernel
 from ..paths import Sysroot
 from ..run import run
 from . import sandbox
-from .jobserver import Jobserver
+from .jobserver import Share
 
 SOURCE = f"{sandbox.WORK}/source"  # the copy of the source, as seen inside
 TEMPORARY = f"{sandbox.WORK}/tmp"  # the same as /tmp, but of one file system with the source
@@ -38,7 +39,7 @@ class Room:
     owner: tuple[int, int]
     kernel: Kernel
     log: Path
-    jobserver: Jobserver
+    share: Optional[Share] = None  # of the jobserver, where programs take part in it
     makefiles: str = ""  # what make reads before its own, as seen inside
 
     async def run(
@@ -60,7 +61,8 @@ class Room:
         """
         build_tree = str(self.kernel.build_tree)
         covered = build_tree.startswith(("/usr/src/", "/usr/lib/modules/"))
-        more = {"MAKEFLAGS": self.jobserver.flags} if jobs else {}
+        share = self.share if jobs else None
+        more = {"MAKEFLAGS": share.flags} if share else {}
         if jobs and self.makefiles:
             more["MAKEFILES"] = self.makefiles
         argv = sandbox.command(
@@ -80,7 +82,7 @@ class Room:
             output=self.log,
             limits=LIMITS,
             yields=True,
-            pass_fds=self.jobserver.descriptors if jobs else (),
+            pass_fds=share.descriptors if share else (),
         )
         return done.status
 

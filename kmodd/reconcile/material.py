@@ -87,7 +87,7 @@ class Material:
         digest = await asyncio.to_thread(self.sources.kernel.digest, srpm)
         scratch = self.builder.make_scratch(name)
         try:
-            room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log, self.builder.jobserver)
+            room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log)
             top = await prepare(room, srpm)
             await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted)
         finally:  # some 80,000 files: builds do not wait for their end

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
 from ..build.builder import Builder, Yield
-from ..build.jobserver import Jobserver
+from ..build.jobserver import Jobserver, Share
 from ..build.logs import ENDING, new_name
 from ..compress import compress
 from ..config import Settings
@@ -70,14 +70,14 @@ class TargetWork:
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
         """Build a target and store the outcome; a cancelled build leaves no trace but its log."""
         target, log = action.target, get_logger().bind(module=action.target.module, kernel=action.target.kernel)
-        async with self.jobserver.job():
+        async with self.jobserver.job() as share:
             began = time.time()
             log.info("build started", reason=action.reason)
             outcome, path = "failed", None
             try:
                 path = self._open_log(target)
                 self.observe_build(target, "started", path, 0.0)
-                warnings = await self._try(action, snapshot, path, began)
+                warnings = await self._try(action, snapshot, path, share, began)
                 outcome = "discarded" if warnings is None else "succeeded"
                 if warnings is not None:
                     log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
@@ -99,11 +99,12 @@ class TargetWork:
                 self.observe_build(target, outcome, path, time.time() - began)
 
     async def _try(
-        self, action: BuildModule, snapshot: Snapshot, path: Path, began: float
+        self, action: BuildModule, snapshot: Snapshot, path: Path, share: Share, began: float
     ) -> Optional[tuple[str, ...]]:
         """Build a target in a scratch directory of its own and keep what that yields.
 
-        path: of the log. Returns the warnings, None where an input changed meanwhile. Raises Problem.
+        path: of the log. share: of the jobserver. Returns the warnings, None where an input changed meanwhile.
+        Raises Problem.
         """
         target = action.target
         module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
@@ -120,6 +121,7 @@ class TargetWork:
                 kernel,
                 compiler,
                 path,
+                share,
                 symvers=[*(s for s in depends if s is not None), *others],
                 patches=self.observer.sources.patches(module, kernel.release),
                 patched=patched,

@@ -169,7 +169,7 @@ def unpack_alone(root: Path, archive: Path) -> Problem:
         log = root / "log"
         log.touch()
         kernel = Kernel("6.1", build_tree="/usr/src/x")
-        room = Room(sysroot, scratch, builder.owners[scratch], kernel, log, builder.jobserver)
+        room = Room(sysroot, scratch, builder.owners[scratch], kernel, log)
         await unpack(room, scratch / "tmp/archive", "archive", 1)
 
     with pytest.raises(Problem) as caught:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import resource
+import shutil
 import signal
+import sys
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
 from typing import Callable
 
 import pytest
 
-from kmodd.build.jobserver import Jobserver
+from kmodd.build.jobserver import Jobserver, Share
 
 PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
 MAKEFILE = """
@@ -23,14 +27,23 @@ left:
 \t@touch $(LOG).left; while ! test -e $(LOG).right; do sleep 0.01; done
 right:
 \t@touch $(LOG).right; while ! test -e $(LOG).left; do sleep 0.01; done
+three: one-1 one-2 one-3
+one-%:
+\t@touch $(LOG).$*; while ! test -e $(LOG).1 -a -e $(LOG).2 -a -e $(LOG).3; do sleep 0.01; done
 stay: stay-1 stay-2 stay-3
 stay-%:
 \t@echo + >> $(LOG); exec sleep 600
 """
 
 
-@pytest.fixture
-def makefile(tmp_path: Path) -> Path:
+#: The machine's make, as Enterprise Linux 8 and 9 have it (4.2, 4.3), and the 4.4 of later ones.
+MAKES = {"own": shutil.which("make"), "4.4": shutil.which("make", path=str(Path(sys.executable).parent))}
+
+
+@pytest.fixture(params=[name for name, program in MAKES.items() if program])
+def makefile(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A Makefile, with the make to be run beside it."""
+    (tmp_path / "make").symlink_to(str(MAKES[request.param]))
     path = tmp_path / "Makefile"
     path.write_text(MAKEFILE)
     return path
@@ -56,25 +69,30 @@ def go(jobs: int, main: Callable[[Jobserver], Awaitable[None]]) -> None:
     asyncio.run(guarded())
 
 
-async def start(server: Jobserver, makefile: Path, goal: str, log: Path, count: int = 0) -> asyncio.subprocess.Process:
+async def start(share: Share, makefile: Path, goal: str, log: Path, count: int = 0) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        "make", "-s", "-f", makefile, goal, f"LOG={log}", f"NUMBERS={' '.join(map(str, range(count)))}",
-        pass_fds=server.descriptors, env={"PATH": "/usr/bin:/bin", "MAKEFLAGS": server.flags}, start_new_session=True,
+        makefile.with_name("make"), "-s", "-f", makefile, goal,
+        f"LOG={log}", f"NUMBERS={' '.join(map(str, range(count)))}",
+        pass_fds=share.descriptors, env={"PATH": "/usr/bin:/bin", "MAKEFLAGS": share.flags}, start_new_session=True,
         stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
 
 
 async def make(server: Jobserver, makefile: Path, goal: str, log: Path, count: int = 0) -> None:
-    async with server.job():
-        child = await start(server, makefile, goal, log, count)
+    async with server.job() as share:
+        child = await start(share, makefile, goal, log, count)
         _, said = await child.communicate()
         assert (child.returncode, said) == (0, b"")  # make warns of a jobserver that it cannot use
 
 
+async def settled(reached: Callable[[], bool]) -> None:
+    while not reached():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)
+
+
 async def started(log: Path, count: int) -> None:
     """Wait until so many recipes run."""
-    while not log.exists() or log.read_text().count("+") < count:  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
+    await settled(lambda: log.exists() and log.read_text().count("+") >= count)
 
 
 def peak(log: Path) -> int:
@@ -109,8 +127,8 @@ def test_one_make_may_use_every_job(makefile: Path, tmp_path: Path) -> None:
 def test_tokens_of_a_killed_make_come_back(makefile: Path, tmp_path: Path) -> None:
     async def main(server: Jobserver) -> None:
         log = tmp_path / "log"
-        async with server.job():
-            child = await start(server, makefile, "stay", log)
+        async with server.job() as share:
+            child = await start(share, makefile, "stay", log)
             await started(log, 2)
             os.killpg(child.pid, signal.SIGKILL)
             await child.communicate()
@@ -123,8 +141,8 @@ def test_make_that_is_killed_leaves_the_others_going(makefile: Path, tmp_path: P
     async def main(server: Jobserver) -> None:
         log = tmp_path / "log"
         async with server.job():
-            async with server.job():
-                child = await start(server, makefile, "stay", log)
+            async with server.job() as share:
+                child = await start(share, makefile, "stay", log)
                 await started(log, 1)
                 os.killpg(child.pid, signal.SIGKILL)
                 await child.communicate()
@@ -182,18 +200,100 @@ def test_failure_gives_the_job_back() -> None:
     go(1, main)
 
 
-def test_greedy_build_that_takes_every_token_cannot_stop_the_next(tmp_path: Path) -> None:
+def test_build_that_keeps_every_token_cannot_stop_the_next(makefile: Path, tmp_path: Path) -> None:
     async def main(server: Jobserver) -> None:
-        async with server.job():
-            os.read(server.descriptors[0], 100)
-            task = asyncio.ensure_future(asyncio.wait_for(enter(server), PLENTY))
-            await asyncio.sleep(0.02)
-            assert not task.done()
-        await task
+        server.patience = 0.3
+        async with server.job() as greedy:
+            assert len(os.read(greedy.descriptors[0], 100)) == 2
+            await make(server, makefile, "all", tmp_path / "log", 3)  # one of the tokens is written off for it
+            os.write(greedy.descriptors[1], b"++")
+            await settled(lambda: server.granted == 3)
+        await make(server, makefile, "meet", tmp_path / "other")
 
-    async def enter(server: Jobserver) -> None:
+    go(3, main)
+
+
+def test_build_that_forges_tokens_gets_none_for_them(makefile: Path, tmp_path: Path) -> None:
+    async def main(server: Jobserver) -> None:
+        async with server.job() as hostile:
+            os.set_blocking(hostile.descriptors[1], False)
+            written = 0
+            with contextlib.suppress(BlockingIOError):
+                while written < 1 << 20:
+                    written += os.write(hostile.descriptors[1], b"+" * 4096)
+            log = tmp_path / "log"
+            await asyncio.gather(*(make(server, makefile, "all", log, 5) for _ in range(3)))
+            assert peak(log) <= 1
+            assert server.granted <= server.jobs
+
+    go(2, main)
+
+
+def test_full_pipes_and_changed_flags_of_one_build_are_no_other_builds(makefile: Path, tmp_path: Path) -> None:
+    """The pipes of a build are full, and block or not as it likes; the others, and this process, go on."""
+
+    async def main(server: Jobserver) -> None:
+        async with server.job() as hostile:
+            source, sink = hostile.descriptors
+            supply = os.open(f"/proc/self/fd/{source}", os.O_WRONLY | os.O_NONBLOCK)  # as root it can have both ends
+            for end in (supply, sink):
+                os.set_blocking(end, False)
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        os.write(end, b"x" * 4096)
+            for end in (supply, source, sink):
+                os.set_blocking(end, True)
+            os.close(supply)
+            turns = 0
+            work = asyncio.ensure_future(make(server, makefile, "meet", tmp_path / "log"))
+            while not work.done():
+                turns += 1
+                await asyncio.sleep(0.001)
+            await work
+            assert turns > 1
+
+    go(3, main)
+
+
+def test_tokens_that_one_build_leaves_unread_go_to_another(makefile: Path, tmp_path: Path) -> None:
+    async def main(server: Jobserver) -> None:
+        async with server.job() as idle:
+            assert idle.unread == 3
+            await make(server, makefile, "three", tmp_path / "log")  # each of three recipes ends once all run
+            await settled(lambda: idle.unread == 3)
+            assert server.granted == server.jobs
+
+    go(4, main)
+
+
+def test_fewer_jobs_hold_once_tokens_come_back(makefile: Path, tmp_path: Path) -> None:
+    async def main(server: Jobserver) -> None:
+        async with server.job() as first:
+            assert len(os.read(first.descriptors[0], 100)) == 3
+            server.jobs = 2
+            os.write(first.descriptors[1], b"+++")
+            await settled(lambda: server.granted == 2)
+            server.jobs = 4
+        log = tmp_path / "log"
+        server.jobs = 2
+        await asyncio.gather(*(make(server, makefile, "all", log, 5) for _ in range(3)))
+        assert peak(log) <= 2
+
+    go(4, main)
+
+
+def test_descriptors_that_run_out_fail_one_start_alone() -> None:
+    async def main(server: Jobserver) -> None:
+        low, high = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 1, high))
+        try:
+            with pytest.raises(OSError, match="Too many open files"):
+                async with server.job():
+                    pass
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (low, high))
         async with server.job():
-            pass
+            assert server.running == 1
 
     go(2, main)
 
@@ -212,8 +312,8 @@ def test_descriptors_are_above_those_that_scripts_use() -> None:
 
     async def work() -> tuple[int, int]:
         server = Jobserver(2)
-        async with server.job():
-            found = server.descriptors
+        async with server.job() as share:
+            found = share.descriptors
         server.close()
         return found
 

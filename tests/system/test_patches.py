@@ -70,7 +70,7 @@ class Outcome:
         for path in (self.top, *self.top.rglob("*")):
             os.chown(path, *builder.owners[scratch], follow_symlinks=False)
         kernel = Kernel("6.1", build_tree="/usr/src/x")
-        room = Room(sysroot, scratch, builder.owners[scratch], kernel, self.log, builder.jobserver)
+        room = Room(sysroot, scratch, builder.owners[scratch], kernel, self.log)
         self.warnings = await apply(room, patches, "m.toml: source.patches")
         assert sorted(path.name for path in (scratch / "tmp").iterdir()) == [], "a trial leaves nothing"
 
