@@ -213,6 +213,9 @@ PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: How likely a process is killed when memory runs out: proc(5).
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 
+#: There where the kernel filters system calls: seccomp(2).
+SECCOMP = Path("/proc/sys/kernel/seccomp/actions_avail")
+
 #: Where the journal takes native entries.
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 

@@ -24,6 +24,8 @@ from .errors import Problem
 from .paths import OOM_SCORE, PROGRAM_PATH
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+KEYCTL_JOIN_SESSION_KEYRING = 1  # <linux/keyctl.h>
+KEYCTL = {"x86_64": 250, "aarch64": 219, "ppc64le": 271, "s390x": 280}  # <asm/unistd.h>: libc has no function for it
 PACKAGES = {
     "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "rmmod": "kmod", "bwrap": "bubblewrap",
     "setpriv": "util-linux",
@@ -43,6 +45,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def _die_with_parent() -> None:
     _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _join_new_keyring() -> None:
+    """Leave the session keyring of whoever started this, whose keys no child needs.
+
+    Where the kernel has no keyrings, or the caller's own sandbox denies them, there is nothing to leave.
+    """
+    number = KEYCTL.get(os.uname().machine)
+    if number is not None:
+        _libc.syscall(number, KEYCTL_JOIN_SESSION_KEYRING, None)
 
 
 def _yield_to_others() -> None:
@@ -109,6 +121,7 @@ async def run(
     def prepare() -> None:
         if not outlives:
             _die_with_parent()
+        _join_new_keyring()
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
         for what, most in (limits or {}).items():
             resource.setrlimit(what, (most, most))

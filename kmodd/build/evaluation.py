@@ -39,8 +39,20 @@ async def evaluate(
     spare = random.randrange(SPARE, SPARE + 4096)
     owner = (spare, spare) if os.geteuid() == 0 else sandbox.build_owner()
     limits = LIMITS if os.geteuid() == 0 else {**LIMITS, resource.RLIMIT_NPROC: 4096}  # of all that the person runs
-    argv = sandbox.command(sysroot, None, bash, directory=directory, read_only=visible, env=ENVIRONMENT, owner=owner)
-    done = await run(argv, check=False, timeout=TIMEOUT, output_limit=most, merged=True, limits=limits, yields=True)
+    with sandbox.open_filter() as filters:
+        argv = sandbox.command(
+            sysroot, None, bash, directory=directory, read_only=visible, env=ENVIRONMENT, owner=owner, filters=filters
+        )
+        done = await run(
+            argv,
+            check=False,
+            timeout=TIMEOUT,
+            output_limit=most,
+            merged=True,
+            limits=limits,
+            yields=True,
+            pass_fds=filters,
+        )
     if done.status != 0 and done.stdout.startswith((b"bwrap: ", b"setpriv: ")):
         raise explain(argv[0], done)
     return done.stdout

@@ -65,25 +65,27 @@ class Room:
         more = {"MAKEFLAGS": share.flags} if share else {}
         if jobs and self.makefiles:
             more["MAKEFILES"] = self.makefiles
-        argv = sandbox.command(
-            self.sysroot,
-            self.scratch,
-            program,
-            directory=directory,
-            read_only=[*read_only, *(() if covered else ((self.sysroot.resolve(build_tree), build_tree),))],
-            writable=writable,
-            env={**ENVIRONMENT, **more, **env},
-            owner=self.owner,
-        )
-        done = await run(
-            argv,
-            check=False,
-            timeout=timeout,
-            output=self.log,
-            limits=LIMITS,
-            yields=True,
-            pass_fds=share.descriptors if share else (),
-        )
+        with sandbox.open_filter() as filters:
+            argv = sandbox.command(
+                self.sysroot,
+                self.scratch,
+                program,
+                directory=directory,
+                read_only=[*read_only, *(() if covered else ((self.sysroot.resolve(build_tree), build_tree),))],
+                writable=writable,
+                env={**ENVIRONMENT, **more, **env},
+                owner=self.owner,
+                filters=filters,
+            )
+            done = await run(
+                argv,
+                check=False,
+                timeout=timeout,
+                output=self.log,
+                limits=LIMITS,
+                yields=True,
+                pass_fds=(*filters, *(share.descriptors if share else ())),
+            )
         return done.status
 
     def said_since(self, offset: int, most: int = 1 << 20) -> str:

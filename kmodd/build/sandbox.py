@@ -2,18 +2,22 @@
 
 Bubblewrap (bwrap(1)) makes the mounts; setpriv(1) then gives up root before the program starts, so that no user
 namespace is needed, which hardened servers switch off (user.max_user_namespaces=0). Of /etc only what the dynamic
-linker needs is there: keys and configuration are invisible. Must not: start anything itself.
+linker needs is there: keys and configuration are invisible. System calls that no build needs, and through which
+unprivileged code reaches more of the kernel, are denied. Must not: start anything itself.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import os
 import pwd
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from ..paths import Sysroot
+from ..paths import SECCOMP, Sysroot
+from .filters import FILTERS
 
 BUILD_USER = "kmodd-build"
 FIRST_SPARE = 1_879_048_192 + 0x6B6D  # see free_owner
@@ -50,6 +54,26 @@ def free_owner(user: str, taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
     if os.geteuid() != 0 or owner not in used:
         return owner
     return next((uid, owner[1]) for uid in range(FIRST_SPARE, FIRST_SPARE + 4096) if (uid, owner[1]) not in used)
+
+
+def can_filter() -> bool:
+    """Tell whether this kernel filters system calls, and there is a filter for this machine."""
+    return os.uname().machine in FILTERS and SECCOMP.exists()
+
+
+@contextlib.contextmanager
+def open_filter() -> Iterator[tuple[int, ...]]:
+    """Give a descriptor of the filter of system calls, which bwrap reads once; none where there can be no filter."""
+    if not can_filter():
+        yield ()
+        return
+    descriptor = os.memfd_create("kmodd-filter", os.MFD_CLOEXEC)
+    try:
+        os.write(descriptor, base64.b64decode(FILTERS[os.uname().machine]))
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 def _cover(directory: str, mounts: Mapping[str, Path]) -> list[str]:
@@ -96,11 +120,13 @@ def command(
     writable: Iterable[tuple[Path, str]] = (),
     env: Mapping[str, str],
     owner: tuple[int, int],
+    filters: Iterable[int],
 ) -> list[str]:
     """Return the argv that runs program in the sandbox.
 
     scratch: host directory seen as /build, writable; None: nothing is. read_only, writable: further (host path, path
-    inside). env: its whole environment. owner: uid and gid it runs as.
+    inside). env: its whole environment. owner: uid and gid it runs as. filters: what open_filter() gave, for this run
+    alone, which passes it on.
     """
     mounts: dict[str, Path] = {}
     if not sysroot.is_host:
@@ -109,6 +135,8 @@ def command(
                 mounts[inside] = host
     words = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     words += ["--new-session", "--hostname", "kmodd", "--clearenv"]
+    for descriptor in filters:
+        words += ["--seccomp", str(descriptor)]
     if os.geteuid() == 0:
         words += ["--cap-drop", "ALL"]
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):

@@ -44,15 +44,20 @@ async def sandboxing(host: Host) -> AsyncIterator[Finding]:
             path.mkdir(exist_ok=True)
             path.chmod(0o755)  # bwrap comes here without root's right to pass anywhere
             os.chown(path, *owner)
-        argv = sandbox.command(host.sysroot, Path(name), ["id", "-u"], env={"PATH": "/usr/bin:/bin"}, owner=owner)
         try:
-            done = await run(argv, timeout=30)
+            with sandbox.open_filter() as filters:
+                env = {"PATH": "/usr/bin:/bin"}
+                argv = sandbox.command(host.sysroot, Path(name), ["id", "-u"], env=env, owner=owner, filters=filters)
+                done = await run(argv, timeout=30, pass_fds=filters)
         except Problem as problem:
             fix = problem.hint or "run bwrap --unshare-all --ro-bind / / true by hand to see more"
             yield Finding("sandbox", "fail", f"builds cannot run: {problem.message}", fix)
             return
     if done.text.strip() != str(owner[0]):
         yield Finding("sandbox", "fail", f"a build would run as uid {done.text.strip()}, not as {owner[0]}")
+    elif not sandbox.can_filter():
+        what = f"builds run in bwrap as uid {owner[0]}, but no system call is denied to them"
+        yield Finding("sandbox", "warning", what, "a kernel with CONFIG_SECCOMP_FILTER, on a machine that kmodd knows")
     else:
         yield Finding("sandbox", "ok", f"builds run in bwrap as uid {owner[0]}")
 
