@@ -86,6 +86,8 @@ class Kernel:
     signature_hash: str = ""  # CONFIG_MODULE_SIG_HASH; "" where it knows no signatures
     in_tree: frozenset[str] = frozenset()  # canonical names of its own modules, as far as somebody asks for them
     depmod_stale: str = ""  # why modules.dep is not what depmod would write now
+    command_lines: tuple[str, ...] = ("",)  # that it may get; more than one where the boot loader leaves that open
+    command_line_unknown: str = ""  # why it may get others
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ TRANSIENT = {
     "build-tree-mismatch": False,
     "build-tree-unreadable": True,
     "call-refused": False,
+    "command-line-unknown": False,
     "command-missing": False,
     "compiler-missing": True,
     "compression-failed": True,

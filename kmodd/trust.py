@@ -1,23 +1,22 @@
 """Whether a kernel takes only modules signed by a key that it trusts, and whether ours is one.
 
-Sources: kernel/module/signing.c, kernel-parameters (module.sig_enforce, lockdown), the Boot Loader Specification
-(loader/entries), grub2's grubenv, mokutil(1), keyctl(1). What another kernel than the running one will do is told
-from its configuration and its boot entry. Must not: enrol anything.
+Sources: kernel/module/signing.c, kernel-parameters (module.sig_enforce, lockdown), mokutil(1), keyctl(1). What another
+kernel than the running one will do is told from its configuration and its command line. Must not: enrol anything.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Optional
 
+from .commandline import CommandLine
 from .errors import Problem
 from .files import stat_signature
 from .model import Fault, Kernel, Signer
 from .paths import Sysroot
 from .run import find_program, run
 
-ENFORCING = re.compile(r"(?:^|\s)module\.sig_enforce(?:=(?:1|y|Y|on))?(?=\s|$)")
-LOCKDOWN = re.compile(r"(?:^|\s)lockdown=(integrity|confidentiality)(?=\s|$)")
 FORCED = ("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY", "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY")
 #: What mokutil --test-key says; its exit status differs between versions.
 ENROLMENTS = {
@@ -40,24 +39,6 @@ class TrustReader:
         self._enrolments: dict[Path, tuple[object, str]] = {}
 
     # -- enforcement -----------------------------------------------------------------------------------------------
-    def command_line(self, kernel: Kernel) -> str:
-        """Return the kernel command line that a kernel has, or will boot with as far as can be told."""
-        if kernel.running:
-            return self._read("/proc/cmdline")
-        entries = self.sysroot.resolve("/boot/loader/entries")
-        for path in sorted(entries.glob("*.conf")) if entries.is_dir() else []:
-            fields: dict[str, str] = {}
-            for line in path.read_text(errors="replace").splitlines():
-                key, _, value = line.strip().partition(" ")
-                fields[key] = f"{fields.get(key, '')} {value.strip()}".strip()
-            if fields.get("version") == kernel.release or fields.get("linux", "").endswith(f"-{kernel.release}"):
-                return fields.get("options", "").replace("$kernelopts", self._grub_variable("kernelopts"))
-        return self._read("/etc/kernel/cmdline")
-
-    def _grub_variable(self, name: str) -> str:
-        found = re.search(rf"^{name}=(.*)$", self._read("/boot/grub2/grubenv"), re.MULTILINE)
-        return found[1] if found else ""
-
     def _read(self, path: str) -> str:
         try:
             return self.sysroot.resolve(path).read_text(errors="replace").strip()
@@ -65,17 +46,14 @@ class TrustReader:
             return ""
 
     def enforcement(self, kernel: Kernel) -> str:
-        """Return why a kernel refuses modules without a trusted signature, "" where it takes them."""
+        """Return why a kernel refuses modules without a trusted signature, "" where it takes them or may take them."""
         if not kernel.signature_hash:
             return ""
         if kernel.config.get("CONFIG_MODULE_SIG_FORCE") == "y":
             return "its configuration has CONFIG_MODULE_SIG_FORCE"
-        words = self.command_line(kernel)
-        if ENFORCING.search(words):
-            return "its command line has module.sig_enforce"
-        locked = LOCKDOWN.search(words)
-        if locked and kernel.config.get("CONFIG_SECURITY_LOCKDOWN_LSM") == "y":
-            return f"its command line has lockdown={locked[1]}"
+        words = self._enforcing(kernel)
+        if words and all(words):
+            return f"its command line has {words[0]}"
         forced = next((symbol for symbol in FORCED if kernel.config.get(symbol) == "y"), "")
         if forced:
             return f"its configuration has {forced}"
@@ -87,6 +65,17 @@ class TrustReader:
         if self.has_secure_boot() and kernel.config.get("CONFIG_LOCK_DOWN_IN_EFI_SECURE_BOOT") == "y":
             return "Secure Boot is on"
         return ""
+
+    def _enforcing(self, kernel: Kernel) -> list[str]:
+        """Return the word that demands signatures of each command line that a kernel may get, "" where none does."""
+        return [CommandLine(text).enforcing(kernel.config) for text in kernel.command_lines]
+
+    def doubt(self, kernel: Kernel) -> str:
+        """Return why it cannot be told whether a kernel refuses modules, "" where it can; see enforcement first."""
+        word = next(filter(None, self._enforcing(kernel)), "") if kernel.signature_hash else ""
+        if word:
+            return f"only some of its boot entries have {word}"
+        return kernel.command_line_unknown if kernel.signature_hash else ""
 
     def has_secure_boot(self) -> bool:
         """Tell whether the firmware of this machine has Secure Boot on; only of the host itself."""
@@ -147,20 +136,25 @@ class TrustReader:
             known = self._enrolments[certificate] = (key, state)
         return known[1]
 
-    async def faults(self, kernel: Kernel, signer: Signer, certificate: Path, signed: bool) -> tuple[Fault, ...]:
-        """Return what keeps a kernel from taking modules as we sign them."""
-        why = self.enforcement(kernel)
-        if not why:
-            return ()
+    async def find_fault(
+        self, kernel: Kernel, signer: Signer, certificate: Path, signed: bool
+    ) -> tuple[Optional[Fault], str]:
+        """Return what keeps, or may keep, a kernel from taking modules as we sign them, and a check's outcome."""
+        why, doubt = self.enforcement(kernel), self.doubt(kernel)
+        if not why and not doubt:
+            return None, "passed"
+        fault = None
         if not signed or not signer.identity:
             text = f"this kernel takes only signed modules ({why}), and this one is not"
-            return (Fault("signature-required", text, "kmoddctl key show"),)
-        if await self.is_trusted(certificate, kernel):
-            return ()
-        text = f"this kernel takes only modules signed by a key that it trusts ({why}), and kmodd's is not enrolled"
-        where = self.sysroot.inside(certificate)
-        hint = f"kmoddctl key enroll asks the firmware to trust {where}"
-        return (Fault("signature-untrusted", text, hint),)
+            fault = Fault("signature-required", text, "kmoddctl key show")
+        elif not await self.is_trusted(certificate, kernel):
+            text = f"this kernel takes only modules signed by a key that it trusts ({why}), and kmodd's is not enrolled"
+            where = self.sysroot.inside(certificate)
+            fault = Fault("signature-untrusted", text, f"kmoddctl key enroll asks the firmware to trust {where}")
+        if fault is None or why:
+            return fault, "failed" if fault else "passed"
+        text = f"whether this kernel takes modules signed by kmodd cannot be told: {doubt}"
+        return Fault("command-line-unknown", text, fault.hint), "warning"
 
 
 def read_identifiers(shown: str) -> set[str]:

@@ -18,8 +18,8 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "choosing", "errors", "paths", "model", "modulefile", "recipe", "record", "planner", "loading", "versions",
-        "tomlfile", "report", "reloading", "messages", "problems", "",
+        "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record",
+        "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "",
     ),
     "doors": ("run", "journal", "log", "files"),
     "edges": (
@@ -37,7 +37,9 @@ TOGETHER = {("rpmdb", "rpmchild")}
 #: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
 PATHS = {
     "kmodd/boot.py": {
-        "/boot", "/boot/efi", "/boot/grub2", "/boot/grub2/grubenv", "/etc/default/grub",
+        "/boot", "/boot/efi", "/boot/grub/custom.cfg", "/boot/grub/grub.cfg", "/boot/grub/grubenv", "/boot/grub2",
+        "/boot/grub2/custom.cfg", "/boot/grub2/grub.cfg", "/boot/grub2/grubenv", "/boot/grub2/user.cfg",
+        "/etc/default/grub", "/etc/kernel/cmdline", "/proc/cmdline", "/usr/lib/kernel/cmdline",
     },
     "kmodd/build/conf.py": {"/usr/src", "/lib/modules"},  # variables of DKMS
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
@@ -76,10 +78,6 @@ PATHS = {
         "/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der",
     },
     "kmodd/trust.py": {
-        "/boot/grub2/grubenv",
-        "/boot/loader/entries",
-        "/etc/kernel/cmdline",
-        "/proc/cmdline",
         "/sys/kernel/security/lockdown",
         "/sys/module/module/parameters/sig_enforce",
     },

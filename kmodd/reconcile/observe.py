@@ -14,6 +14,7 @@ from typing import Optional
 from ..boot import BootReader
 from ..build.compiler import Compiler, CompilerFinder
 from ..build.evaluation import evaluate
+from ..commandline import merge
 from ..config import Settings
 from ..dkms.conf import ConfReader
 from ..dkms.places import adopt, is_adopted
@@ -236,10 +237,12 @@ class Observer:
             )
             questions.append(question)
             signed = present or all(item.signer for item in objects)
-            faults = await self.trust.faults(kernel, signer, published, signed)
+            fault, outcome = await self.trust.find_fault(kernel, signer, published, signed)
             name = objects[0].name if objects else target.module
-            trust[target] = tuple(Check(name, "trust", "failed", f.message, f.problem, f.hint) for f in faults)
-            if self.verifier.anew and not faults:
+            trust[target] = ()
+            if fault is not None:
+                trust[target] = (Check(name, "trust", outcome, fault.message, fault.problem, fault.hint),)
+            elif self.verifier.anew:
                 why = self.trust.enforcement(kernel)
                 said = f"the kernel trusts kmodd's key, which it must ({why})" if why else "any signature will do"
                 trust[target] = (Check(name, "trust", "passed", said),)
@@ -268,8 +271,20 @@ class Observer:
             text = f"{where} cannot be read: {error.strerror}"
             raise Problem("modules-unreadable", text, "kmodd looks again when something changes") from error
         default = self.boot.default(kernels)
-        known = default is not None
-        return {r: replace(k, default_boot=r == default if known else None) for r, k in kernels.items()}
+        return {release: self._booted(kernel, default) for release, kernel in kernels.items()}
+
+    def _booted(self, kernel: Kernel, default: Optional[str]) -> Kernel:
+        """Return a kernel with what the boot loader says of it. default: the release that boots next, if known."""
+        if not kernel.present:
+            return kernel
+        lines = self.boot.command_lines(kernel.release, kernel.running)
+        texts = lines.texts if kernel.running else [merge(text, kernel.config) for text in lines.texts]
+        return replace(
+            kernel,
+            default_boot=kernel.release == default if default is not None else None,
+            command_lines=tuple(dict.fromkeys(texts)),
+            command_line_unknown=lines.unknown,
+        )
 
     def _override_change(self) -> float:
         """Return when our depmod.d files last changed."""

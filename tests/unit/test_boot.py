@@ -8,7 +8,7 @@ from typing import Optional
 
 import pytest
 
-from kmodd.boot import VENDOR, BootReader
+from kmodd.boot import VENDOR, BootReader, CommandLines
 from kmodd.paths import Sysroot
 
 ID = "8e4d7a3c9d0b4f6e9a3a1c5f2b7d6e80"
@@ -147,3 +147,91 @@ def test_variable_of_the_firmware_is_read(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "boot/loader/loader.conf").write_text(f"default {ID}-{NEW}.conf\n")
     monkeypatch.setattr(Sysroot, "is_host", property(lambda self: True))
     assert ask(tmp_path) == OLD
+
+
+# -- command lines ---------------------------------------------------------------------------------------------------
+def told(root: Path, release: str = NEW) -> CommandLines:
+    return BootReader(Sysroot(root)).command_lines(release)
+
+
+@pytest.mark.parametrize(
+    ("env", "options", "text"),
+    [
+        (None, "root=/dev/sda ro", "root=/dev/sda ro"),
+        ("kernelopts=root=/dev/sda ro ", "$kernelopts quiet", "root=/dev/sda ro quiet"),
+        ("tuned_params=isolcpus=1 module.sig_enforce=1", "ro $tuned_params", "ro isolcpus=1 module.sig_enforce=1"),
+        (None, "ro $tuned_params", "ro"),
+        ('kernelopts=dyndbg="file a.c +p" ro', "$kernelopts", '"dyndbg=file a.c +p" ro'),
+        ("x=a\\\nb", "ro $x", "ro a b"),
+    ],
+)
+def test_entry_tells_the_command_line(tmp_path: Path, env: Optional[str], options: str, text: str) -> None:
+    entry(tmp_path, NEW, options=options)
+    grub(tmp_path, env)
+    assert told(tmp_path) == CommandLines((text,))
+
+
+def test_lines_of_options_add_up(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options="root=/dev/sda\noptions  quiet")
+    grub(tmp_path)
+    assert told(tmp_path) == CommandLines(("root=/dev/sda quiet",))
+
+
+def test_variable_that_only_grub_cfg_sets_is_resolved(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options="$kernelopts $tuned_params")
+    grub(tmp_path)
+    (tmp_path / "boot/grub2/grub.cfg").write_text('set kernelopts="root=/dev/sda ro "\nset tuned_params=""\n')
+    assert told(tmp_path) == CommandLines(("root=/dev/sda ro",))
+
+
+def test_variable_with_several_values_cannot_be_told(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options="ro $tuned_params")
+    grub(tmp_path)
+    (tmp_path / "boot/grub2/grub.cfg").write_text('set tuned_params="a"\nif x; then\n  set tuned_params="b"\nfi\n')
+    assert "tuned_params" in told(tmp_path).unknown
+    (tmp_path / "boot/grub2/grubenv").write_text("tuned_params=c\n")
+    assert told(tmp_path) == CommandLines(("ro c",))
+
+
+def test_entry_that_boots_next_settles_between_two_of_one_release(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options="ro")
+    entry(tmp_path, NEW, name=f"{ID}-{NEW}~custom", options="ro module.sig_enforce=1")
+    grub(tmp_path, f"saved_entry={ID}-{NEW}~custom")
+    assert told(tmp_path) == CommandLines(("ro module.sig_enforce=1",))
+    (tmp_path / "boot/grub2/grubenv").write_text(f"saved_entry={ID}-{OLD}\n")
+    entry(tmp_path, OLD)
+    assert set(told(tmp_path).texts) == {"ro", "ro module.sig_enforce=1"}
+
+
+@pytest.mark.parametrize("directory", ["grub", "grub2"])
+def test_kernel_that_only_grub_cfg_names_has_its_line(tmp_path: Path, directory: str) -> None:
+    (tmp_path / "boot" / directory).mkdir(parents=True)
+    (tmp_path / "boot" / directory / "grub.cfg").write_text(
+        f"menuentry x {{\n\tlinux /boot/vmlinuz-{NEW} root=UUID=x ro quiet\n}}\n"
+        f"menuentry y {{\n\tlinux /boot/vmlinuz-{NEW} root=UUID=x ro single\n}}\n"
+        f"menuentry z {{\n\tlinux /boot/vmlinuz-{NEW}+debug root=UUID=x debug\n}}\n"
+    )
+    assert told(tmp_path) == CommandLines(("root=UUID=x ro quiet", "root=UUID=x ro single"))
+    assert told(tmp_path, DEBUG) == CommandLines(("root=UUID=x debug",))
+
+
+def test_kernel_without_an_entry_gets_what_kernel_install_writes(tmp_path: Path) -> None:
+    (tmp_path / "etc/kernel").mkdir(parents=True)
+    (tmp_path / "etc/kernel/cmdline").write_text("root=/dev/sda\nquiet\n")
+    assert told(tmp_path) == CommandLines(("root=/dev/sda quiet",))
+
+
+def test_command_line_that_nothing_speaks_of_is_empty(tmp_path: Path) -> None:
+    assert told(tmp_path) == CommandLines(("",))
+
+
+def test_line_that_grub_would_run_cannot_be_told(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options="ro `x`")
+    grub(tmp_path)
+    assert "cannot be told" in told(tmp_path).unknown
+
+
+def test_systemd_boot_passes_options_as_they_are(tmp_path: Path) -> None:
+    entry(tmp_path, NEW, options='a="b c" $x', boot="efi")
+    (tmp_path / "efi/loader/loader.conf").write_text("timeout 3\n")
+    assert told(tmp_path) == CommandLines(('a="b c" $x',))

@@ -1,10 +1,16 @@
-"""What the running kernel's keyrings say of a certificate; the texts are those of Debian's 6.1.0-56-amd64."""
+"""What kernels demand, and what the running one's keyrings say; the texts are those of Debian's 6.1.0-56-amd64."""
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
+from typing import Optional
+
 import pytest
 
-from kmodd.trust import read_identifiers
+from kmodd.model import Kernel, Signer
+from kmodd.paths import Sysroot
+from kmodd.trust import TrustReader, read_identifiers
 
 SECONDARY = """\
 Keyring
@@ -40,3 +46,31 @@ KERNELS_OWN = "8963f707e289edc09df337a240938134371a5bb8"
 )
 def test_identifiers_are_those_of_certificates(shown: str, identifiers: set[str]) -> None:
     assert read_identifiers(shown) == identifiers
+
+
+CERTIFICATE = "signing.x509"
+ENFORCING = "ro module.sig_enforce=On"
+
+
+@pytest.mark.parametrize(
+    ("lines", "unknown", "signed", "problem", "outcome"),
+    [
+        (("ro",), "", True, None, "passed"),
+        ((ENFORCING,), "", True, "signature-untrusted", "failed"),
+        ((ENFORCING,), "", False, "signature-required", "failed"),
+        (("ro", ENFORCING), "", True, "command-line-unknown", "warning"),
+        (("ro",), "there are others", False, "command-line-unknown", "warning"),
+        ((ENFORCING,), "there are others", True, "signature-untrusted", "failed"),
+    ],
+)
+def test_what_cannot_be_told_is_a_warning(
+    tmp_path: Path, lines: tuple[str, ...], unknown: str, signed: bool, problem: Optional[str], outcome: str
+) -> None:
+    kernel = Kernel("6.1", signature_hash="sha256", command_lines=lines, command_line_unknown=unknown)
+    trust = TrustReader(Sysroot(tmp_path), vouched=False)
+    asked = trust.find_fault(kernel, Signer("identity"), tmp_path / CERTIFICATE, signed)
+    fault, found = asyncio.run(asked)
+    assert (fault and fault.problem, found) == (problem, outcome)
+    trust.vouched = True
+    fault, found = asyncio.run(trust.find_fault(kernel, Signer("identity"), tmp_path / CERTIFICATE, True))
+    assert (fault, found) == (None, "passed")
