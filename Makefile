@@ -54,7 +54,7 @@ lint: setup
 	@$(BIN)/python -m ruff check .
 	@$(BIN)/python -m ruff format --check --quiet .
 	@$(BIN)/python -m mypy
-	@$(BIN)/python -m pytest -q tests/test_style.py
+	@$(BIN)/python -m pytest -q -k "not ruff and not mypy" tests/test_style.py
 
 vm: setup
 	@$(BIN)/python -m pytest -q -s -m "vm and not trusted and not stories" tests/vm
