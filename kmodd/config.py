@@ -12,6 +12,9 @@ from . import tomlfile
 from .errors import Problem
 from .modulefile import AbsolutePath, Line, Name, Table, TimeSpan
 from .paths import Sysroot
+from .reading import reach
+
+LARGEST = 1 << 20  # bytes; a few lines are what it has
 
 
 def _key(value: str) -> str:
@@ -107,12 +110,24 @@ class Settings(Table):
 
 
 def read_settings(sysroot: Sysroot) -> Settings:
-    """Return the settings of a root. Raises Problem settings-invalid, which names file, table and key."""
+    """Return the settings of a root.
+
+    Raises Problem settings-invalid, which names file, table and key, and source-unsafe.
+    """
     path = sysroot.configuration
     where = sysroot.inside(path)
     hint = "see kmodd.toml(5)"
     try:
-        return tomlfile.parse(Settings, path.read_text())
+        with reach(sysroot, where) as found:
+            if found.weakness:
+                text = f"{where}: others than root can change it: {found.weakness.text}"
+                raise Problem("source-unsafe", text, found.weakness.fix)
+            if not found.is_file:
+                raise ValueError("it is not a regular file")
+            data = found.read(LARGEST + 1)
+        if len(data) > LARGEST:
+            raise ValueError(f"it is larger than {LARGEST} bytes")
+        return tomlfile.parse(Settings, data.decode())
     except FileNotFoundError:
         return Settings()
     except OSError as error:

@@ -16,6 +16,11 @@ from .modulefile import Module
 from .recipe import Recipe
 from .record import Attempt, BuiltObject, TargetRecord
 
+CHANGED = "source-changed"  # what was copied is not what was planned with
+UNSAFE = "source-unsafe"  # others than root can change what would be signed
+UNSIGNED = "kernel-source-unsigned"  # a source RPM without a good signature
+REFUSED = (UNSAFE, UNSIGNED)  # no reason to take away what is installed
+
 
 class Verdict(str, Enum):
     """The state of a target or kernel, worst last but for EXCLUDED."""
@@ -179,6 +184,14 @@ class Snapshot:
         """Return the objects of the last build of a target that are to be installed."""
         record, left = self.records.get(target), self.left.get(target, {})
         return tuple(o for o in record.built.objects if o.name not in left) if record and record.built else ()
+
+    def refusal(self, target: Target) -> Optional[Fault]:
+        """Return why the next build of a target is refused for who could have a hand in it; None where it is not."""
+        record = self.records.get(target)
+        files = {target.module if record is None else record.module_file, target.module}
+        faults = [broken.fault for broken in self.broken if {broken.path, broken.name} & files]
+        faults += [self.input_faults[target]] if target in self.input_faults else []
+        return next((fault for fault in faults if fault.problem in REFUSED), None)
 
     def depends(self, target: Target) -> tuple[str, ...]:
         """Return the modules that a registered one is built after, for a kernel."""

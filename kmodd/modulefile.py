@@ -146,6 +146,7 @@ class Source(Table):
     kernel: tuple[KernelPath, ...] = ()  # directories and .c files of the kernel's own source
     dkms: Optional[Annotated[AbsolutePath, AfterValidator(_conf)]] = None  # a dkms.conf; the source is its directory
     ignore_hooks: Optional[bool] = None  # of the dkms.conf
+    trust_owner: bool = False  # what others than root can change is built all the same
     patches: tuple[Annotated[Patch, BeforeValidator(_patch)], ...] = ()
 
     @model_validator(mode="after")

@@ -17,6 +17,7 @@ from .files import explained, remove_file, replace_file
 from .model import BrokenFile, Fault
 from .modulefile import NAME, Module, ModuleFile
 from .paths import Sysroot
+from .reading import reach
 
 LARGEST = 1 << 20  # bytes; a module file is a few lines
 
@@ -84,19 +85,22 @@ class RegistryReader:
 
     def _load(self, path: Path, inside: str) -> Optional[ModuleFile]:
         real = self.sysroot.resolve(inside)
+        if str(real) == str(self.sysroot.root / "dev/null") or os.path.realpath(path) == "/dev/null":
+            return None
         try:
-            if str(real) == str(self.sysroot.root / "dev/null") or os.path.realpath(path) == "/dev/null":
-                return None
-            found = real.stat()
-            key = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-            known = self._parsed.get(path)
-            if known and known[0] == key:
-                return known[1]
-            if not real.is_file():
-                raise Problem("module-file-invalid", "is not a regular file")
-            if found.st_size > LARGEST:
+            with reach(self.sysroot, inside) as found:
+                weakness, key = found.weakness, found.signature
+                if weakness:
+                    raise Problem("source-unsafe", f"others than root can change it: {weakness.text}", weakness.fix)
+                known = self._parsed.get(path)
+                if known and known[0] == key:
+                    return known[1]
+                if not found.is_file:
+                    raise Problem("module-file-invalid", "is not a regular file")
+                data = found.read(LARGEST + 1)
+            if len(data) > LARGEST:
                 raise Problem("module-file-invalid", f"is larger than {LARGEST} bytes")
-            content = parse(real.read_bytes().decode())
+            content = parse(data.decode())
         except UnicodeDecodeError as error:
             raise Problem("module-file-invalid", f"is not UTF-8 at byte {error.start}") from error
         except OSError as error:

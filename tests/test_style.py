@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record",
         "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "",
     ),
-    "doors": ("run", "journal", "log", "files"),
+    "doors": ("run", "journal", "log", "files", "reading"),
     "edges": (
         "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "hooks", "install",
         "kernels", "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust",

@@ -61,6 +61,10 @@ def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -
     lacking: dict[str, list[str]] = {}
     for target, judgement in targets.items():
         if judgement.verdict in (Verdict.READY, Verdict.EXCLUDED):
+            refusal = seen.snapshot.refusal(target)
+            if refusal and judgement.verdict is Verdict.READY:
+                state = max(state, WARNING)
+                details.append(f"WARNING: {target}: ready, but not built again: {refusal.message} -> {refusal.hint}")
             continue
         passing = judgement.verdict is Verdict.BUILDING and seen.holder is not None
         passing = passing or (judgement.verdict is Verdict.WAITING and transaction is not None)

@@ -22,6 +22,7 @@ from ..log import get_logger
 from ..model import Fault, Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
+from ..reading import reach
 from ..recipe import Recipe
 from .answer import LARGEST_ANSWER, Answer, parse
 from .directives import interpret, kernel_tree
@@ -113,12 +114,13 @@ class ConfReader:
     def _key(self, module: Module, kernel: Kernel) -> str:
         parts = [SCRIPT, module.file.source.place, str(self._takes_hooks(module)), self.identify(module)]
         parts += [kernel.release, kernel.architecture, kernel_tree(kernel)]
-        for path in [*self._overrides(), *self._configuration(kernel)]:
+        for path in [*self.overrides(), *self._configuration(kernel)]:
             with contextlib.suppress(OSError):
                 parts += [str(path), self.digest(path)]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def _overrides(self) -> list[Path]:
+    def overrides(self) -> list[Path]:
+        """Return the host paths of the files that change what a conf says."""
         directory = self.sysroot.dkms_overrides
         return sorted(path for path in directory.glob("*.conf") if path.is_file() and path.name != "framework.conf")
 
@@ -132,7 +134,7 @@ class ConfReader:
         real = self.sysroot.inside(conf.parent)
         inside = real if real.startswith("/usr/src/") else OUTSIDE
         visible = [] if inside == real else [(conf.parent, inside)]
-        overrides = self._overrides()
+        overrides = self.overrides()
         visible += [(path, f"{OVERRIDES}/{path.name}") for path in overrides]
         if kernel.build_tree and not kernel.build_tree.startswith(("/usr/src/", "/usr/lib/modules/")):
             visible.append((self.sysroot.resolve(kernel.build_tree), kernel.build_tree))
@@ -164,13 +166,17 @@ class ConfReader:
 
     def _takes_hooks(self, module: Module) -> bool:
         """Tell whether install hooks are no reason to refuse a conf: they are left out, or allowed."""
-        return bool(module.file.source.ignore_hooks) or module.name in self.allowed
+        return bool(module.file.source.ignore_hooks) or (
+            module.name in self.allowed and not module.file.source.trust_owner  # they run as root, where the source is
+        )
 
     def _text(self, path: Path, where: str) -> str:
         try:
-            if path.stat().st_size > LARGEST_CONF:
+            with reach(self.sysroot, self.sysroot.inside(path)) as found:
+                data = found.read(LARGEST_CONF + 1)
+            if len(data) > LARGEST_CONF:
                 raise Problem("dkms-conf-invalid", f"{where}: is larger than {LARGEST_CONF} bytes", "is it one?")
-            return path.read_bytes().decode(errors="replace")
+            return data.decode(errors="replace")
         except OSError as error:
             raise Problem("source-unreadable", f"{where}: {path} cannot be read: {error.strerror}") from error
 

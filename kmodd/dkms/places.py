@@ -12,8 +12,9 @@ from functools import cmp_to_key
 from .. import versions
 from ..modulefile import NAME, Module, ModuleFile, Source
 from ..paths import DKMS_SOURCES, Sysroot
+from ..reading import reach
 from ..recipe import DKMS_TREE
-from .conf import guess
+from .conf import LARGEST_CONF, guess
 
 
 def find_confs(sysroot: Sysroot) -> Iterator[str]:
@@ -33,7 +34,8 @@ def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:
     """Return the name and version of a conf, as far as they can be told without reading it as bash does."""
     path = sysroot.resolve(conf)
     try:
-        return guess(path.read_text(errors="replace"), path.parent.name)
+        with reach(sysroot, conf) as found:
+            return guess(found.read(LARGEST_CONF).decode(errors="replace"), path.parent.name)
     except OSError:
         return guess("", path.parent.name)
 

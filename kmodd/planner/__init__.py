@@ -18,7 +18,9 @@ from typing import Optional, Union
 
 from ..loading import dropins
 from ..model import (
+    UNSAFE,
     Action,
+    BrokenFile,
     BuildModule,
     Dropin,
     InstallModule,
@@ -133,10 +135,22 @@ class _Planning:
         found = {target: self._judge(target) for target in self._ordered()}
         for broken in self.snapshot.broken:
             for kernel in self.snapshot.present():
-                found[Target(broken.name, kernel.release)] = Judgement(
-                    Verdict.FAILED, broken.fault.message, broken.fault.problem, broken.fault.hint
-                )
+                found.update(self._judge_broken(broken, kernel.release))
         return found
+
+    def _judge_broken(self, broken: BrokenFile, release: str) -> dict[Target, Judgement]:
+        """Judge the module of a file that cannot be taken: failed, but for what root had installed before others could
+        change the file.
+        """
+        fault = broken.fault
+        failed = Judgement(Verdict.FAILED, fault.message, fault.problem, fault.hint)
+        kept = {
+            target: self._judge_installed(target, f"installed; {fault.message}")
+            for target, record in self.snapshot.records.items()
+            if fault.problem == UNSAFE and target.kernel == release and record.module_file == broken.path
+            if record.installed and record.installed.objects and target not in self.snapshot.damaged
+        }
+        return kept or {Target(broken.name, release): failed}
 
     # -- a target's verdict ----------------------------------------------------------------------------------------
     def _judge(self, target: Target) -> Judgement:
@@ -162,6 +176,10 @@ class _Planning:
             if not usable or decision.reason not in SOFT or self.snapshot.faults.get(target):
                 return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
             decision = Settled(f"installed, and will be again: {decision.reason}")
+        return self._judge_installed(target, decision.note)
+
+    def _judge_installed(self, target: Target, note: str) -> Judgement:
+        """Judge a target of which nothing is to be done, by what its kernel and verify say; note: of a ready one."""
         attempt = self.snapshot.kernel_attempts.get(target.kernel)
         if attempt is not None and attempt.outcome == "failed":
             return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint, 7)
@@ -173,7 +191,7 @@ class _Planning:
         refusal = find_refusal(target, self.snapshot)
         if refusal is not None:
             return Judgement(Verdict.BLOCKED, refusal.message, refusal.problem, refusal.hint, 7)
-        return Judgement(Verdict.READY, decision.note or "built, installed and checked", rule=7)
+        return Judgement(Verdict.READY, note or "built, installed and checked", rule=7)
 
     def _is_ready(self, target: Target) -> bool:
         return target.module in self.snapshot.modules and self._judge(target).verdict is Verdict.READY

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from ..model import BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
+from ..model import CHANGED, BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
 from ..modulefile import canonical
 from ..record import Attempt, TargetRecord
 from .exclusion import find_exclusion
@@ -188,7 +188,10 @@ class Deciding:
     ) -> Optional[Decision]:
         """Return what a failed attempt with the same inputs forbids now, or None."""
         attempt = record.attempt if record and not record.asked else None
-        if attempt is None or attempt.outcome != "failed" or attempt.stage != stage or attempt.inputs != inputs:
+        if attempt is None or attempt.outcome != "failed" or attempt.stage != stage:
+            return None
+        restless = attempt.problem == CHANGED and attempt.failures > 1  # else it would be copied again and again
+        if attempt.inputs != inputs and not restless:
             return None
         if not attempt.transient:
             return Failed(Fault(attempt.problem, attempt.message, attempt.hint), 4)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -17,12 +18,25 @@ from ..build.diff import Outside, parse
 from ..build.prepare import prepare
 from ..build.room import Room
 from ..errors import Problem
+from ..files import explained
 from ..log import get_logger
 from ..model import Kernel
-from ..modulefile import Module
+from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from ..sources import SourceReader
 from ..sources.kernel import companions
+
+
+@dataclass(frozen=True)
+class Laid:
+    """What lies in a scratch directory: copies of patches and of others' Module.symvers (host paths).
+
+    patched: the paths in the kernel's source that patches touch.
+    """
+
+    patches: tuple[tuple[Path, Patch], ...]
+    symvers: tuple[Path, ...]
+    patched: tuple[str, ...] = ()
 
 
 class Material:
@@ -43,50 +57,42 @@ class Material:
         log: Path,
         modules: Mapping[str, Module],
         kernels: Collection[Kernel],
-    ) -> tuple[str, ...]:
-        """Put a module's source into scratch/source; returns the paths in the kernel's source that patches touch.
+        planned: Mapping[str, str],
+    ) -> Laid:
+        """Put a module's source into scratch/source, what belongs to it into scratch/beside.
 
         log: host path, appended to. modules, kernels: all of them, for which the kernel's source is unpacked together,
-        and whose sources stay. Raises Problem.
+        and whose sources stay. planned: the inputs of the build, which the copies must have. Raises Problem, also
+        source-changed.
         """
         owner = self.builder.owners[scratch]
+        patches, others = await asyncio.to_thread(
+            self.sources.copy_beside, module, kernel.release, scratch / "beside", planned
+        )
         if not module.file.source.kernel:
-            await asyncio.to_thread(self.sources.copy, module, scratch / "source", owner)
-            return ()
-        patched = await asyncio.to_thread(self._touched, module, kernel)
+            source = planned.get("source")
+            await asyncio.to_thread(self.sources.copy, module, scratch / "source", owner, source)
+            return Laid(tuple(patches), tuple(others))
+        patched = await asyncio.to_thread(_touched, patches)
         async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
             if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
                 await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
         await asyncio.to_thread(self.sources.kernel.lay, module, kernel, patched, scratch / "source", owner)
-        return tuple(sorted(patched))
-
-    def _touched(self, module: Module, kernel: Kernel) -> set[str]:
-        """Return the paths that a module's patches touch. Raises Problem patch-missing."""
-        found: set[str] = set()
-        for path, patch in self.sources.patches(module, kernel.release):
-            with contextlib.suppress(ValueError, Outside):  # which the build tells, with the patch's name
-                text = path.read_bytes().decode(errors="surrogateescape")
-                found.update(name for piece in parse(text, patch.strip) for name in piece.names)
-        return found
+        return Laid(tuple(patches), tuple(others), tuple(sorted(patched)))
 
     async def _unpack(
         self, kernel: Kernel, log: Path, modules: Mapping[str, Module], kernels: Collection[Kernel], wanted: set[str]
     ) -> None:
         """Unpack a kernel's source RPM and keep what any module wants of it. Raises Problem."""
         name = kernel.source_package
-        srpm = self.sources.kernel.require(kernel)
         wanted = set(wanted)
-        for module in modules.values():
-            if module.file.source.kernel:
-                wanted |= companions(module)
-                try:
-                    wanted |= self._touched(module, kernel)
-                except Problem:
-                    continue  # of another module, which says so itself
         began = time.monotonic()
-        digest = await asyncio.to_thread(self.sources.kernel.digest, srpm)
         scratch = self.builder.make_scratch(name)
         try:
+            for module in modules.values():
+                if module.file.source.kernel:
+                    wanted |= companions(module) | await asyncio.to_thread(self._wanted, module, kernel, scratch)
+            digest, srpm = await asyncio.to_thread(self._copy_srpm, kernel, scratch)
             room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log)
             top = await prepare(room, srpm)
             await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted)
@@ -95,3 +101,27 @@ class Material:
         await asyncio.to_thread(self.sources.kernel.forget, kernels)
         took = round(time.monotonic() - began, 1)
         get_logger().info("kernel source unpacked", source=name, kernel=kernel.release, seconds=took)
+
+    def _wanted(self, module: Module, kernel: Kernel, scratch: Path) -> set[str]:
+        """Return the paths in the kernel's source that another module's patches touch, as far as they can be read."""
+        copies = scratch / f"beside.{module.name}"
+        try:
+            return _touched(self.sources.copy_beside(module, kernel.release, copies, {})[0])
+        except Problem:
+            return set()  # the other module says so itself
+
+    def _copy_srpm(self, kernel: Kernel, scratch: Path) -> tuple[str, Path]:
+        """Copy a kernel's source RPM to where nobody changes it; returns its sha256 and the copy. Raises Problem."""
+        copy = scratch / "source.rpm"
+        with self.sources.kernel.require(kernel) as srpm, explained(f"copying {srpm.path}"):
+            return srpm.copy(copy), copy
+
+
+def _touched(patches: Iterable[tuple[Path, Patch]]) -> set[str]:
+    """Return the paths that patches touch."""
+    found: set[str] = set()
+    for path, patch in patches:
+        with contextlib.suppress(ValueError, Outside):  # which the build tells, with the patch's name
+            text = path.read_bytes().decode(errors="surrogateescape")
+            found.update(name for piece in parse(text, patch.strip) for name in piece.names)
+    return found

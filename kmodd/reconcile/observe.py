@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 from collections.abc import Mapping
@@ -23,21 +24,28 @@ from ..errors import Problem
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
+from ..model import REFUSED, Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
 from ..paths import Sysroot
 from ..planner import find_exclusion
+from ..reading import reach
 from ..recipe import Recipe
 from ..record import TargetRecord
 from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
 from ..sources import DigestCache, SourceReader
+from ..sources.ownership import check_owners
 from ..sources.symvers import symvers_identity
 from ..store import Store
 from ..trust import TrustReader
 from ..verify import Question, Verifier
 from ..verify.owncopies import OwnCopies
+
+#: What is said of a module with source.trust_owner.
+TRUSTING = "source.trust_owner is set: whoever can change its source decides what is signed"
+#: Of a build tree, what is looked at for who may change it: what every build reads first.
+BUILD_TREE = ("Makefile", "scripts/Makefile.build", "include/generated/autoconf.h", ".config", "Module.symvers")
 
 
 def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
@@ -60,7 +68,7 @@ class Observer:
         self.boot = BootReader(sysroot)
         self.sources = SourceReader(sysroot)
         self.digests = DigestCache()
-        self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self.digests.digest)
+        self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self._digest)
         self.own_copies = OwnCopies()
         self.compilers = CompilerFinder()
         self.store = Store(sysroot)
@@ -127,6 +135,12 @@ class Observer:
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
         left = await self._left(registry, kernels, records)
         signer = self.keyring.signer()
+        trusting = {target: (TRUSTING,) for target, module in wanted.items() if module.file.source.trust_owner}
+        trusting |= {
+            target: (f"the next build is refused: {fault.message}",)
+            for target, fault in input_faults.items()
+            if fault.problem in REFUSED and target in records and records[target].installed
+        }
         checks = await self._checks(registry, kernels, records, damaged, signer)
         self.verifier.remember()
         return Snapshot(
@@ -151,8 +165,9 @@ class Observer:
                 target: (
                     *(c.message for c in checks.get(target, ()) if c.outcome == "warning"),
                     *left.get(target, {}).values(),
+                    *trusting.get(target, ()),
                 )
-                for target in {*checks, *left}
+                for target in {*checks, *left, *trusting}
             },
             checks=checks,
             running=running,
@@ -318,6 +333,9 @@ class Observer:
         """Return what a module's dkms.conf comes to for a kernel; None where it has none. Raises Problem."""
         if not module.file.source.dkms:
             return None
+        for path in self.confs.overrides():
+            with contextlib.suppress(FileNotFoundError), reach(self.sysroot, self.sysroot.inside(path)) as found:
+                check_owners(module, "source.dkms", found.weakness)
         recipe = await self.confs.find(module, kernel)
         if is_adopted(module) and not recipe.autoinstall and not recipe.excluded:
             return recipe.model_copy(update={"excluded": "AUTOINSTALL is not yes"})
@@ -327,21 +345,13 @@ class Observer:
         """Return what identifies a build but for its dependencies; None without a build tree. Raises Problem."""
         if kernel.build_tree is None:
             return None
-        tree = self.sysroot.resolve(kernel.build_tree)
         compiler = await self.compiler(kernel)
 
         def read() -> dict[str, str]:
-            try:
-                parts = [self.digests.digest(tree / name) for name in (".config", "Module.symvers")]
-            except OSError as error:
-                text = f"{kernel.build_tree} cannot be read: {error.strerror}"
-                raise Problem("build-tree-unreadable", text) from error
+            parts = self._build_tree(module, str(kernel.build_tree))
             said = module.file.build.model_dump_json() + str([o.model_dump_json() for o in module.file.object])
             said += recipe.digest if recipe else ""
-            try:
-                others = symvers_identity(self.sysroot, module, kernel.release, self.digests.digest)
-            except OSError as error:
-                raise Problem("symvers-invalid", f"{module.path}: build.symvers: {error}") from error
+            others = symvers_identity(self.sysroot, module, kernel.release, self.digests.digest)
             return {
                 **({"symvers": others} if others else {}),
                 "source": self._source(module, kernel),
@@ -352,6 +362,26 @@ class Observer:
             }
 
         return await asyncio.to_thread(read)
+
+    def _build_tree(self, module: Module, tree: str) -> list[str]:
+        """Return the digests of a build tree's configuration and symvers. Raises Problem, also source-unsafe."""
+        parts = []
+        for name in BUILD_TREE:
+            try:
+                with reach(self.sysroot, f"{tree}/{name}") as found:
+                    check_owners(module, "the build tree", found.weakness)
+                    parts += [self.digests.digest(found)] if name in (".config", "Module.symvers") else []
+            except FileNotFoundError:
+                if name in (".config", "Module.symvers"):
+                    raise Problem("build-tree-unreadable", f"{tree}/{name} does not exist") from None
+            except OSError as error:
+                raise Problem("build-tree-unreadable", f"{tree} cannot be read: {error.strerror}") from error
+        return parts
+
+    def _digest(self, path: Path) -> str:
+        """Return the sha256 of a file of the root, a host path. Raises OSError."""
+        with reach(self.sysroot, self.sysroot.inside(path)) as found:
+            return self.digests.digest(found)
 
     def _source(self, module: Module, kernel: Kernel) -> str:
         if module.file.source.kernel:

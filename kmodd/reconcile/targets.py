@@ -22,12 +22,11 @@ from ..errors import Problem
 from ..files import digest_file, explain, explained
 from ..install import Installation, directory_of
 from ..log import get_logger
-from ..model import BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
+from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, BuiltObject, Installed, InstalledObject
 from ..sign.making import KeyMaker
-from ..sources.symvers import symvers
 from .hooking import HookWork
 from .material import Material
 from .observe import Observer
@@ -112,9 +111,8 @@ class TargetWork:
         try:
             compiler = await self.observer.compiler(kernel)
             kernels = snapshot.kernels.values()
-            patched = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels)
+            laid = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels, action.inputs)
             depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
-            others = symvers(self.sysroot, module, kernel.release)
             made = await self.builder.build(
                 scratch,
                 module,
@@ -122,9 +120,9 @@ class TargetWork:
                 compiler,
                 path,
                 share,
-                symvers=[*(s for s in depends if s is not None), *others],
-                patches=self.observer.sources.patches(module, kernel.release),
-                patched=patched,
+                symvers=[*(s for s in depends if s is not None), *laid.symvers],
+                patches=laid.patches,
+                patched=laid.patched,
                 recipe=snapshot.recipes.get(target),
             )
             if not await self._still(action, snapshot):
@@ -313,6 +311,7 @@ class TargetWork:
         record = self.store.record(target)
         last = record.attempt
         again = last is not None and last.outcome == "failed" and fingerprint(last.inputs) == fingerprint(inputs)
+        again = again or (last is not None and last.problem == problem.code == CHANGED)
         attempt = Attempt(
             began=began,
             ended=time.time(),

@@ -25,10 +25,13 @@ from ..files import explained, replace_file
 from ..model import Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
+from ..reading import Reached, open_at, reach, walk
 from . import tree
+from .ownership import check_owners
 
 SUFFIX = ".src.rpm"
 MAKEFILES = ("Makefile", "Kbuild")
+LARGEST_KCONFIG = 4 << 20  # bytes
 _SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.MULTILINE)
 
 
@@ -44,7 +47,7 @@ class Kept:
 class KernelSources:
     """The kernels' sources. digest: returns a file's sha256, remembered by its stat data."""
 
-    def __init__(self, sysroot: Sysroot, digest: Callable[[Path], str]) -> None:
+    def __init__(self, sysroot: Sysroot, digest: Callable[[Reached], str]) -> None:
         self.sysroot = sysroot
         self.digest = digest
         self.places: tuple[str, ...] = ()  # directories, in-root
@@ -53,40 +56,44 @@ class KernelSources:
         return self.sysroot.kernel_sources / kernel.source_package[: -len(SUFFIX)]
 
     # -- the source RPM --------------------------------------------------------------------------------------------
-    def find(self, kernel: Kernel) -> Optional[Path]:
-        """Return the host path of a kernel's source RPM in the directories of sources.srpm_path."""
+    def find(self, kernel: Kernel) -> Optional[Reached]:
+        """Return a kernel's source RPM in the directories of sources.srpm_path, to be closed by the caller."""
         for place in self.places:
-            path = self.sysroot.resolve(f"{place}/{kernel.source_package}")
-            if path.is_file():
-                return path
+            with contextlib.suppress(OSError):
+                found = reach(self.sysroot, f"{place}/{kernel.source_package}")
+                if found.is_file:
+                    return found
+                found.close()
         return None
 
-    def require(self, kernel: Kernel) -> Path:
-        """Return the host path of a kernel's source RPM. Raises Problem kernel-source-missing."""
-        path = self.find(kernel)
-        if path is None:
+    def require(self, kernel: Kernel) -> Reached:
+        """Return a kernel's source RPM, to be closed by the caller. Raises Problem kernel-source-missing."""
+        found = self.find(kernel)
+        if found is None:
             raise self._missing(kernel)
-        return path
+        return found
 
     def identity(self, module: Module, kernel: Kernel) -> str:
         """Return what identifies a module's source: the source RPM and the paths in it.
 
-        Raises Problem kernel-source-unknown, kernel-source-missing, source-unreadable.
+        Raises Problem kernel-source-unknown, kernel-source-missing, source-unreadable, source-unsafe.
         """
-        srpm = self._identity(kernel)
+        srpm = self._identity(kernel, module)
         return hashlib.sha256("\n".join((srpm, *module.file.source.kernel)).encode()).hexdigest()
 
-    def _identity(self, kernel: Kernel) -> str:
+    def _identity(self, kernel: Kernel, module: Optional[Module] = None) -> str:
         if not kernel.source_package.endswith(SUFFIX):
             text = f"rpm does not know the package of {kernel.release}'s build tree, nor so its source RPM"
             raise Problem("kernel-source-unknown", text, "install kernel-devel from its package")
-        path = self.find(kernel)
-        if path is not None:
-            try:
-                return self.digest(path)
-            except OSError as error:
-                where = self.sysroot.inside(path)
-                raise Problem("source-unreadable", f"{where} cannot be read: {error.strerror}") from error
+        found = self.find(kernel)
+        if found is not None:
+            with found:
+                if module:
+                    check_owners(module, "source.kernel", found.weakness)
+                try:
+                    return self.digest(found)
+                except OSError as error:
+                    raise Problem("source-unreadable", f"{found.path} cannot be read: {error.strerror}") from error
         kept = self.kept(kernel)
         if kept is None:
             raise self._missing(kernel)
@@ -193,34 +200,44 @@ def download_command(sysroot: Sysroot, kernel: Kernel, places: Collection[str]) 
 
 
 def _take(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:
-    """Copy a directory or file below top to the same place below destination; tells whether it is there at all."""
-    source, target = top, destination
-    for part in path.split("/"):
-        source, target = source / part, target / part
-        try:
-            mode = source.lstat().st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-        if stat.S_ISLNK(mode):
-            return False
+    """Copy a directory or file below top to the same place below destination; tells whether it is there at all.
+
+    No link is followed.
+    """
+    target = destination / path
     if os.path.lexists(target):
         return True  # it came with a directory above it
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if stat.S_ISDIR(mode):
-        tree.copy(source, target, owner)
-    elif stat.S_ISREG(mode):
-        shutil.copyfile(source, target, follow_symlinks=False)
-        if owner:
-            os.chown(target, *owner)
+    parts = path.split("/")
+    try:
+        for depth in range(1, len(parts) + 1):
+            if stat.S_ISLNK(top.joinpath(*parts[:depth]).lstat().st_mode):
+                return False
+        with reach(Sysroot(top), f"/{path}") as found:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if found.is_directory:
+                descriptor = found.open()
+                try:
+                    tree.copy(descriptor, str(found.host), None, target, owner)
+                finally:
+                    os.close(descriptor)
+            elif found.is_file:
+                found.copy(target)
+                if owner:
+                    os.chown(target, *owner)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
     return True
 
 
 def _symbols(top: Path) -> list[str]:
     """Return the names of all symbols that Kconfig files below top define, sorted."""
     found: set[str] = set()
-    for directory, _, files in os.walk(top):
-        for name in files:
-            path = Path(directory, name)
-            if name.startswith("Kconfig") and path.is_file() and not path.is_symlink():
-                found.update(_SYMBOL.findall(path.read_text(errors="replace")))
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for entry in walk(descriptor, str(top)):
+            if entry.name.startswith("Kconfig") and stat.S_ISREG(entry.found.st_mode):
+                with os.fdopen(open_at(entry.directory, entry.name, entry.path), "rb") as stream:
+                    found.update(_SYMBOL.findall(stream.read(LARGEST_KCONFIG).decode(errors="replace")))
+    finally:
+        os.close(descriptor)
     return sorted(found)

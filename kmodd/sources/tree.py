@@ -1,88 +1,77 @@
 """A directory as a source: what of it counts, its identity, and a private copy of it.
 
 Left out are version control directories and what Kbuild made there earlier (every output X of Kbuild has a `.X.cmd`
-beside it), since an object of another kernel would be linked in. Must not: write to the source.
+beside it), since an object of another kernel would be linked in. Links are kept as they are: what they lead to is seen
+only by the build, which has no rights. Must not: write to the source.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import BinaryIO, Optional
 
 from ..errors import Problem
-from ..files import digest_file
+from ..reading import (
+    MOST_BYTES,
+    Entry,
+    Reached,
+    Reader,
+    Weakness,
+    copy_stream,
+    find_weakness,
+    open_at,
+    read_link_at,
+    walk,
+)
 
 SKIPPED = frozenset({".git", ".svn", ".hg", ".tmp_versions"})
-MOST_FILES = 200_000
 
 
-def entries(top: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
-    """Yield (path relative to top, entry) of everything that counts, sorted, directories before their content."""
-    pending = [""]
-    count = 0
-    while pending:
-        directory = pending.pop()
-        with os.scandir(top / directory) as scan:
-            found = sorted(scan, key=lambda e: e.name)
-        names = {entry.name for entry in found}
-        below = []
-        for entry in found:
-            name = entry.name
-            made = f".{name}.cmd" in names
-            record = name.startswith(".") and name.endswith(".cmd")
-            if name in SKIPPED or made or record:
-                continue
-            count += 1
-            if count > MOST_FILES:
-                raise Problem("source-too-large", f"{top} holds more than {MOST_FILES} files", "name its subdirectory")
-            path = f"{directory}/{name}" if directory else name
-            yield path, entry
-            if entry.is_dir(follow_symlinks=False):
-                below.append(path)
-        pending.extend(reversed(below))
+def counting(names: list[str]) -> Iterator[str]:
+    """Yield those of a directory's names that count."""
+    there = {*names}
+    for name in names:
+        made = f".{name}.cmd" in there
+        record = name.startswith(".") and name.endswith(".cmd")
+        if not (name in SKIPPED or made or record):
+            yield name
 
 
 class Tree:
-    """What counts of a directory, as its stat data tell: state is their digest, newest the last change of any."""
+    """What counts of a directory, as its stat data tell: state is their digest, newest the last change of any.
 
-    def __init__(self, top: Path) -> None:
+    weakness: the first of it that others than root can change.
+    """
+
+    def __init__(self, top: Reached) -> None:
         """Raises OSError, Problem source-too-large."""
         self.top = top
         self.newest = 0.0
-        self._modes = []
+        self.weakness: Optional[Weakness] = top.weakness
         quick = hashlib.sha256()
-        for path, entry in entries(top):
-            found = entry.stat(follow_symlinks=False)
-            self.newest = max(self.newest, found.st_ctime, found.st_mtime)
-            quick.update(
-                f"{path}\0{found.st_mode}\0{found.st_size}\0{found.st_mtime_ns}\0{found.st_ctime_ns}\0".encode(
-                    errors="surrogateescape"
-                )
-            )
-            self._modes.append((path, found.st_mode))
+        descriptor = top.open()
+        try:
+            for entry in walk(descriptor, top.path, top.reader, counting):
+                found = entry.found
+                self.newest = max(self.newest, found.st_ctime, found.st_mtime)
+                self.weakness = self.weakness or find_weakness(f"{top.path}/{entry.path}", found)
+                facts = (entry.path, found.st_mode, found.st_size, found.st_mtime_ns, found.st_ctime_ns, "")
+                quick.update("\0".join(map(str, facts)).encode(errors="surrogateescape"))
+        finally:
+            os.close(descriptor)
         self.state = quick.hexdigest()
 
     def digest(self) -> str:
         """Return the sha256 of names, kinds, executable bits and contents. Raises OSError, Problem."""
-        full = hashlib.sha256()
-        for path, mode in self._modes:
-            name = path.encode(errors="surrogateescape")
-            if stat.S_ISLNK(mode):
-                full.update(b"l" + name + b"\0" + os.readlink(os.fsencode(self.top / path)) + b"\0")
-            elif stat.S_ISREG(mode):
-                kind = b"x" if mode & 0o111 else b"f"
-                full.update(kind + name + b"\0" + digest_file(self.top / path).encode() + b"\0")
-            elif stat.S_ISDIR(mode):
-                full.update(b"d" + name + b"\0")
-            else:
-                text = f"{self.top / path} is neither a file, directory nor link"
-                raise Problem("source-special-file", text, "remove it")
-        return full.hexdigest()
+        descriptor = self.top.open()
+        try:
+            return _take(descriptor, self.top.path, self.top.reader, None, None)
+        finally:
+            os.close(descriptor)
 
 
 def make_top(destination: Path, owner: Optional[tuple[int, int]]) -> None:
@@ -92,21 +81,56 @@ def make_top(destination: Path, owner: Optional[tuple[int, int]]) -> None:
         os.chown(destination, *owner)
 
 
-def copy(top: Path, destination: Path, owner: Optional[tuple[int, int]]) -> None:
-    """Copy what counts to a directory that does not exist yet, for (uid, gid). Raises OSError, Problem."""
+def copy(top: int, shown: str, reader: Reader, destination: Path, owner: Optional[tuple[int, int]]) -> str:
+    """Copy what counts of an open directory to one that does not exist yet, for (uid, gid); returns the sha256.
+
+    shown: what errors call it. reader: whose rights count. Raises OSError, Problem.
+    """
     make_top(destination, owner)
-    for path, entry in entries(top):
-        target = destination / path
-        if entry.is_symlink():
-            target.symlink_to(os.readlink(entry.path))
-        elif entry.is_dir(follow_symlinks=False):
-            target.mkdir(mode=0o700)
-        elif entry.is_file(follow_symlinks=False):
-            found = entry.stat(follow_symlinks=False)
-            shutil.copyfile(entry.path, target, follow_symlinks=False)
-            target.chmod(0o700 if found.st_mode & 0o111 else 0o600)
-            os.utime(target, ns=(found.st_mtime_ns, found.st_mtime_ns))
+    return _take(top, shown, reader, destination, owner)
+
+
+def _take(top: int, shown: str, reader: Reader, destination: Optional[Path], owner: Optional[tuple[int, int]]) -> str:
+    """Read what counts of an open directory, copy it where there is a destination, and return the sha256."""
+    full = hashlib.sha256()
+    left = MOST_BYTES
+    for entry in walk(top, shown, reader, counting):
+        name, mode = entry.path.encode(errors="surrogateescape"), entry.found.st_mode
+        target = destination / entry.path if destination else None
+        if stat.S_ISLNK(mode):
+            link = read_link_at(entry.directory, entry.name, f"{shown}/{entry.path}")
+            full.update(b"l" + name + b"\0" + link + b"\0")
+            if target:
+                os.symlink(link, os.fsencode(target))
+        elif stat.S_ISREG(mode):
+            digest, mode, size = _take_file(entry, f"{shown}/{entry.path}", reader, target, left)
+            left -= size
+            full.update((b"x" if mode & 0o111 else b"f") + name + b"\0" + digest.encode() + b"\0")
+        elif stat.S_ISDIR(mode):
+            full.update(b"d" + name + b"\0")
+            if target:
+                target.mkdir(mode=0o700)
         else:
-            raise Problem("source-special-file", f"{entry.path} is neither a file, directory nor link")
-        if owner:
+            text = f"{shown}/{entry.path} is neither a file, directory nor link"
+            raise Problem("source-special-file", text, "remove it", transient=False)
+        if target and owner:
             os.chown(target, *owner, follow_symlinks=False)
+    return full.hexdigest()
+
+
+def _take_file(entry: Entry, shown: str, reader: Reader, target: Optional[Path], most: int) -> tuple[str, int, int]:
+    """Read a file, copy it where there is a target; returns its sha256, mode and size. Raises OSError, Problem."""
+    with os.fdopen(open_at(entry.directory, entry.name, shown, reader), "rb") as stream:
+        found = os.fstat(stream.fileno())
+        digest = copy_stream(stream, None, most) if target is None else _write(stream, target, found, most)
+        return digest, found.st_mode, found.st_size
+
+
+def _write(stream: BinaryIO, target: Path, found: os.stat_result, most: int) -> str:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    with os.fdopen(os.open(target, flags, 0o600), "wb") as sink:
+        digest = copy_stream(stream, sink, most)
+        sink.flush()
+        os.fchmod(sink.fileno(), 0o700 if found.st_mode & 0o111 else 0o600)
+        os.utime(sink.fileno(), ns=(found.st_mtime_ns, found.st_mtime_ns))
+    return digest

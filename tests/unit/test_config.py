@@ -72,5 +72,5 @@ def test_bad_setting_names_file_table_and_key(tmp_path: Path, content: bytes, me
 
 def test_directory_in_its_place_is_a_problem(tmp_path: Path) -> None:
     (tmp_path / "etc/kmodd/kmodd.toml").mkdir(parents=True)
-    with pytest.raises(Problem, match="cannot be read: Is a directory"):
+    with pytest.raises(Problem, match="it is not a regular file"):
         read_settings(Sysroot(tmp_path))

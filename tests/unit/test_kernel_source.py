@@ -13,6 +13,7 @@ from kmodd.errors import Problem
 from kmodd.model import Kernel
 from kmodd.modulefile import Module, ModuleFile
 from kmodd.paths import Sysroot
+from kmodd.reading import Reached
 from kmodd.sources.kernel import KernelSources, companions
 from kmodd.tomlfile import parse
 
@@ -37,7 +38,7 @@ def put(path: Path, text: str = "") -> Path:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> KernelSources:
-    found = KernelSources(Sysroot(tmp_path), lambda path: hashlib.sha256(path.read_bytes()).hexdigest())
+    found = KernelSources(Sysroot(tmp_path), Reached.digest)
     found.places = ("/srv/srpms", "/srv/more")
     return found
 
@@ -85,7 +86,8 @@ def test_identity_is_that_of_the_source_rpm_and_the_paths(sources: KernelSources
     path = put(tmp_path / "srv/more" / SRPM, "one")
     first = sources.identity(BCACHE, KERNEL)
     assert sources.identity(module("drivers/md"), KERNEL) != first
-    assert sources.find(KERNEL) == path
+    with sources.require(KERNEL) as found:
+        assert found.host == path
     put(tmp_path / "srv/srpms" / SRPM, "one")
     assert sources.identity(BCACHE, KERNEL) == first
     put(tmp_path / "srv/srpms" / SRPM, "two")
@@ -99,7 +101,7 @@ def test_what_was_kept_serves_without_the_source_rpm_until_that_is_another(
     path = put(tmp_path / "srv/srpms" / SRPM, "one")
     before = sources.identity(BCACHE, KERNEL)
     assert sources.lacks(KERNEL, companions(BCACHE))
-    sources.keep(KERNEL, sources.digest(path), unpacked, {"drivers/md/bcache", "none"})
+    sources.keep(KERNEL, hashlib.sha256(path.read_bytes()).hexdigest(), unpacked, {"drivers/md/bcache", "none"})
     assert not sources.lacks(KERNEL, {"drivers/md/bcache", "none"})
     assert sources.lacks(KERNEL, {"drivers/block"})
     path.rename(tmp_path / "aside")

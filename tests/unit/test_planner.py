@@ -60,6 +60,7 @@ def changed(**inputs: str) -> Snapshot:
 
 
 GONE = kernel(present=False)
+OPEN = Fault("source-unsafe", "m.toml belongs to uid 1000", "chown it")
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 FIRST = Signer(fault=Fault("signing-key-absent", "no key yet", ""))
 NO_DEVEL = kernel(build_tree=None, build_tree_fault=MISSING)
@@ -164,6 +165,20 @@ CASES: list[Case] = [
         "",
     ),
     ("broken file, installed", replace(settled(), modules={}, broken=(broken(),)), [], Verdict.FAILED, BROKEN.message),
+    (
+        "file that others can change, installed",
+        replace(settled(), modules={}, broken=(replace(broken("x", "/etc/kmodd/modules.d/m.toml"), fault=OPEN),)),
+        [],
+        Verdict.READY,
+        f"installed; {OPEN.message}",
+    ),
+    (
+        "file that others can change, installed object changed",
+        replace(settled(), modules={}, broken=(replace(broken(), fault=OPEN),), damaged={T: "is gone"}),
+        [],
+        Verdict.FAILED,
+        OPEN.message,
+    ),
     (
         "broken file of another name",  # module.name differs from the file's stem; the record knows the file
         replace(settled(), modules={}, broken=(broken("x", "/etc/kmodd/modules.d/m.toml"),)),
@@ -491,6 +506,14 @@ def test_pause_after_a_passing_failure_doubles_up_to_the_longest(failures: int, 
 def test_changed_input_ends_a_pause() -> None:
     last = failed(transient=True, inputs={**INPUTS, "source": "old"})
     assert do(world(records={T: record(built=None, installed=None, attempt=last)})) == build()
+
+
+@pytest.mark.parametrize(("failures", "paused"), [(1, False), (2, True)])
+def test_source_that_changes_at_every_copy_is_not_copied_without_pause(failures: int, paused: bool) -> None:
+    last = failed(transient=True, failures=failures, problem="source-changed", inputs={**INPUTS, "source": "old"})
+    snapshot = world(records={T: record(built=None, installed=None, attempt=last)})
+    assert do(snapshot) == ([Wait(T, last.message, last.problem, "", NOW + 120)] if paused else build())
+    assert do(snapshot, NOW + 120) == build()
 
 
 def test_depmod_that_failed_runs_again_after_its_pause() -> None:

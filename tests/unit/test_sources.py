@@ -15,6 +15,7 @@ from worlds import module
 from kmodd.errors import Problem
 from kmodd.modulefile import Module
 from kmodd.paths import Sysroot
+from kmodd.reading import reach
 from kmodd.sources import DigestCache, SourceReader
 
 M = module()
@@ -72,7 +73,7 @@ def test_what_matters_changes_the_identity(top: Path, change: Callable[[Path], o
 SAME: list[tuple[str, Callable[[Path], object]]] = [
     ("time", lambda t: os.utime(t / "m.c", (1, 1))),
     ("rewritten", lambda t: (t / "m.c").write_text("int a;\n")),
-    ("writable by others", lambda t: (t / "m.c").chmod(0o666)),
+    ("closed to others", lambda t: (t / "m.c").chmod(0o600)),
     (".git", lambda t: put(t / ".git/HEAD")),
     (".git file of a worktree", lambda t: put(t / ".git")),
     (".svn below", lambda t: put(t / "sub/.svn/entries")),
@@ -222,8 +223,9 @@ def test_patches_apply_by_kernel_in_order(top: Path) -> None:
     said: Any = ({"file": "/srv/b.patch", "kernels": ("6.1.*",), "strip": 0}, {"file": "a.patch"})
     what = module(source={"path": "/usr/src/m", "patches": said})
     reader = SourceReader(Sysroot(root))
-    assert [(p.name, d.strip) for p, d in reader.patches(what, "6.1.0")] == [("b.patch", 0), ("a.patch", 1)]
-    assert [p.name for p, _ in reader.patches(what, "5.14.0")] == ["a.patch"]
+    own = "/etc/kmodd/modules.d/m.patches/a.patch"
+    assert [(p, d.strip) for p, d in reader.patches(what, "6.1.0")] == [("/srv/b.patch", 0), (own, 1)]
+    assert [p for p, _ in reader.patches(what, "5.14.0")] == [own]
     assert reader.patches_identity(module(), "6.1.0") == ""
     before = reader.patches_identity(what, "6.1.0")
     assert before != reader.patches_identity(what, "5.14.0")
@@ -234,17 +236,19 @@ def test_patches_apply_by_kernel_in_order(top: Path) -> None:
 def test_missing_patch_is_a_problem(top: Path) -> None:
     what = module(source={"path": "/usr/src/m", "patches": ({"file": "x.patch"},)})
     with pytest.raises(Problem, match=r"m\.patches/x\.patch does not exist") as caught:
-        SourceReader(Sysroot(top.parents[2])).patches(what, "6.1")
+        SourceReader(Sysroot(top.parents[2])).patches_identity(what, "6.1")
     assert caught.value.code == "patch-missing"
 
 
 def test_digest_cache_reads_again_what_changed(tmp_path: Path) -> None:
     cache = DigestCache()
+
+    def digest() -> str:
+        with reach(Sysroot(tmp_path), "/x") as found:
+            return cache.digest(found)
+
     put(tmp_path / "x", "a")
-    first = cache.digest(tmp_path / "x")
-    assert cache.digest(tmp_path / "x") == first
+    first = digest()
+    assert digest() == first
     put(tmp_path / "x", "b")
-    assert cache.digest(tmp_path / "x") != first
-    (tmp_path / "x").unlink()
-    with pytest.raises(FileNotFoundError):
-        cache.digest(tmp_path / "x")
+    assert digest() != first

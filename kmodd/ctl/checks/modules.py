@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 from ...errors import Problem
 from ...kernels import SUFFIXES
-from ...model import Kernel
+from ...model import REFUSED, Kernel
 from ...modulefile import canonical
 from . import Finding, Host
 
@@ -139,6 +139,25 @@ async def module_files(host: Host) -> AsyncIterator[Finding]:
         yield Finding("module-files", "ok", f"{len(host.snapshot.modules)} modules are registered")
 
 
+async def owners(host: Host) -> AsyncIterator[Finding]:
+    """What becomes signed code is root's alone, and comes from whom rpm trusts."""
+    said: dict[str, tuple[str, str]] = {}
+    for broken in host.snapshot.broken:
+        if broken.fault.problem in REFUSED:
+            said[broken.fault.message] = (broken.name, broken.fault.hint)
+    for target, fault in sorted(host.snapshot.input_faults.items()):
+        if fault.problem in REFUSED:
+            said.setdefault(fault.message, (target.module, fault.hint))
+    for message, (name, hint) in said.items():
+        yield Finding("owners", "fail", f"{name} is not built: {message}", hint)
+    trusting = sorted(name for name, module in host.snapshot.modules.items() if module.file.source.trust_owner)
+    if trusting:
+        text = f"whoever can change the sources of {', '.join(trusting)} decides what is signed (source.trust_owner)"
+        yield Finding("owners", "warning", text, "give the sources to root and remove source.trust_owner")
+    if not said and not trusting:
+        yield Finding("owners", "ok", "what is built can be changed by root alone")
+
+
 async def others(host: Host) -> AsyncIterator[Finding]:
     """Nobody else builds or installs the same modules."""
     ours: dict[str, str] = {canonical(name): name for name in host.snapshot.modules}
@@ -189,5 +208,5 @@ def _objects(host: Host, release: str) -> Iterator[tuple[str, str]]:
 
 
 CHECKS = (
-    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, leftovers, others,
+    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, leftovers, owners, others,
 )  # fmt: skip

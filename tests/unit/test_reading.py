@@ -1,0 +1,211 @@
+"""What others than root may change is read by descriptors, with their rights, and never through a link of theirs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from worlds import module
+
+from kmodd.config import read_settings
+from kmodd.errors import Problem
+from kmodd.paths import Sysroot
+from kmodd.reading import DEEPEST, MOST_BYTES, acting_as, reach
+from kmodd.registry import RegistryReader
+from kmodd.sources import SourceReader
+from kmodd.sources.symvers import copy as copy_symvers
+
+OWNER = 51234  # nobody's uid
+CANARY = "-----BEGIN PRIVATE KEY----- canary"
+TRUSTED = module(source={"path": "/usr/src/m", "trust_owner": True})
+
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+@pytest.fixture
+def root(open_path: Path) -> Path:
+    """A root with keys that root alone reads, and a source of somebody else."""
+    keys = open_path / "etc/kmodd/keys"
+    keys.mkdir(parents=True)
+    (keys / "signing.key").write_text(CANARY)
+    (keys / "signing.key").chmod(0o600)
+    keys.chmod(0o700)
+    top = open_path / "usr/src/m"
+    (top / "sub").mkdir(parents=True)
+    for name in ("m.c", "sub/x.h", "sub/signing.key", "fix.patch"):
+        (top / name).write_text(f"int {Path(name).stem};\n")
+    own(top)
+    return open_path
+
+
+def own(top: Path, owner: int = OWNER) -> None:
+    for path in (top, *top.rglob("*")):
+        os.chown(path, owner, owner, follow_symlinks=False)
+
+
+def leaked(top: Path) -> list[Path]:
+    return [p for p in top.rglob("*") if p.is_file() and not p.is_symlink() and CANARY in p.read_text()]
+
+
+@as_root
+def test_copy_must_be_what_was_planned(root: Path, tmp_path: Path) -> None:
+    reader = SourceReader(Sysroot(root))
+    planned = reader.identity(TRUSTED)
+    reader.copy(TRUSTED, tmp_path / "same", None, planned)
+    assert (tmp_path / "same/sub/x.h").read_text() == "int x;\n"
+    (root / "usr/src/m/m.c").write_text("int other;\n")
+    with pytest.raises(Problem, match="changed while it was copied") as caught:
+        reader.copy(TRUSTED, tmp_path / "other", None, planned)
+    assert (caught.value.code, caught.value.transient) == ("source-changed", True)
+
+
+def _link_top(root: Path) -> None:
+    (root / "usr/src/m").rename(root / "usr/src/aside")
+    (root / "usr/src/m").symlink_to("/etc/kmodd/keys")
+    os.chown(root / "usr/src/m", OWNER, OWNER, follow_symlinks=False)
+
+
+def _hard_link(root: Path) -> None:
+    os.link(root / "etc/kmodd/keys/signing.key", root / "usr/src/m/sub/key")
+
+
+@as_root
+@pytest.mark.parametrize("trick", [_link_top, _hard_link], ids=["link in place of the source", "hard link"])
+def test_owner_of_a_source_sees_no_more_of_it_than_before(root: Path, tmp_path: Path, trick: object) -> None:
+    assert callable(trick)
+    trick(root)
+    reader = SourceReader(Sysroot(root))
+    for act in (lambda: reader.identity(TRUSTED), lambda: reader.copy(TRUSTED, tmp_path / "copy", None)):
+        with pytest.raises(Problem, match="ermission denied"):
+            act()
+    assert leaked(tmp_path) == []
+
+
+@as_root
+def test_rights_are_given_up_for_the_block_alone(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.touch(mode=0o600)
+    with acting_as((OWNER, OWNER)), pytest.raises(PermissionError):
+        path.open()
+    path.open().close()
+
+
+# -- who can change what ---------------------------------------------------------------------------------------------
+def _own_file(root: Path) -> str:
+    os.chown(root / "usr/src/m/sub/x.h", OWNER, 0)
+    return f"/usr/src/m/sub/x.h belongs to uid {OWNER} and gid 0, its mode is 0644"
+
+
+def _open_file(root: Path) -> str:
+    (root / "usr/src/m/m.c").chmod(0o664)
+    return "/usr/src/m/m.c belongs to uid 0 and gid 0, its mode is 0664"
+
+
+def _open_above(root: Path) -> str:
+    (root / "usr").chmod(0o777)
+    return "/usr belongs to uid 0 and gid 0, its mode is 0777"
+
+
+def _own_link(root: Path) -> str:
+    (root / "usr/src/m").rename(root / "usr/real")
+    (root / "usr/src/m").symlink_to("/usr/real")
+    os.chown(root / "usr/src/m", OWNER, OWNER, follow_symlinks=False)
+    return f"/usr/src/m, a link, belongs to uid {OWNER}"
+
+
+def _link_through(root: Path) -> str:
+    (root / "home").mkdir()
+    (root / "usr/src/m").rename(root / "home/m")
+    os.chown(root / "home", OWNER, OWNER)
+    (root / "usr/src/m").symlink_to("../../home/m")
+    return f"/home belongs to uid {OWNER} and gid {OWNER}, its mode is 0755"
+
+
+def _sticky(root: Path) -> str:
+    (root / "usr/src").chmod(0o1777)
+    return ""
+
+
+def _open_root(root: Path) -> str:
+    root.chmod(0o777)
+    return ""
+
+
+SAFE = [_sticky, _open_root]
+UNSAFE = [_own_file, _open_file, _open_above, _own_link, _link_through]
+
+
+@as_root
+@pytest.mark.parametrize("change", [*UNSAFE, *SAFE], ids=lambda f: f.__name__.strip("_"))
+def test_source_must_be_roots_alone(root: Path, change: object) -> None:
+    assert callable(change)
+    own(root / "usr/src/m", 0)
+    text = change(root)
+    reader = SourceReader(Sysroot(root))
+    what = module(source={"path": "/usr/src/m"})
+    if not text:
+        assert reader.identity(what)
+        return
+    with pytest.raises(Problem) as caught:
+        reader.identity(what)
+    assert caught.value.code == "source-unsafe"
+    assert caught.value.message.endswith(text)
+    assert "chown -hR root:root" in caught.value.hint
+    assert reader.identity(TRUSTED)
+
+
+@as_root
+def test_archive_patch_and_symvers_must_be_roots_alone(root: Path, tmp_path: Path) -> None:
+    reader = SourceReader(Sysroot(root))
+    place = "/usr/src/m/m.c"
+    archive = module(source={"archive": place})
+    patched = module(source={"path": "/gone", "patches": ({"file": place},)})
+    linked = module(source={"path": "/gone"}, build={"symvers": (place,)})
+    for act in (
+        lambda: reader.identity(archive),
+        lambda: reader.patches_identity(patched, "6.1"),
+        lambda: copy_symvers(reader.sysroot, linked, "6.1", tmp_path),
+    ):
+        with pytest.raises(Problem) as caught:
+            act()
+        assert caught.value.code == "source-unsafe"
+
+
+@as_root
+def test_module_file_and_settings_must_be_roots_alone(root: Path) -> None:
+    file, settings = root / "etc/kmodd/modules.d/m.toml", root / "etc/kmodd/kmodd.toml"
+    file.parent.mkdir()
+    file.write_text('[source]\npath = "/usr/src/m"\ntrust_owner = true\n')
+    settings.write_text("")
+    sysroot = Sysroot(root)
+    reader = RegistryReader(sysroot)
+    assert [*reader.read().modules] == ["m"]
+    for path in (file, settings):
+        os.chown(path, OWNER, OWNER)
+    (broken,) = reader.read().broken
+    assert (broken.fault.problem, reader.read().modules) == ("source-unsafe", {})
+    assert f"/etc/kmodd/modules.d/m.toml belongs to uid {OWNER}" in broken.fault.message
+    with pytest.raises(Problem) as caught:
+        read_settings(sysroot)
+    assert caught.value.code == "source-unsafe"
+
+
+# -- bounds ----------------------------------------------------------------------------------------------------------
+def test_source_is_bounded(tmp_path: Path) -> None:
+    deep, large = tmp_path / "deep", tmp_path / "large"
+    large.mkdir()
+    (large / "x").touch()
+    os.truncate(large / "x", MOST_BYTES + 1)
+    deep.joinpath(*["d"] * (DEEPEST + 1)).mkdir(parents=True)
+    reader = SourceReader(Sysroot(tmp_path))
+    for path in ("/deep", "/large"):
+        with pytest.raises(Problem) as caught:
+            reader.identity(module(source={"path": path}))
+        assert caught.value.code == "source-too-large"
+
+
+def test_pipe_in_place_of_a_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "x")
+    with reach(Sysroot(tmp_path), "/x") as found, pytest.raises(OSError, match="not a regular file"):
+        found.digest()
