@@ -59,6 +59,23 @@ def install_command(sysroot: Sysroot, release: str) -> str:
     return shlex.join(["dnf", *root, "install", f"kernel-devel-uname-r = {release}"])
 
 
+def find_own(directory: Path, objects: Collection[str]) -> dict[str, Path]:
+    """Return which of some objects a kernel has itself and installed, and their files. Raises OSError.
+
+    directory: the kernel's, with modules.order. objects: canonical names.
+    """
+    found: dict[str, Path] = {}
+    for line in (directory / "modules.order").read_text(errors="replace").splitlines():
+        name = canonical(line.rpartition("/")[2].partition(".")[0])
+        if name in objects:
+            stem = (directory / line).with_suffix("")
+            files = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
+            path = next((path for path in files if path.exists()), None)
+            if path is not None:
+                found[name] = path
+    return found
+
+
 class KernelReader:
     """Reads /lib/modules; files that did not change are not read again."""
 
@@ -200,15 +217,7 @@ class KernelReader:
         known = self._cached("in-tree", directory.name, order, asked)
         if isinstance(known, dict):
             return known
-        found: dict[str, Path] = {}
-        for line in order.read_text(errors="replace").splitlines():
-            name = canonical(line.rpartition("/")[2].partition(".")[0])
-            if name in asked:
-                stem = (directory / line).with_suffix("")
-                files = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
-                path = next((path for path in files if path.exists()), None)
-                if path is not None:
-                    found[name] = path
+        found = find_own(directory, asked)
         self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), found)
         return found
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional, Union
 
-from .modulefile import Module
+from .modulefile import Module, canonical
 from .recipe import Recipe
 from .record import Attempt, BuiltObject, TargetRecord
 
@@ -192,6 +192,13 @@ class Snapshot:
         faults = [broken.fault for broken in self.broken if {broken.path, broken.name} & files]
         faults += [self.input_faults[target]] if target in self.input_faults else []
         return next((fault for fault in faults if fault.problem in REFUSED), None)
+
+    def unlisted(self, target: Target) -> tuple[BuiltObject, ...]:
+        """Return the objects of the last build that are named like modules of the kernel's own, and by nobody else."""
+        module, kernel = self.modules.get(target.module), self.kernels.get(target.kernel)
+        if module is None or kernel is None or module.names_objects:
+            return ()
+        return tuple(item for item in self.wanted(target) if canonical(item.name) in kernel.in_tree)
 
     def depends(self, target: Target) -> tuple[str, ...]:
         """Return the modules that a registered one is built after, for a kernel."""

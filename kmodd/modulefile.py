@@ -11,6 +11,9 @@ from typing import Annotated, Any, Literal, Optional, Union
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}(\.[A-Za-z0-9_+-]+)*")
+#: What the kernel can call a module: MODULE_NAME_LEN (linux/moduleparam.h) holds 55 bytes and a NUL on 64 bits.
+OBJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
+OBJECT_RULE = "a module's name is of letters, digits, - and _, 55 at most"
 SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m|h|)")
 PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${x} is make's
 PLACEHOLDERS = ("kernel", "build_tree", "jobs", "source")
@@ -25,6 +28,12 @@ def canonical(name: str) -> str:
 def _name(value: str) -> str:
     if not NAME.fullmatch(value) or len(value) > 100:
         raise ValueError("must start with a letter or digit and hold only letters, digits and . _ + -")
+    return value
+
+
+def _object(value: str) -> str:
+    if not OBJECT.fullmatch(value):
+        raise ValueError(f"cannot be the name of an object: {OBJECT_RULE}")
     return value
 
 
@@ -43,14 +52,14 @@ def _line(value: str) -> str:
 
 
 def _absolute(value: str) -> str:
-    if not value.startswith("/") or "\0" in value:
-        raise ValueError("must be an absolute path")
+    if not value.startswith("/") or not value.isprintable():
+        raise ValueError("must be an absolute path of printable characters")
     return value
 
 
 def _within(value: str) -> str:
-    if value.startswith("/") or ".." in value.split("/") or "\0" in value:
-        raise ValueError("must be a path inside the source, without '..'")
+    if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
+        raise ValueError("must be a path inside the source, without '..', of printable characters")
     return value
 
 
@@ -102,6 +111,7 @@ def seconds(value: object) -> object:
 
 
 Name = Annotated[str, AfterValidator(_name)]
+ObjectName = Annotated[str, AfterValidator(_object)]
 Word = Annotated[str, AfterValidator(_word)]
 Line = Annotated[str, AfterValidator(_line)]
 Digest = Annotated[str, Field(pattern=r"^[0-9a-fA-F]{64}$"), AfterValidator(str.lower)]
@@ -191,7 +201,7 @@ class Build(Table):
 
 
 class Object(Table):
-    name: Name
+    name: ObjectName
     path: InnerPath = "."
 
 
@@ -251,3 +261,8 @@ class Module(Table):
     @property
     def enabled(self) -> bool:
         return self.file.module.enabled
+
+    @property
+    def names_objects(self) -> bool:
+        """Tell whether somebody named the objects, so that one may take the place of a module of the kernel's own."""
+        return bool(self.file.object or self.file.source.kernel or self.file.source.dkms)

@@ -76,6 +76,7 @@ TRANSIENT = {
     "object-ambiguous": False,
     "object-built-in": False,
     "object-collision": False,
+    "object-in-tree": False,
     "object-invalid": False,
     "object-missing": False,
     "object-shadowed": False,

@@ -10,7 +10,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from .modulefile import InnerPath, Name, Table
+from .modulefile import InnerPath, Name, ObjectName, Table
 
 DKMS_TREE = "/var/lib/dkms"  # dkms_tree, as a dkms.conf sees it; there is nothing there but the build
 MAKE_FLAGS = "kmodd_makeflags"  # the shell variable with make's MAKEFLAGS
@@ -35,9 +35,9 @@ Script = Annotated[str, Field(max_length=1 << 17), AfterValidator(_script)]
 class DkmsObject(Table):
     """An object: its file name after the build without .ko, where that is, its name when installed."""
 
-    built: Name
+    built: ObjectName
     path: InnerPath
-    name: Name
+    name: ObjectName
     strip: bool
 
 

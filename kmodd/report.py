@@ -15,7 +15,7 @@ from typing import Any, Optional, TypeVar, Union
 from . import versions
 from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, fingerprint
 from .modulefile import canonical
-from .planner import INPUT_WORDS, RULES, judge_kernel
+from .planner import INPUT_WORDS, RULES, find_refusals, judge_kernel
 from .record import Attempt
 from .reloading import Note, find_notes
 
@@ -205,6 +205,7 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
         "warnings": [
             *(record.built.warnings if record and record.built else ()),
             *snapshot.warnings.get(target, ()),
+            *(f"the next build will be refused: {f.message}; {f.hint}" for f in find_refusals(target, snapshot)),
         ],
         "last_attempt": _attempt(attempt) if attempt else None,
     }

@@ -19,7 +19,7 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
         "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record",
-        "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "",
+        "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "visible", "",
     ),
     "doors": ("run", "journal", "log", "files", "reading"),
     "edges": (

@@ -25,7 +25,7 @@ from ..recipe import Recipe
 from . import ccoption, command, conf, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver, Share
-from .objects import check_object, is_plain, read_symvers
+from .objects import check_name, check_object, find_objects, is_plain, read_symvers
 from .overlay import Overlay, Part
 from .patches import apply
 from .room import SOURCE, Room
@@ -277,15 +277,13 @@ class Builder:
                 found.append(path)
             return found
         objects: dict[str, Path] = {}
-        for directory, _, files in os.walk(top):
-            for name in sorted(files):
-                path = Path(directory, name)
-                if name.endswith(".ko") and is_plain(path, top):
-                    key = canonical(name)
-                    if key in objects:
-                        text = f"the build yielded {name} twice"
-                        raise Problem("object-ambiguous", text, "choose one with [[object]]", transient=False)
-                    objects[key] = path
+        for path in find_objects(top):
+            check_name(path, top)
+            key = canonical(path.name)
+            if key in objects:
+                text = f"the build yielded {path.name} twice"
+                raise Problem("object-ambiguous", text, "choose one with [[object]]", transient=False)
+            objects[key] = path
         if not objects:
             text = "the build succeeded but yielded no .ko"
             hint = f"is build.directory right, and does its Makefile say obj-m? The whole log: {where}"

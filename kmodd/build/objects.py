@@ -12,7 +12,11 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
+from ..modulefile import OBJECT, OBJECT_RULE
+from ..visible import visible
 
+SUFFIX = ".ko"
+LONGEST_SHOWN = 100  # characters of a path in a message
 LARGEST_OBJECT = 1 << 30  # bytes
 LARGEST_SYMVERS = 64 << 20  # bytes
 ELF_RELOCATABLE = b"\x01\x00"
@@ -37,6 +41,29 @@ def is_plain(path: Path, top: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def find_objects(top: Path) -> list[Path]:
+    """Return the regular files NAME.ko below top, sorted; none that are behind a link. Takes trees of any depth."""
+    found = []
+    pending = [str(top)]
+    while pending:
+        directory = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError:  # gone meanwhile, or too deep to have a path at all
+            continue
+        pending += [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+        found += [Path(e.path) for e in entries if e.name.endswith(SUFFIX) and e.is_file(follow_symlinks=False)]
+    return sorted(found)
+
+
+def check_name(path: Path, top: Path) -> None:
+    """Raise Problem object-invalid unless the kernel could call a module as an object below top is named."""
+    if not OBJECT.fullmatch(path.name[: -len(SUFFIX)]):
+        name = visible(str(path.relative_to(top)))
+        name = name if len(name) <= LONGEST_SHOWN else f"…{name[-LONGEST_SHOWN:]}"
+        raise Problem("object-invalid", f"the build yielded {name}: {OBJECT_RULE}", "correct its Makefile's obj-m")
 
 
 def check_object(path: Path) -> None:

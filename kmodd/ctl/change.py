@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import re
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
@@ -13,8 +15,10 @@ from ..dkms.conf import VERSIONED
 from ..dkms.places import is_adopted
 from ..errors import Problem
 from ..files import digest_file, explained, replace_file
-from ..modulefile import NAME, Module
+from ..kernels import find_own
+from ..modulefile import NAME, Module, canonical
 from ..registry import add, remove
+from ..sources.makefile import Foreseen, foresee
 from ..tomlfile import set_value
 from . import DONE
 from .look import Look, look
@@ -49,15 +53,40 @@ def run_add(options: argparse.Namespace) -> int:
     lines = ["[module]", f"version = {json.dumps(version)}"]
     lines += ["required = false"] if options.optional else []
     lines += ["", "[source]", *source]
+    foreseen = foresee(found) if found.is_dir() else Foreseen((), False)
+    own = _own_of_kernels(seen, [name for name, _ in foreseen.objects])
+    listed = foreseen.objects if own and foreseen.certain else ()
     lines += ["", "[load]", f"at_boot = {json.dumps(options.at_boot)}"] if options.at_boot else []
+    for item, place in listed:
+        lines += ["", "[[object]]", f"name = {json.dumps(item)}", *([f"path = {json.dumps(place)}"] * (place != "."))]
     text = "\n".join(lines) + "\n"
     where = f"/etc/kmodd/modules.d/{name}.toml"
     if options.dry_run:
         _print_file(options, where, text)
         return DONE
     add(seen.sysroot, text, name)
-    _said(options, f"registered {name} by {where}", seen)
+    _said(options, f"registered {name} by {where}{_told(own, bool(listed))}", seen)
     return DONE
+
+
+def _own_of_kernels(seen: Look, names: Sequence[str]) -> list[str]:
+    """Return which objects are named like modules that an installed kernel has itself."""
+    asked = {canonical(name) for name in names}
+    found: set[str] = set()
+    for kernel in seen.snapshot.present() if asked else ():
+        with suppress(OSError):
+            found |= find_own(seen.sysroot.kernel(kernel.release), asked).keys()
+    return [name for name in names if canonical(name) in found]
+
+
+def _told(own: Sequence[str], listed: bool) -> str:
+    """Return what is said of objects that are named like the kernel's own."""
+    if not own:
+        return ""
+    names = ", ".join(own)
+    if listed:
+        return f"; its [[object]] tables name {names}, which the kernel has itself and ours takes the place of"
+    return f"; the kernel has {names} itself: name with [[object]] what is to take the place of its own"
 
 
 def _print_file(options: argparse.Namespace, where: str, text: str) -> None:

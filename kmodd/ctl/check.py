@@ -13,6 +13,7 @@ from typing import Optional
 
 from ..errors import Problem
 from ..model import Judgement, Target, Verdict
+from ..planner import find_refusals
 from ..watch.transaction import transaction_holder
 from .gate import choose_kernel, required_targets
 from .look import Look, look
@@ -61,8 +62,9 @@ def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -
     lacking: dict[str, list[str]] = {}
     for target, judgement in targets.items():
         if judgement.verdict in (Verdict.READY, Verdict.EXCLUDED):
-            refusal = seen.snapshot.refusal(target)
-            if refusal and judgement.verdict is Verdict.READY:
+            unsafe = seen.snapshot.refusal(target)
+            refusals = [*([unsafe] if unsafe else []), *find_refusals(target, seen.snapshot)]
+            for refusal in refusals if judgement.verdict is Verdict.READY else ():
                 state = max(state, WARNING)
                 details.append(f"WARNING: {target}: ready, but not built again: {refusal.message} -> {refusal.hint}")
             continue

@@ -196,6 +196,8 @@ def _objects(answer: Answer) -> tuple[DkmsObject, ...]:
             raise _Refusal("DEST_MODULE_LOCATION", index, "is not set")
         if not place.startswith(PLACES):
             raise _Refusal("DEST_MODULE_LOCATION", index, f"{place[:100]!r} does not begin with {', '.join(PLACES)}")
+        if not place.isprintable() or ".." in place.split("/"):
+            raise _Refusal("DEST_MODULE_LOCATION", index, f"{place[:100]!r} is not a directory of modules")
         kept = strip.get(index) or strip.get(0) or "y"
         where = answer.array("BUILT_MODULE_LOCATION").get(index, "")
         try:

@@ -23,6 +23,7 @@ from ..model import (
     BrokenFile,
     BuildModule,
     Dropin,
+    Fault,
     InstallModule,
     Judgement,
     Policy,
@@ -40,7 +41,18 @@ from ..model import (
 from ..modulefile import canonical
 from ..record import TargetRecord
 from ..reloading import Reloading, find_refusal
-from .decisions import FIRST_KEY, INPUT_WORDS, SOFT, Deciding, Excluded, Failed, Settled, install_inputs, rule_of
+from .decisions import (
+    FIRST_KEY,
+    INPUT_WORDS,
+    SOFT,
+    Deciding,
+    Excluded,
+    Failed,
+    Settled,
+    in_tree_fault,
+    install_inputs,
+    rule_of,
+)
 from .exclusion import find_exclusion
 from .schedule import longest_first
 
@@ -49,6 +61,7 @@ __all__ = (
     "INPUT_WORDS",
     "RULES",
     "find_exclusion",
+    "find_refusals",
     "find_repeatable",
     "install_inputs",
     "judge",
@@ -104,6 +117,15 @@ def find_repeatable(snapshot: Snapshot, module: Optional[str], kernel: Optional[
         if module in (None, target.module) and kernel in (None, target.kernel)
         if record.attempt is not None and (module is not None or record.attempt.outcome == "failed")
     ]
+
+
+def find_refusals(target: Target, snapshot: Snapshot) -> list[Fault]:
+    """Return why what is installed of a target would be refused if it were built anew."""
+    module, record = snapshot.modules.get(target.module), snapshot.records.get(target)
+    if module is None or record is None or record.installed is None:
+        return []
+    installed = {canonical(item.name) for item in record.installed.objects}
+    return [in_tree_fault(item.name, module) for item in snapshot.unlisted(target) if canonical(item.name) in installed]
 
 
 class _Planning:

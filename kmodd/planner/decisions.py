@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Optional, Union
 
 from ..model import CHANGED, BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
-from ..modulefile import canonical
+from ..modulefile import Module, canonical
 from ..record import Attempt, TargetRecord
 from .exclusion import find_exclusion
 
@@ -175,6 +175,10 @@ class Deciding:
         reason = self._why_install(target, kernel, record)
         if not reason:
             return Settled()
+        mine = {item.built for item in installed.objects} if installed else set()  # what is there already stays
+        for built in self.snapshot.unlisted(target):
+            if built.sha256 not in mine:
+                return Failed(in_tree_fault(built.name, self.snapshot.modules[target.module]), 6)
         if target in self.snapshot.store_damaged:
             return self._build(target, "its stored objects were lost", inputs, after)
         signer = self.snapshot.signer
@@ -273,6 +277,13 @@ class Deciding:
                 for name in objects:
                     owners[target.kernel].setdefault(name, target.module)
         return owners
+
+
+def in_tree_fault(name: str, module: Module) -> Fault:
+    """Return why an object is not installed over the kernel's own of that name, which nobody asked for."""
+    text = f"the build yielded {name}.ko, and the kernel has a module {canonical(name)} of its own"
+    hint = f"if ours is to take its place, add to {module.path}: [[object]] name = {json.dumps(name)}"
+    return Fault("object-in-tree", text, hint)
 
 
 def install_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:

@@ -41,6 +41,7 @@ from .fetching import Fetching
 from .memory import MemoryWork
 from .observe import Observer
 from .outcome import BuildObserver, as_problem
+from .stuck import Stuck
 
 if TYPE_CHECKING:
     from .targets import TargetWork
@@ -80,6 +81,7 @@ class Reconciler:
         self.snapshot: Optional[Snapshot] = None
         self.blocked: Optional[Problem] = None
         self.damaged: dict[Target, str] = {}  # as told
+        self.stuck = Stuck(self.policy, knock)
 
     @functools.cached_property
     def work(self) -> TargetWork:
@@ -91,7 +93,7 @@ class Reconciler:
     def take(self, settings: Settings) -> None:
         """Go on with other settings; running builds keep theirs."""
         self.settings = self.fetching.settings = settings
-        self.policy = policy_of(settings)
+        self.policy = self.stuck.policy = policy_of(settings)
         if "work" in self.__dict__:
             self.work.take(settings)
         self.observer.take(settings)
@@ -131,7 +133,10 @@ class Reconciler:
 
     # -- passes ----------------------------------------------------------------------------------------------------
     async def settle(self) -> tuple[Action, ...]:
-        """Make passes until only running builds and waits are left; returns the last plan. Raises Problem."""
+        """Make passes until only running builds and waits are left; returns the last plan. Raises Problem.
+
+        What stays due however often it is done is left alone for a while, and the rest goes on.
+        """
         previous: tuple[Action, ...] = ()
         for _ in range(MOST_PASSES):
             actions, applied = await self._pass()
@@ -139,9 +144,10 @@ class Reconciler:
                 self.fetching.start(actions)
                 return actions
             if applied == previous:
-                raise Problem("no-progress", f"the same actions stay due: {applied[0]}", "please report it")
+                self.stuck.pause(applied)
             previous = applied
-        raise Problem("no-progress", f"not settled after {MOST_PASSES} passes", "please report it")
+        self.stuck.pause(applied)  # they undo one another
+        return actions
 
     async def run_to_end(self) -> Snapshot:
         """Settle, wait for builds, and so on until nothing runs; returns what was seen when nothing was left to do."""
@@ -191,7 +197,9 @@ class Reconciler:
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
         self._tell_damage(snapshot)
-        actions = tuple(a for a in plan(snapshot, self.policy, time.time()) if self.wanted(a))
+        actions = tuple(
+            a for a in plan(snapshot, self.policy, time.time()) if self.wanted(a) and not self.stuck.holds(a)
+        )
         if self.blocked is not None:
             return actions, ()
         applied: list[Action] = []

@@ -52,6 +52,30 @@ BUILDS = {
         "object-invalid",
         "not a relocatable ELF",
     ),
+    "object without a name": (
+        {"Makefile": "obj-n :=\n$(shell cp /bin/true /build/source/.ko)\n", "bad.c": ""},
+        "[build]\nstrip = false\n",
+        "object-invalid",
+        "the build yielded .ko:",
+    ),
+    "object named in two lines": (
+        {"Makefile": "obj-n :=\n$(shell cp /bin/true \"$$(printf '/build/source/a\\nb\\033[31m.ko')\")\n", "bad.c": ""},
+        "[build]\nstrip = false\n",
+        "object-invalid",
+        "the build yielded a\\x0ab\\x1b[31m.ko:",
+    ),
+    "object named by bytes that are no text": (
+        {"Makefile": "obj-n :=\n$(shell cp /bin/true \"$$(printf '/build/source/a\\377.ko')\")\n", "bad.c": ""},
+        "[build]\nstrip = false\n",
+        "object-invalid",
+        "the build yielded a\\xff.ko:",
+    ),
+    "object with too long a name": (
+        {"Makefile": f"obj-n :=\n$(shell cp /bin/true /build/source/{56 * 'a'}.ko)\n", "bad.c": ""},
+        "[build]\nstrip = false\n",
+        "object-invalid",
+        "aaa.ko: a module's name",
+    ),
     "object not built": (
         {"bad.c": GOOD.format(name="bad")},
         '[[object]]\nname = "worse"\n',

@@ -105,7 +105,7 @@ def test_unregistering_removes_everything(world: World) -> None:
 
 def test_an_object_whose_name_has_a_dash_wins_against_the_kernels_own(world: World) -> None:
     assert list((world.root / "lib/modules" / world.kernel / "kernel").rglob("dm-zero.ko*"))
-    world.add("dm-zero", {"dm-zero.c": GOOD.format(name="dm_zero")})
+    world.add("dm-zero", {"dm-zero.c": GOOD.format(name="dm_zero")}, '[[object]]\nname = "dm-zero"\n')
     world.sync()
     assert world.verdict("dm-zero") == "ready", world.target("dm-zero")
 
@@ -113,7 +113,8 @@ def test_an_object_whose_name_has_a_dash_wins_against_the_kernels_own(world: Wor
 def test_an_in_tree_module_is_overridden_and_comes_back(world: World) -> None:
     in_tree = next((world.root / "lib/modules" / world.kernel / "kernel").rglob("dummy.ko"))
     before = in_tree.read_bytes()
-    world.add("mine", {"dummy.c": GOOD.format(name="dummy"), "Makefile": "obj-m := dummy.o\n"})
+    files = {"dummy.c": GOOD.format(name="dummy"), "Makefile": "obj-m := dummy.o\n"}
+    world.add("mine", files, '[[object]]\nname = "dummy"\n')
     world.sync()
     assert world.verdict("mine") == "ready"
     assert show_depends(world, "dummy")[-1].startswith(f"insmod /lib/modules/{world.kernel}/extra/mine/dummy.ko")
@@ -122,6 +123,40 @@ def test_an_in_tree_module_is_overridden_and_comes_back(world: World) -> None:
     world.sync()
     assert show_depends(world, "dummy")[-1].strip().endswith(str(in_tree).partition("modules/")[2])
     assert not (world.root / "etc/depmod.d/kmodd-mine.conf").exists()
+
+
+def test_an_in_tree_module_is_not_overridden_unasked(world: World) -> None:
+    files = {"dummy.c": GOOD.format(name="dummy"), "Makefile": "obj-m := dummy.o\n"}
+    world.add("mine", files)
+    world.add("alpha")
+    world.sync()
+    target = world.target("mine")
+    assert (target["verdict"], target["problem"]) == ("failed", "object-in-tree"), target
+    assert "dummy.ko" in target["reason"] and "[[object]]" in target["hint"]
+    assert world.extra() == ["alpha/alpha.ko"]
+    assert world.plan() == "nothing to do"
+    named = world.registry("mine").read_text() + '[[object]]\nname = "dummy"\n'
+    world.registry("mine").write_text(named)
+    assert world.sync().returncode == 0
+    world.registry("mine").write_text(named.partition("[[object]]")[0])
+    world.source("mine").joinpath("dummy.c").write_text(GOOD.format(name="dummy") + "int changed;\n")
+    built = world.target("mine")["fingerprint"]
+    world.sync()
+    target = world.target("mine")
+    assert (target["verdict"], target["problem"]) == ("failed", "object-in-tree"), "a new build is refused"
+    assert target["fingerprint"] != built and "the previous build stays installed" in target["reason"]
+    assert show_depends(world, "dummy")[-1].startswith(f"insmod /lib/modules/{world.kernel}/extra/mine/dummy.ko")
+
+
+def test_add_names_objects_that_take_the_place_of_the_kernels_own(world: World) -> None:
+    world.add("mine", {"dummy.c": GOOD.format(name="dummy"), "Makefile": "obj-m := dummy.o beta.o\n",
+                       "beta.c": GOOD.format(name="beta")})  # fmt: skip
+    world.registry("mine").unlink()
+    said = world.ctl("add", "/usr/src/mine-1.0").stdout
+    assert "name dummy, which the kernel has itself" in said
+    assert '[[object]]\nname = "dummy"\n' in world.registry("mine").read_text()
+    assert world.sync().returncode == 0
+    assert world.extra() == ["mine/beta.ko", "mine/dummy.ko"]
 
 
 def test_ours_wins_on_kernels_whose_names_hold_a_plus_or_another_name(bare: World) -> None:

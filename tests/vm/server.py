@@ -65,7 +65,7 @@ class Source:
         match = "" if self.everywhere else f'[kernels]\nmatch = ["{release}"]\n'
         return (
             f'[module]\nversion = "1"\n[source]\npath = "/usr/src/{self.name}"\n[build]\ndepends = {depends}\n'
-            f"{match}[load]\n{self.load}"
+            f'{match}[[object]]\nname = "{self.name}"\n[load]\n{self.load}'
         )
 
 
