@@ -26,7 +26,7 @@ def fetch_words(sysroot: Sysroot, command: str) -> list[str]:
 async def fetch(sysroot: Sysroot, command: str) -> None:
     """Run a dnf command to its end. Raises Problem fetch-failed, tool-missing, tool-timeout."""
     words: Sequence[str] = fetch_words(sysroot, command)
-    done = await run(words, check=False, timeout=TIMEOUT, outlives=True)
+    done = await run(words, check=False, raw=True, timeout=TIMEOUT, outlives=True)
     if done.status != 0:
         said = (done.stderr + done.stdout).decode(errors="replace").strip().splitlines()
         line = next((line for line in said if line.startswith("Error:")), (said or ["it said nothing"])[-1])

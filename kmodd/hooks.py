@@ -14,7 +14,7 @@ from typing import Optional
 
 from .errors import Problem
 from .paths import SYSTEMD_RUNS, Sysroot
-from .run import TRANSIENT_UNIT, run
+from .run import TRANSIENT_UNIT, explain, run
 
 TIMEOUT = 300.0  # seconds
 LARGEST_OUTPUT = 1 << 20  # bytes
@@ -35,7 +35,9 @@ async def run_hook(sysroot: Sysroot, directive: str, line: str, source: str, log
     elif SYSTEMD_RUNS.is_dir():
         argv = [*TRANSIENT_UNIT, f"--working-directory={source}", f"--property=RuntimeMaxSec={TIMEOUT:.0f}", *argv]
     cwd = Path(source) if sysroot.is_host else None
-    done = await run(argv, check=False, timeout=TIMEOUT + 5, merged=True, output_limit=LARGEST_OUTPUT, cwd=cwd)
+    done = await run(
+        argv, check=False, raw=True, timeout=TIMEOUT + 5, merged=True, output_limit=LARGEST_OUTPUT, cwd=cwd
+    )
     if log is not None:
         with contextlib.suppress(OSError), log.open("ab") as stream:
             stream.write(f"[kmodd: {directive}={line}]\n".encode() + done.stdout)
@@ -43,7 +45,8 @@ async def run_hook(sysroot: Sysroot, directive: str, line: str, source: str, log
     if done.status != 0:
         said = done.text.strip().splitlines()[-1:]
         text = f"{directive}: {inside} ended with exit status {done.status}" + (f": {said[0][:300]}" if said else "")
-        raise Problem("dkms-hook-failed", text, "look at what it printed, in the build's log", transient=False)
+        killed = explain(inside, done).code == "tool-killed"
+        raise Problem("dkms-hook-failed", text, "look at what it printed, in the build's log", transient=killed)
 
 
 def _check(sysroot: Sysroot, inside: str, word: str, directive: str) -> None:

@@ -212,6 +212,8 @@ PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: How likely a process is killed when memory runs out: proc(5).
 OOM_SCORE = Path("/proc/self/oom_score_adj")
+#: The descriptors that a process has open.
+OPEN_FILES = Path("/proc/self/fd")
 
 #: There where the kernel filters system calls: seccomp(2).
 SECCOMP = Path("/proc/sys/kernel/seccomp/actions_avail")

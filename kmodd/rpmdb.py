@@ -18,7 +18,7 @@ from .errors import Problem
 from .files import stat_signature
 from .paths import Sysroot
 from .rpmchild import CAPABILITY, EQUAL
-from .run import Finished, run
+from .run import Finished, find_accident, run
 
 CHILD = Path(__file__).with_name("rpmchild.py")
 #: A database's files by its kind: sqlite, and its log of what is not merged yet; Berkeley DB; ndb.
@@ -37,7 +37,7 @@ class RpmQueries(Protocol):
     async def devel_packages(self, releases: Iterable[str]) -> dict[str, str]:
         """Return the NEVRA of the package that provides each release's build tree; unknown releases are left out.
 
-        Raises Problem rpmdb-unreadable (transient) and tool-missing.
+        Raises Problem rpmdb-unreadable, tool-killed and tool-missing, all of them transient.
         """
 
     async def source_packages(self, releases: Iterable[str]) -> dict[str, str]:
@@ -89,6 +89,9 @@ class _CachedQueries:
 
     def _check(self, done: Finished, database: str, missing: bool = False) -> None:
         """Raise Problem where rpm did not really answer: it may print an error and still say "nothing found"."""
+        accident = find_accident("rpm", done)
+        if accident is not None and accident.code == "tool-killed":
+            raise accident
         errors = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith("error:")]
         if errors or (done.status != 0 and not missing):
             said = errors[0][len("error:") :].strip() if errors else f"exit status {done.status}"
@@ -112,7 +115,7 @@ class BindingQueries(_CachedQueries):
 
     async def _ask(self, database: str) -> dict[str, Package]:
         argv: Sequence[Union[str, Path]] = [sys.executable, "-I", CHILD, self.sysroot.root, database]
-        done = await run(argv, check=False)
+        done = await run(argv, check=False, raw=True)
         self._check(done, database)
         return {release: (package[0], package[1]) for release, package in json.loads(done.stdout).items()}
 
@@ -124,7 +127,7 @@ class CommandQueries(_CachedQueries):
         form = "[%{PROVIDENAME}\\t%{PROVIDEFLAGS}\\t%{PROVIDEVERSION}\\t%{=NEVRA}\\t%{=SOURCERPM}\\n]"
         argv: list[Union[str, Path]] = ["rpm", "--root", self.sysroot.root, "--dbpath", database]
         argv += ["--nodigest", "--nosignature", "-q", "--whatprovides", CAPABILITY, "--qf", form]
-        done = await run(argv, check=False)
+        done = await run(argv, check=False, raw=True)
         self._check(done, database, missing="no package provides" in done.text)
         answer: dict[str, Package] = {}
         for line in done.text.splitlines():

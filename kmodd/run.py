@@ -1,7 +1,9 @@
 """The only place that starts processes: argv, a clean environment, a time limit, and one error that explains itself.
 
 A child leads its own process group, which is killed on cancellation and time-out, and dies with this process
-(PR_SET_PDEATHSIG). Must not: use a shell, or interpret what a program prints.
+(PR_SET_PDEATHSIG). What a program says is told from what happened to it: killed, not able to begin, or out of what a
+machine can run out of, it has said nothing of what it was asked. Must not: use a shell, or interpret what a program
+prints beyond that.
 """
 
 from __future__ import annotations
@@ -9,8 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
-import io
 import os
+import re
 import resource
 import shutil
 import signal
@@ -18,10 +20,11 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional, Union
+from typing import BinaryIO, Optional, Union
 
 from .errors import Problem
 from .paths import OOM_SCORE, PROGRAM_PATH
+from .spawn import Child, Order
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 KEYCTL_JOIN_SESSION_KEYRING = 1  # <linux/keyctl.h>
@@ -39,6 +42,25 @@ FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 
 #: What a program is run by that must outlive this unit, or do what its restrictions forbid; only with systemd.
 TRANSIENT_UNIT = ("systemd-run", "--quiet", "--wait", "--collect", "--pipe", "--service-type=exec")
+
+#: Statuses of a shell, bwrap or the like for a signal that ended what it ran: 128 and the signal's number.
+HANDED_ON = {
+    128 + number: number
+    for number in (
+        signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGILL, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE,
+        signal.SIGKILL, signal.SIGSEGV, signal.SIGPIPE, signal.SIGTERM, signal.SIGXCPU, signal.SIGSYS,
+    )
+}  # fmt: skip
+UNRUN = (126, 127)  # of what could not run another program, and of ld.so, which misses a library
+#: How programs say that the machine, not what they were asked, is to blame: texts of strerror(3), and of libraries.
+SHORT = re.compile(
+    r"out of memory|not enough memory|cannot allocate memory|malloc failure|memory allocation|MemoryError"
+    r"|Too many open files|Input/output error|Resource temporarily unavailable|No space left on device"
+    r"|Disk quota exceeded|Stale file handle|Interrupted system call|Text file busy|Structure needs cleaning",
+    re.IGNORECASE,
+)
+SAID = 1 << 16  # bytes of what it printed last that are looked at
+MOMENT = 2.0  # seconds that a killed program is waited for; one that waits for a disk dies later
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -91,6 +113,7 @@ async def run(
     argv: Sequence[Union[str, Path]],
     *,
     check: bool = True,
+    raw: bool = False,
     timeout: Optional[float] = 120,
     output: Optional[Path] = None,
     output_limit: int = 1 << 24,
@@ -105,12 +128,15 @@ async def run(
 ) -> Finished:
     """Run a program to its end.
 
-    timeout: seconds. output: a file that stdout and stderr are appended to, instead of being returned, up to
-    output_limit bytes; what comes after is dropped, which the file says. merged: stdout holds stderr, too, and no more
-    than output_limit bytes. limits: resource limits (setrlimit(2)).
+    check: a bad exit status is a Problem, too. raw: how it ended is returned whatever happened to it, for who can tell
+    by other means what that was. timeout: seconds, from before it is started.
+    output: a file that stdout and stderr are appended to, instead of being returned, up to output_limit bytes; what
+    comes after is dropped, which the file says. merged: stdout holds stderr, too, and no more than output_limit bytes.
+    limits: resource limits (setrlimit(2)).
     yields: it gives way to everything else, in processor time and when memory runs out.
     outlives: it is not killed with this process, nor on cancellation and time-out.
-    Raises Problem tool-missing, tool-timeout, and with check also tool-killed and tool-failed.
+    Raises Problem tool-missing, tool-timeout, tool-killed, and tool-failed: transient where it could not be started, or
+    ran out of something, with check also where it failed; and OSError where output cannot be written.
     """
     name = str(argv[0])
     program = name if "/" in name else find_program(name)
@@ -128,42 +154,70 @@ async def run(
         if yields:
             _yield_to_others()
 
+    words = (program, *(str(a) for a in argv[1:]))
+    together = merged or output is not None
+    order = Order(words, environment(env), cwd, stdin is not None, together, tuple(pass_fds), prepare)
+    with contextlib.ExitStack() as stack:
+        out = _Output(stack.enter_context(output.open("ab", buffering=0)) if output else None)
+        out.room = output_limit if together else None
+        errors = _Output(None)
+        status = await _end(name, order, stdin or b"", out, errors, timeout, outlives)
+    done = Finished(status, bytes(out.kept), bytes(errors.kept))
+    accident = None if raw else find_accident(name, done)
+    if accident is not None:
+        raise accident
+    if check and done.status != 0:
+        raise explain(name, done)
+    return done
+
+
+async def _end(
+    name: str, order: Order, stdin: bytes, out: _Output, errors: _Output, timeout: Optional[float], outlives: bool
+) -> int:
+    """Start a program and return its status as Popen.returncode; nothing is left of it where that is cut short."""
     try:
-        child = await asyncio.create_subprocess_exec(
-            program,
-            *(str(a) for a in argv[1:]),
-            stdin=asyncio.subprocess.DEVNULL if stdin is None else asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT if output or merged else asyncio.subprocess.PIPE,
-            env=environment(env),
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=tuple(pass_fds),
-            preexec_fn=prepare,
-        )
-    except OSError as error:
-        raise Problem(
-            "tool-failed", f"{name} could not be started: {error.strerror}", transient=True, status=126
-        ) from error
-    pumped = _pump(child, output, output_limit, stdin) if output or merged else child.communicate(stdin)
-    work = asyncio.ensure_future(pumped)
+        child = Child(order)
+    except (OSError, MemoryError, RuntimeError) as error:
+        raise _unstarted(name, error) from error
     try:
+        work = child.follow(stdin, out.take, errors.take)
         # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
         await asyncio.wait([work], timeout=timeout)
         if not work.done():
             raise Problem("tool-timeout", f"{name} did not end within {timeout:g} s and was killed")
-        stdout, stderr = work.result()
+        work.result()
     except BaseException:
         if not outlives:
-            await _kill(child)
-        work.cancel()
-        with contextlib.suppress(BaseException):
-            await work
+            child.kill()
+            await asyncio.wait([child.gone], timeout=MOMENT)
         raise
-    done = Finished(child.returncode if child.returncode is not None else -1, stdout or b"", stderr or b"")
-    if check and done.status != 0:
-        raise explain(name, done)
-    return done
+    finally:
+        child.close()
+    if child.error is not None:
+        raise _unstarted(name, child.error)
+    assert child.status is not None
+    return child.status
+
+
+class _Output:
+    """What a program prints, as it comes: kept, or written to a file; room: bytes that are left, None for no end."""
+
+    def __init__(self, sink: Optional[BinaryIO]) -> None:
+        self.sink = sink
+        self.kept = bytearray()
+        self.room: Optional[int] = None
+
+    def take(self, chunk: bytes) -> None:
+        """Take a piece. Raises OSError."""
+        taken = chunk if self.room is None else chunk[: max(self.room, 0)]
+        if self.sink is None:
+            self.kept += taken
+        elif taken:
+            self.sink.write(taken)
+            if len(taken) < len(chunk):
+                self.sink.write(b"\n[kmodd: more output was dropped]\n")
+        if self.room is not None:
+            self.room -= len(chunk)
 
 
 def feed(argv: Sequence[str], text: bytes, env: Mapping[str, str]) -> bool:
@@ -183,44 +237,40 @@ def feed(argv: Sequence[str], text: bytes, env: Mapping[str, str]) -> bool:
     return child.returncode != 127
 
 
+def _unstarted(name: str, error: BaseException) -> Problem:
+    said = error.strerror if isinstance(error, OSError) else str(error) or "out of memory"
+    number = error.errno if isinstance(error, OSError) else None
+    return Problem("tool-failed", f"{name} could not be started: {said}", transient=True, errno=number)
+
+
+def find_accident(name: str, done: Finished) -> Optional[Problem]:
+    """Return what kept a program from saying anything of what it was asked, None where its exit status is its word."""
+    number = -done.status if done.status < 0 else HANDED_ON.get(done.status)
+    if number is not None:
+        return Problem("tool-killed", f"{name} was killed by {_signal(number)}", status=done.status)
+    if done.status in UNRUN or (done.status and SHORT.search(_said(done))):
+        return _failed(name, done, transient=True)
+    return None
+
+
 def explain(name: str, done: Finished) -> Problem:
     """Return the problem that a program's bad end is, by its kind."""
-    last = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()[-1:] or [""]
-    if done.status < 0:
-        what = signal.Signals(-done.status).name
-        return Problem("tool-killed", f"{name} was killed by {what}", status=done.status)
+    return find_accident(name, done) or _failed(name, done, transient=False)
+
+
+def _failed(name: str, done: Finished, transient: bool) -> Problem:
+    last = _said(done).strip().splitlines()[-1:] or [""]
     said = f": {last[0]}" if last[0] else ""
-    return Problem("tool-failed", f"{name} failed with exit status {done.status}{said}", status=done.status)
+    text = f"{name} failed with exit status {done.status}{said}"
+    return Problem("tool-failed", text, transient=transient, status=done.status)
 
 
-async def _pump(
-    child: asyncio.subprocess.Process, output: Optional[Path], limit: int, stdin: Optional[bytes]
-) -> tuple[bytes, bytes]:
-    """Append what a program prints to a file, or return it, up to a limit, and wait for its end."""
-    assert child.stdout is not None
-    feeding = asyncio.ensure_future(_feed(child, stdin or b""))
-    room = limit
-    with output.open("ab", buffering=0) if output else io.BytesIO() as sink:
-        while chunk := await child.stdout.read(1 << 16):
-            if room > 0:
-                sink.write(chunk[:room])
-                if len(chunk) > room and output:
-                    sink.write(b"\n[kmodd: more output was dropped]\n")
-            room -= len(chunk)
-        await asyncio.gather(feeding, child.wait())
-        return sink.getvalue() if isinstance(sink, io.BytesIO) else b"", b""
+def _said(done: Finished) -> str:
+    return (done.stderr or done.stdout)[-SAID:].decode(errors="replace")
 
 
-async def _feed(child: asyncio.subprocess.Process, data: bytes) -> None:
-    """Write a program's stdin, as far as it reads it."""
-    if child.stdin is not None:
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            child.stdin.write(data)
-            await child.stdin.drain()
-        child.stdin.close()
-
-
-async def _kill(child: asyncio.subprocess.Process) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
-    await child.wait()
+def _signal(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # one of those for real time
+        return f"signal {number}"

@@ -248,7 +248,9 @@ class Builder:
         where, begun, before = self.sysroot.inside(room.log), room.log.stat().st_size, time.monotonic()
         try:
             limit = max(until - before, 0.1)
-            status = await room.run(words, timeout=limit, directory=directory, env=env, jobs=True, writable=writable)
+            status = await room.run(
+                words, timeout=limit, directory=directory, env=env, jobs=True, writable=writable, raw=True
+            )
         except Problem as problem:
             if problem.code != "tool-timeout":
                 raise

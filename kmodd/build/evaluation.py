@@ -33,7 +33,7 @@ async def evaluate(
     """Return what a bash script prints on stdout and stderr, up to `most` bytes.
 
     words: its arguments. directory: where it runs, as seen inside. visible: what it sees besides (host path, path
-    inside). Raises Problem tool-missing, tool-timeout, tool-failed (the sandbox).
+    inside). Raises Problem tool-missing, tool-timeout, tool-killed, tool-failed (the sandbox).
     """
     bash = ["bash", "--noprofile", "--norc", "-c", script, "bash", *words]
     spare = random.randrange(SPARE, SPARE + 4096)
@@ -46,6 +46,7 @@ async def evaluate(
         done = await run(
             argv,
             check=False,
+            raw=True,
             timeout=TIMEOUT,
             output_limit=most,
             merged=True,
@@ -53,6 +54,7 @@ async def evaluate(
             yields=True,
             pass_fds=filters,
         )
-    if done.status != 0 and done.stdout.startswith((b"bwrap: ", b"setpriv: ")):
-        raise explain(argv[0], done)
+    problem = explain(argv[0], done)
+    if problem.code == "tool-killed" or (done.status and done.stdout.startswith((b"bwrap: ", b"setpriv: "))):
+        raise problem
     return done.stdout

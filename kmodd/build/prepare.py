@@ -42,7 +42,7 @@ async def prepare(room: Room, srpm: Path) -> Path:
     room.say(f"unpacking {name}")
     configuration = [(RPM_CONFIGURATION, str(RPM_CONFIGURATION))] if RPM_CONFIGURATION.is_dir() else []
     status = await room.run(
-        [*words, inside], timeout=TIMEOUT, directory=WORK, read_only=[(srpm, inside), *configuration]
+        [*words, inside], timeout=TIMEOUT, directory=WORK, read_only=[(srpm, inside), *configuration], raw=True
     )
     where = room.sysroot.inside(room.log)
     if status != 0:

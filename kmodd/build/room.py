@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..errors import Problem
 from ..model import Kernel
 from ..paths import Sysroot
-from ..run import run
+from ..run import SHORT, run
 from . import sandbox
 from .jobserver import Share
 
@@ -52,12 +53,13 @@ class Room:
         jobs: bool = False,
         read_only: Sequence[tuple[Path, str]] = (),
         writable: Sequence[tuple[Path, str]] = (),
+        raw: bool = False,
     ) -> int:
         """Run a program inside, its output appended to the log; returns its status as Popen.returncode.
 
         timeout: seconds. env: more of the environment. jobs: it takes part in the jobserver. read_only, writable:
-        what it sees besides (host path, path inside). Raises Problem tool-missing, tool-failed (bwrap could not be
-        started) and tool-timeout.
+        what it sees besides (host path, path inside). raw: as of `run`. Raises Problem tool-missing, tool-failed (it
+        could not be started), tool-timeout and, unless raw, tool-killed.
         """
         build_tree = str(self.kernel.build_tree)
         covered = build_tree.startswith(("/usr/src/", "/usr/lib/modules/"))
@@ -77,15 +79,20 @@ class Room:
                 owner=self.owner,
                 filters=filters,
             )
+            before = self.log.stat().st_size
             done = await run(
                 argv,
                 check=False,
+                raw=raw,
                 timeout=timeout,
                 output=self.log,
                 limits=LIMITS,
                 yields=True,
                 pass_fds=(*filters, *(share.descriptors if share else ())),
             )
+        if done.status and not raw and SHORT.search(self.said_since(before)):
+            text = f"{program[0]} failed with exit status {done.status}, since the machine ran out of something"
+            raise Problem("tool-failed", text, f"the whole log: {self.sysroot.inside(self.log)}", transient=True)
         return done.status
 
     def said_since(self, offset: int, most: int = 1 << 20) -> str:

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 from ..errors import Problem
-from ..run import find_program
+from ..run import Finished, find_accident, find_program
 from . import unpackchild
 from .room import TEMPORARY, Room
 
@@ -48,7 +48,8 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
             if find_program("zstd") is None:
                 raise Problem("tool-missing", f"{name}: zstd is not installed", "dnf install zstd", transient=True)
             words = ["zstd", "-d", "-q", "-f", "--rm", "-o", plain, inside]
-            status = await room.run(words, timeout=TIMEOUT)
+            status = await room.run(words, timeout=TIMEOUT, raw=True)
+            _check_alive(words[0], status)
             status = unpackchild.LARGE if status == TOO_LARGE else unpackchild.INVALID if status else 0
             inside = plain
         if not status:
@@ -57,7 +58,8 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
             if not sys.base_prefix.startswith("/usr"):
                 visible.append((Path(sys.base_prefix), sys.base_prefix))
             words = [python, "-I", "-S", "-B", INSIDE, inside, str(strip), str(MOST_FILES), str(MOST_BYTES)]
-            status = await room.run(words, timeout=TIMEOUT, read_only=visible)
+            status = await room.run(words, timeout=TIMEOUT, read_only=visible, raw=True)
+            _check_alive(words[0], status)
     except Problem as problem:
         if problem.code != "tool-timeout":
             raise
@@ -68,3 +70,10 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
         lines = room.said_since(before).strip().splitlines()
         said = "".join(c for c in lines[-1][:600].replace(f"{inside} : ", "") if c.isprintable())
         raise Problem(code, f"{name}: {said}", HINTS[code], transient=code == "disk-full")
+
+
+def _check_alive(program: str, status: int) -> None:
+    """Raise Problem tool-killed where a program did not come to its own end."""
+    accident = find_accident(program, Finished(status, b"", b""))
+    if accident is not None:
+        raise accident

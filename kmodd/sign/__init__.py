@@ -7,11 +7,12 @@ enrol the key, compress or install objects, or retry. The private key's content 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
@@ -19,13 +20,15 @@ from ..errors import Problem
 from ..files import TEMPORARY, explained, replace_file, stat_signature
 from ..model import Fault, Signer
 from ..paths import Sysroot
-from ..run import Finished, run
+from ..run import SHORT, UNRUN, Finished, find_accident, run
 from . import token
 from .certificate import decode_certificate, identity_of, read_facts
 
 MAGIC = b"~Module signature appended~\n"  # MODULE_SIG_STRING in include/linux/module_signature.h
 PIN = "KBUILD_SIGN_PIN"  # where sign-file takes the passphrase from
 GENERATE = "kmoddctl key generate"
+#: Why a program cannot be started that is at fault itself, rather than the machine.
+UNRUNNABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELIBBAD)
 
 
 class Keyring:
@@ -186,29 +189,32 @@ class Keyring:
         program = self.find_sign_file(build_tree)
         certificate = self.sysroot.resolve(self.certificate)
         partial = object.with_name(f"{object.name}.~signed~")  # sign-file's own name for what it renames at the end
+        unsigned = object.stat().st_size
         try:
-            argv: list[Union[str, Path]]
             if self.is_token:
-                environment = {**self.environment, **secret}
-                done, message = await token.sign(object, self.private, certificate, hash, PIN, environment)
-                if done.status == 0:
-                    argv = [program, "-s", message, hash, certificate, object]
-                    done = await run(argv, check=False)
-                message.unlink(missing_ok=True)
+                done = await self._sign_by_token(program, object, certificate, hash, secret)
             else:
-                argv = [program, hash, self.sysroot.resolve(self.private), certificate, object]
-                done = await run(argv, check=False, env={**self.environment, **secret})
-        except Problem as problem:
-            if problem.attributes.get("status") != 126:
-                raise
-            raise _unusable(program, problem.message) from problem
+                private = self.sysroot.resolve(self.private)
+                argv: list[Union[str, Path]] = [program, hash, private, certificate, object]
+                done = await _run_sign_file(argv, {**self.environment, **secret})
         finally:
             partial.unlink(missing_ok=True)
-        if done.status == 127:  # the dynamic loader misses a library
-            raise _unusable(program, _last_line(done))
-        if done.status != 0 or not is_signed(object):
+        if done.status != 0 or not is_signed(object, unsigned):
             said = _last_line(done) or f"exit status {done.status}"
             raise Problem("signing-failed", f"signing {object.name} with {hash} failed: {said}", self._hint(done))
+
+    async def _sign_by_token(
+        self, program: Path, object: Path, certificate: Path, hash: str, secret: Mapping[str, str]
+    ) -> Finished:
+        environment = {**self.environment, **secret}
+        message = token.message_of(object)
+        try:
+            done = await token.sign(object, message, self.private, certificate, hash, PIN, environment)
+            if done.status == 0:
+                done = await _run_sign_file([program, "-s", message, hash, certificate, object], {})
+        finally:
+            message.unlink(missing_ok=True)
+        return done
 
     def secret(self) -> dict[str, str]:
         """Return the environment that gives openssl and sign-file the passphrase. Raises Problem."""
@@ -288,11 +294,30 @@ class Keyring:
             raise _problem(invalid(self.certificate)) from error
 
 
-def is_signed(path: Path) -> bool:
-    """Tell whether a file ends as a signed module does. Raises OSError."""
+def is_signed(path: Path, unsigned: int = 0) -> bool:
+    """Tell whether a file that was so many bytes long got a signature since. Raises OSError."""
+    size = path.stat().st_size
+    if size <= unsigned + len(MAGIC):
+        return False
     with path.open("rb") as stream:
-        stream.seek(-min(len(MAGIC), path.stat().st_size), os.SEEK_END)
+        stream.seek(-len(MAGIC), os.SEEK_END)
         return stream.read() == MAGIC
+
+
+async def _run_sign_file(argv: Sequence[Union[str, Path]], environment: Mapping[str, str]) -> Finished:
+    """Run sign-file, and return how it ended by itself. Raises Problem tool-killed, tool-timeout, sign-file-missing."""
+    try:
+        done = await run(argv, check=False, raw=True, env=environment)
+    except Problem as problem:
+        if problem.attributes.get("errno") in UNRUNNABLE:
+            raise _unusable(Path(argv[0]), problem.message) from problem
+        raise
+    accident = find_accident("sign-file", done)
+    if done.status in UNRUN and not SHORT.search(_last_line(done)):  # the dynamic loader misses a library
+        raise _unusable(Path(argv[0]), _last_line(done))
+    if accident is not None and accident.code == "tool-killed":
+        raise accident
+    return done
 
 
 async def check_pair(key: Path, named: str, certificate: Path, certified: str, secret: Mapping[str, str]) -> None:

@@ -240,7 +240,7 @@ class KeyMaker:
             argv += ["-config", str(words), "-newkey", *ALGORITHMS[algorithm]]
             # openssl keeps the mode of the key's file, which is there already.
             await run([*argv, "-keyout", key, "-outform", "DER", "-out", certificate], env=secret)
-            decode_certificate(certificate.read_bytes())
+            await check_pair(key, self.keyring.private, certificate, self.keyring.certificate, secret)
 
         return stage
 

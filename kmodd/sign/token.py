@@ -31,21 +31,28 @@ async def find_road(environment: Mapping[str, str]) -> tuple[str, ...]:
     raise Problem("token-unsupported", text, "dnf install pkcs11-provider, or on EL8 and EL9 openssl-pkcs11")
 
 
+def message_of(content: Path) -> Path:
+    """Return where the signature of a file lies until it is appended."""
+    return content.with_name(f"{content.name}.p7s")
+
+
 async def sign(
-    content: Path, uri: str, certificate: Path, hash: str, pin: str, environment: Mapping[str, str]
-) -> tuple[Finished, Path]:
-    """Sign a file by the key of a pkcs11: URI; returns how openssl ended, and the PKCS #7 message (DER) beside content.
+    content: Path, message: Path, uri: str, certificate: Path, hash: str, pin: str, environment: Mapping[str, str]
+) -> Finished:
+    """Sign a file by the key of a pkcs11: URI; writes the PKCS #7 message (DER), and returns how openssl ended.
 
     certificate: PEM or DER. pin: the name of the environment variable that holds it. Raises Problem
-    token-unsupported and tool-missing.
+    token-unsupported, tool-missing, tool-killed, tool-timeout, tool-failed.
     """
     road = await find_road(environment)
-    message, pem = content.with_name(f"{content.name}.p7s"), content.with_name(f"{content.name}.pem")
-    done = await run(["openssl", "x509", "-in", certificate, "-out", pem], check=False)
-    if done.status == 0:
-        argv: list[Union[str, Path]] = ["openssl", "cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap"]
-        argv += ["-keyid", "-md", hash, "-outform", "DER", "-in", content, "-out", message, "-signer", pem]
-        argv += ["-inkey", uri, *road, "-passin", f"env:{pin}"]
-        done = await run(argv, check=False, env={pin: "", **environment}, stdin=b"")
-    pem.unlink(missing_ok=True)
-    return done, message
+    pem = content.with_name(f"{content.name}.pem")
+    try:
+        done = await run(["openssl", "x509", "-in", certificate, "-out", pem], check=False)
+        if done.status == 0:
+            argv: list[Union[str, Path]] = ["openssl", "cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap"]
+            argv += ["-keyid", "-md", hash, "-outform", "DER", "-in", content, "-out", message, "-signer", pem]
+            argv += ["-inkey", uri, *road, "-passin", f"env:{pin}"]
+            done = await run(argv, check=False, env={pin: "", **environment}, stdin=b"")
+    finally:
+        pem.unlink(missing_ok=True)
+    return done

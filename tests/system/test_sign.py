@@ -359,6 +359,73 @@ def test_a_sign_file_that_cannot_serve(root: Path, tree: Path, pairs: dict[str, 
     assert [p.name for p in path.parent.iterdir()] == ["foo.ko"]
 
 
+def killed_once(directory: Path, program: str, real: object, words: str) -> None:
+    """Put a program into a directory that kills itself the first time that its words hold a pattern of the shell's."""
+    fake = directory / program
+    mark = directory / "killed"
+    fake.write_text(
+        f'#!/bin/sh\ncase "$*" in {words}) [ -e {mark} ] || {{ touch {mark}; kill -KILL $$; }};; esac\n'
+        f'exec {real} "$@"\n'
+    )
+    fake.chmod(0o755)
+
+
+@pytest.mark.parametrize("words", ["*pkey*", "*x509*-pubkey*"])
+def test_an_openssl_that_is_killed_says_nothing_of_the_key(
+    root: Path, tree: Path, pairs: dict[str, Path], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(pairs["ecdsa"], root / "etc/kmodd/keys")
+    killed_once(tmp_path, "openssl", shutil.which("openssl"), words)
+    monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    keyring, path = Keyring(Sysroot(root)), make_object(root)
+    with pytest.raises(Problem) as caught:
+        asyncio.run(keyring.sign(path, tree, "sha256"))
+    assert (caught.value.code, caught.value.transient) == ("tool-killed", True)
+    asyncio.run(keyring.sign(path, tree, "sha256"))
+    assert verifies(path, certificate_of(keyring))
+
+
+@pytest.mark.parametrize(
+    ("script", "code"),
+    [
+        ("kill -KILL $$", "tool-killed"),
+        ("head -c 5 $4 > $4.~signed~; kill -TERM $$", "tool-killed"),
+        ("exit 137", "tool-killed"),
+        ("echo 'sign-file: x: Too many open files' >&2; exit 1", "signing-failed"),
+        ("echo 'sign-file: x: No space left on device' >&2; exit 1", "signing-failed"),
+        ("echo 'error while loading shared libraries: libc.so.6: Too many open files' >&2; exit 127", "signing-failed"),
+        ("printf '~Module signature appended~\\n' > $4", "signing-failed"),
+    ],
+)
+def test_a_sign_file_that_is_killed_or_lacks_something_is_tried_again(
+    root: Path, tree: Path, pairs: dict[str, Path], script: str, code: str
+) -> None:
+    shutil.copytree(pairs["ecdsa"], root / "etc/kmodd/keys")
+    (tree / "scripts/sign-file").write_text(f"#!/bin/sh\n{script}\n")
+    path = make_object(root)
+    with pytest.raises(Problem) as caught:
+        asyncio.run(Keyring(Sysroot(root)).sign(path, tree, "sha256"))
+    assert (caught.value.code, caught.value.transient) == (code, True)
+    assert [p.name for p in path.parent.iterdir()] == ["foo.ko"]
+
+
+def test_a_key_that_openssl_did_not_finish_is_none(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    killed_once(tmp_path, "openssl", shutil.which("openssl"), "*req*")
+    monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path}:/usr/sbin:/usr/bin:/sbin:/bin")
+    maker = KeyMaker(Keyring(Sysroot(root)))
+    with pytest.raises(Problem) as caught:
+        asyncio.run(maker.generate("ecdsa"))
+    assert (caught.value.code, caught.value.transient) == ("tool-killed", True)
+    assert list((root / "etc/kmodd/keys").iterdir()) == []
+    assert asyncio.run(maker.generate("ecdsa")).identity
+    (tmp_path / "killed").unlink()
+    with pytest.raises(Problem) as caught:
+        asyncio.run(maker.prepare("ecdsa"))
+    assert caught.value.code == "tool-killed"
+    assert maker.successor() is None
+    assert asyncio.run(maker.prepare("ecdsa"))
+
+
 def test_an_unknown_hash_is_explained(keyring: Keyring, root: Path, tree: Path) -> None:
     with pytest.raises(Problem) as caught:
         asyncio.run(keyring.sign(make_object(root), tree, "sha999"))

@@ -1,0 +1,77 @@
+"""Processes that tests start: which are left, and stubborn ones."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from kmodd.run import run
+
+#: Ignores what it can, holds the pipes, and has a child that does so, too.
+STUBBORN = "trap '' TERM HUP INT; (trap '' TERM HUP INT; while :; do sleep 1; done) & while :; do sleep 1; done"
+PATIENCE = 120.0  # seconds after which something hangs
+
+
+@contextlib.contextmanager
+def nothing_left(mark: str) -> Iterator[None]:
+    """Fail if, at the end of the block, a process that has a text in its environment, a child or a descriptor stays."""
+    before = len(os.listdir("/proc/self/fd"))
+    yield
+    ends = time.monotonic() + PATIENCE
+    while find_marked(mark) or find_children():
+        assert time.monotonic() < ends, (find_marked(mark), find_children())
+        time.sleep(0.01)
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def find_marked(mark: str) -> list[str]:
+    """Return the processes that have a text in their environment."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):
+            if mark.encode() in path.read_bytes():
+                found.append(path.parent.name)
+    return found
+
+
+def find_children() -> list[str]:
+    """Return this process's children, zombies and those that are no program yet included."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            if path.read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
+                found.append(path.parent.name)
+    return found
+
+
+async def cancel_one(seed: int, mark: str) -> None:
+    """Start a stubborn program and cancel that at some instant, most often while it begins."""
+    chance = random.Random(seed)
+    task = asyncio.ensure_future(run(["sh", "-c", STUBBORN], env={"MARK": mark}, stdin=b"x" * (1 << 20)))
+    delay = chance.choice((0.0, 0.0005, 0.002, 0.01, 0.05)) * chance.random()
+    for _ in range(chance.randrange(6)):
+        await asyncio.sleep(0)
+    await asyncio.sleep(delay)
+    task.cancel()
+    if chance.random() < 0.2:  # impatience
+        await asyncio.sleep(0)
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+def cancel_many(many: int, mark: str) -> None:
+    """Cancel so many programs at random instants, five side by side."""
+
+    async def cancel() -> None:
+        for first in range(0, many, 5):
+            await asyncio.gather(*(cancel_one(seed, mark) for seed in range(first, first + 5)))
+
+    asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
