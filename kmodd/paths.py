@@ -159,6 +159,16 @@ class Sysroot:
         return self.runtime / "progress.json"
 
     @property
+    def ring(self) -> Path:
+        """Return the file that a package's trigger writes to so that the daemon looks again."""
+        return self.runtime / "ring"
+
+    @property
+    def failed(self) -> Path:
+        """Return the file that is there when kmodd.service failed and has not started since."""
+        return self.runtime / "failed"
+
+    @property
     def motd(self) -> Path:
         return self.resolve("/run/motd.d") / "kmodd"
 

@@ -74,6 +74,8 @@ class Daemon:
         loop = asyncio.get_running_loop()
         self.lock.acquire("kmodd")
         try:
+            with contextlib.suppress(OSError):
+                self.sysroot.failed.unlink()
             self.reconciler.heal()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._stop)

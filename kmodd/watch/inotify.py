@@ -84,6 +84,7 @@ class Watcher:
     def __init__(self, sysroot: Sysroot, bell: Bell) -> None:
         self.sysroot = sysroot
         self.bell = bell
+        self._named = {RPM_LOCK: "an rpm transaction ended", sysroot.ring.name: "a package's trigger asked for it"}
         self.more: tuple[str, ...] = ()  # directories besides, in-root
         self.faults: list[Problem] = []
         self._manager: Any = None
@@ -164,7 +165,7 @@ class Watcher:
         if event.mask & LOST:
             self.bell.ring(f"{path} went away")
         else:
-            self.bell.ring("an rpm transaction ended" if event.name == RPM_LOCK else f"{path} changed")
+            self.bell.ring(self._named.get(event.name, f"{path} changed"))
         if event.mask & (LOST | STRUCTURE):
             self._rearm_soon()
 

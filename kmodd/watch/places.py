@@ -57,6 +57,7 @@ def find_places(sysroot: Sysroot, more: Iterable[str] = ()) -> tuple[dict[str, I
     kernels = places.want(lambda: sysroot.modules, everything)
     trees = places.want(lambda: sysroot.kernel_trees, Interest({None: ENTRIES}))
     places.want(lambda: sysroot.rpm_lock.parent, Interest({RPM_LOCK: WRITTEN}))
+    places.want(lambda: sysroot.ring.parent, Interest({sysroot.ring.name: WRITTEN}))
     local = places.want(lambda: sysroot.registries[0], everything)
     vendor = places.want(lambda: sysroot.registries[1], everything)
     places.want(lambda: sysroot.configuration.parent, everything)

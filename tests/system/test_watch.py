@@ -27,6 +27,11 @@ __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
 
 
+def ring(root: Path) -> None:
+    """As the package's triggers do."""
+    (root / "run/kmodd/ring").open("w").close()
+
+
 CHANGES: list[tuple[str, Callable[[Path], object], Callable[[Path], object]]] = [
     ("kernel appears", lambda r: None, lambda r: (r / KERNEL).mkdir()),
     ("build link appears", lambda r: (r / KERNEL).mkdir(), lambda r: (r / KERNEL / "build").symlink_to("/usr/src/x")),
@@ -54,6 +59,9 @@ CHANGES: list[tuple[str, Callable[[Path], object], Callable[[Path], object]]] = 
     ("modules-load.d", lambda r: None, lambda r: write(r / "etc/modules-load.d/a.conf")),
     ("depmod.d", lambda r: None, lambda r: write(r / "etc/depmod.d/a.conf")),
     ("transaction ends", lambda r: None, lambda r: write(r / LOCK)),
+    ("a trigger's first ring", lambda r: None, lambda r: ring(r)),
+    ("a trigger's next ring", lambda r: ring(r), lambda r: ring(r)),
+    ("a ring after a wipe", lambda r: (r / "run/kmodd").rmdir(), lambda r: (r / "run/kmodd").mkdir() or ring(r)),
 ]
 
 
@@ -77,6 +85,7 @@ QUIET: list[tuple[str, Callable[[Path], object]]] = [
     ("a tree's other files", lambda r: write(r / "usr/src/kernels/6.1/Makefile")),
     ("rpm's other files", lambda r: replace(r / "var/lib/rpm/rpmdb.sqlite-shm")),
     ("neighbours of what is missing", lambda r: write(r / "etc/passwd")),
+    ("what kmodd tells of its work", lambda r: replace(r / "run/kmodd/progress.json")),
     ("the lock is asked about", lambda r: transaction_holder(Sysroot(r))),
 ]
 

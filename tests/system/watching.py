@@ -21,7 +21,7 @@ KERNEL = "lib/modules/6.1.0-1.el9.x86_64"
 LOCK = "var/lib/rpm/.rpm.lock"
 USUAL = (
     "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
-    "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d",
+    "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d", "run/kmodd",
 )  # fmt: skip
 
 

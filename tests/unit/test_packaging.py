@@ -53,10 +53,10 @@ def test_the_lock_names_every_dependency_with_hashes() -> None:
     assert not re.search(r"https?://|--index-url|--find-links", lock)
 
 
-def test_programs_for_transactions_are_quick_and_never_fail(tmp_path: Path) -> None:
-    """Without a booted systemd they do nothing; with one they do not wait."""
+def test_programs_for_transactions_are_quick_and_never_fail() -> None:
+    """Without a booted system they do nothing, and say nothing of that."""
     for name in ("ring", "95-kmodd.install"):
         text = (TOP / "packaging" / name).read_text()
         assert subprocess.run(["sh", "-n"], input=text, text=True).returncode == 0
-    assert subprocess.run([TOP / "packaging/ring"]).returncode == 0
-    assert "--no-block" in (TOP / "packaging/ring").read_text()
+    done = subprocess.run([TOP / "packaging/ring"], capture_output=True)
+    assert (done.returncode, done.stdout + done.stderr) == (0, b"")
