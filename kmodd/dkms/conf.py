@@ -78,7 +78,8 @@ class ConfReader:
         if key in self._known:
             return self._known[key]
         fault, until = self._failed.get(key, (None, None))
-        if fault is not None and (until is None or time.time() < until):
+        # one that is further away than AGAIN was recorded under a clock that has been set back since
+        if fault is not None and (until is None or 0 < until - time.time() <= AGAIN):
             raise Problem(fault.problem, fault.message, fault.hint)
         try:
             self._known[key] = await self._read(module, kernel)

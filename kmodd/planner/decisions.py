@@ -205,8 +205,12 @@ class Deciding:
         return Wait(target, attempt.message, attempt.problem, attempt.hint, until)
 
     def until(self, attempt: Attempt) -> float:
+        """Return when a failed attempt may be repeated, seconds since the epoch; at once if it ended in the future.
+
+        Then the clock was set back since, and nothing tells how long ago it was.
+        """
         pause = self.policy.retry_first * (1 << min(max(attempt.failures - 1, 0), 20))
-        return attempt.ended + min(pause, self.policy.retry_longest)
+        return self.now if attempt.ended > self.now else attempt.ended + min(pause, self.policy.retry_longest)
 
     # -- inputs and reasons ----------------------------------------------------------------------------------------
     def inputs(self, target: Target) -> Optional[dict[str, str]]:

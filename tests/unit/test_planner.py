@@ -503,6 +503,17 @@ def test_pause_after_a_passing_failure_doubles_up_to_the_longest(failures: int, 
     assert do(snapshot, NOW + pause) == build()
 
 
+@pytest.mark.parametrize("ahead", [0.1, 60, 5 * 3600, 1e9])
+@pytest.mark.parametrize("failures", [1, 7])
+def test_failure_of_a_clock_that_was_ahead_is_not_waited_for(ahead: float, failures: int) -> None:
+    last = failed(transient=True, failures=failures, ended=NOW + ahead)
+    assert do(world(records={T: record(built=None, installed=None, attempt=last)})) == build()
+    last = failed("install", True, failures, inputs=install_inputs(T, settled()), ended=NOW + ahead)
+    assert do(settled(records={T: record(installed=None, attempt=last)})) == install("not installed")
+    last = failed("install", True, failures, problem="depmod-failed", ended=NOW + ahead)
+    assert do(settled(kernel_attempts={K: last})) == [RunDepmod(K, "the last one failed")]
+
+
 def test_changed_input_ends_a_pause() -> None:
     last = failed(transient=True, inputs={**INPUTS, "source": "old"})
     assert do(world(records={T: record(built=None, installed=None, attempt=last)})) == build()
