@@ -115,6 +115,12 @@ class Sysroot:
     def dropin_directory(self, kind: str) -> Path:
         return self.resolve(f"/etc/{kind}.d")
 
+    @property
+    def depmod_directories(self) -> list[Path]:
+        """Return where depmod's configuration is, the directory that wins first."""
+        names = ("/etc/depmod.d", "/run/depmod.d", "/usr/local/lib/depmod.d", "/usr/lib/depmod.d")
+        return [self.resolve(name) for name in names]
+
     # -- state -----------------------------------------------------------------------------------------------------
     @property
     def state(self) -> Path:
@@ -152,7 +158,7 @@ class Sysroot:
 
     @property
     def lock(self) -> Path:
-        return self.runtime / "lock"
+        return self.state / "lock"
 
     @property
     def progress(self) -> Path:
@@ -219,6 +225,9 @@ class Sysroot:
 
 #: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+#: The processes of this host: proc(5).
+PROCESSES = Path("/proc")
 
 #: How likely a process is killed when memory runs out: proc(5).
 OOM_SCORE = Path("/proc/self/oom_score_adj")
