@@ -6,6 +6,7 @@ compress, or run depmod.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Union
@@ -13,7 +14,8 @@ from typing import Union
 from .errors import Problem
 from .files import explained, find_leftovers, remove_empty, remove_file, stage_copy, sync_directory
 from .model import Target
-from .paths import DEPMOD_OUTPUTS, Sysroot
+from .moduleindex import State, find_flaw, find_temporary, is_depmods_own, sync_outputs
+from .paths import Sysroot
 from .record import Installed, InstalledObject
 from .run import run
 
@@ -77,32 +79,47 @@ class Installation:
             remove_empty(directory, directory.parent)
 
     def clean_kernel(self, release: str) -> None:
-        """Delete the directory of a removed kernel, if only depmod's own files are left in it. Raises Problem."""
+        """Delete the directory of a removed kernel, if only depmod's own files are left in it. Raises Problem.
+
+        Those that a killed depmod left count, too.
+        """
         directory = self.sysroot.kernel(release)
         with explained(f"cleaning {self.sysroot.inside(directory)}"):
             try:
                 names = {path.name for path in directory.iterdir()}
             except FileNotFoundError:
                 return
-            if names <= DEPMOD_OUTPUTS:
+            if is_depmods_own(directory, names):
                 for name in names:
                     remove_file(directory / name)
                 remove_empty(directory)
 
     def heal(self) -> None:
-        """Delete staged files that a kill left under any kernel's extra/. Raises OSError."""
+        """Delete what a kill left: staged files under any kernel's extra/, and depmod's. Raises OSError."""
+        for directory in self.sysroot.modules.glob("*"):
+            remove_temporary(directory)
         for directory in self.sysroot.modules.glob("*/extra/*"):
             for leftover in find_leftovers(directory):
                 remove_file(leftover)
             remove_empty(directory, directory.parent)
 
 
-async def run_depmod(sysroot: Sysroot, release: str) -> None:
-    """Run depmod for a kernel, with the root's own depmod.d. Raises Problem depmod-failed and tool-missing."""
+def remove_temporary(directory: Path) -> None:
+    """Delete what killed depmods left in a kernel's directory. Raises OSError."""
+    for path in find_temporary(directory):
+        remove_file(path)
+
+
+async def run_depmod(sysroot: Sysroot, release: str) -> State:
+    """Run depmod for a kernel, with the root's own depmod.d, and bring what it wrote to the disk; returns its state.
+
+    Raises Problem depmod-failed and tool-missing.
+    """
+    directory = sysroot.kernel(release)
     argv: list[Union[str, Path]] = ["depmod", "-b", sysroot.root]
     if not sysroot.is_host:  # else depmod would take the host's configuration
-        for directory in ("/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d"):
-            argv += ["-C", sysroot.resolve(directory)]
+        for place in sysroot.depmod_directories:
+            argv += ["-C", place]
     try:
         await run([*argv, release], timeout=600)
     except Problem as problem:
@@ -110,3 +127,13 @@ async def run_depmod(sysroot: Sysroot, release: str) -> None:
             raise
         hint = f"run depmod {release} by hand to see more; kmodd tries again by itself"
         raise Problem("depmod-failed", f"depmod for {release}: {problem.message}", hint, transient=True) from problem
+    finally:
+        with explained(f"cleaning up after depmod for {release}"):
+            remove_temporary(directory)
+    with explained(f"syncing what depmod wrote for {release}"):
+        state = await asyncio.to_thread(sync_outputs, directory)
+        flaw = await asyncio.to_thread(find_flaw, directory, {})
+    if flaw:
+        text = f"depmod for {release} ended well, but {flaw}"
+        raise Problem("depmod-failed", text, f"run depmod {release} by hand to see more", transient=True)
+    return state

@@ -17,7 +17,9 @@ from typing import Optional
 from .files import stat_signature
 from .model import Fault, Kernel
 from .modulefile import canonical
+from .moduleindex import IndexReader, read_configuration
 from .paths import Sysroot
+from .record import Depmod
 
 #: Symbols that kmodd itself asks for.
 SYMBOLS = frozenset(
@@ -81,29 +83,31 @@ class KernelReader:
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
+        self.indexes = IndexReader()
         self._cache: dict[tuple[str, str], tuple[object, object]] = {}
 
     def read(
         self,
         symbols: Collection[str],
         objects: Collection[str],
-        installed: Mapping[str, Collection[str]],
+        installed: Mapping[str, Mapping[str, str]],
         devel_packages: Mapping[str, str],
-        changed: Mapping[str, float],
         source_packages: Mapping[str, str] = {},
+        depmods: Mapping[str, Depmod] = {},
     ) -> dict[str, Kernel]:
         """Return the kernels by release.
 
         symbols: configuration symbols that are asked for. objects: canonical names, to tell which the kernel has
-        itself. installed: release -> our objects' paths relative to the kernel's directory. devel_packages: release
-        -> NEVRA. changed: release -> when files outside its directory that matter to depmod changed (mtime).
-        source_packages: release -> file name of the source RPM.
+        itself. installed: release -> our objects' paths relative to the kernel's directory, and their sha256.
+        devel_packages: release -> NEVRA. source_packages: release -> file name of the source RPM. depmods: release ->
+        the last depmod of kmodd's that ended well.
         Raises OSError where /lib/modules exists and cannot be listed.
         """
         try:
             entries = sorted(os.scandir(self.sysroot.modules), key=lambda e: e.name)
         except FileNotFoundError:
             return {}
+        configuration = read_configuration(self.sysroot)
         running = os.uname().release if self.sysroot.is_host else ""
         kernels = {}
         for entry in entries:
@@ -115,6 +119,8 @@ class KernelReader:
                 continue
             tree, fault = self.find_build_tree(release, devel_packages.get(release, ""))
             config = self._config(release, tree, frozenset(symbols) | SYMBOLS)
+            ours = installed.get(release, {})
+            stale, omitted = self.indexes.look(directory, ours, configuration, depmods.get(release))
             machine = _MACHINE.search(release)
             flavour = _FLAVOUR.search(release)
             kernels[release] = Kernel(
@@ -130,7 +136,8 @@ class KernelReader:
                 compression=self._compression(directory, config),
                 signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",
                 in_tree=frozenset(self._in_tree(directory, objects)),
-                depmod_stale=self._depmod_stale(directory, installed.get(release, ()), changed.get(release, 0.0)),
+                depmod_stale=stale,
+                omitted=omitted,
             )
         return kernels
 
@@ -220,33 +227,3 @@ class KernelReader:
         found = find_own(directory, asked)
         self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), found)
         return found
-
-    def _depmod_stale(self, directory: Path, installed: Collection[str], changed: float) -> str:
-        """Return why modules.dep cannot be what depmod would write now, or ""."""
-        path = directory / "modules.dep"
-        try:
-            written = path.stat().st_mtime
-        except OSError:
-            return "modules.dep is missing" if installed else ""
-        if not (directory / "modules.dep.bin").exists() and installed:
-            return "modules.dep.bin is missing"
-        known = self._cached("dep", directory.name, path, None)
-        if not isinstance(known, dict):
-            with path.open(errors="replace") as stream:
-                known = {_stem(line.partition(":")[0]): line.partition(":")[0] for line in stream}
-            self._cache["dep", directory.name] = ((path, stat_signature(path), None), known)
-        for name in sorted(known.values()):
-            if name.startswith("extra/") and not os.path.lexists(directory / name):
-                return f"modules.dep lists {name}, which is gone"
-        for name in sorted(installed):
-            try:
-                changed = max(changed, (directory / name).stat().st_ctime)
-            except OSError:
-                continue  # depmod cannot list what is gone; that is its own module's fault alone
-            if _stem(name) not in known:  # where another file of that name is listed, verify says so
-                return f"modules.dep does not list {name}"
-        return "files changed since it last ran" if installed and changed > written else ""
-
-
-def _stem(path: str) -> str:
-    return canonical(path.rpartition("/")[2].partition(".ko")[0])

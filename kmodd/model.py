@@ -93,6 +93,7 @@ class Kernel:
     depmod_stale: str = ""  # why modules.dep is not what depmod would write now
     command_lines: tuple[str, ...] = ("",)  # that it may get; more than one where the boot loader leaves that open
     command_line_unknown: str = ""  # why it may get others
+    omitted: frozenset[str] = frozenset()  # installed files, relative to its directory, that depmod does not list
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,7 @@ TRANSIENT = {
     "depends-not-ready": False,
     "depends-unknown": False,
     "depmod-failed": True,
+    "depmod-omits": False,
     "disk-full": True,
     "dkms-conf-denied": False,
     "dkms-conf-hostile": False,

@@ -104,9 +104,18 @@ class TargetRecord(Part):
     asked: bool = False  # somebody wants it built again, whatever came of the last attempt
 
 
+class Depmod(Part):
+    """The last depmod of kmodd's that ended well. Sizes are in bytes, times of files (mtime) in ns."""
+
+    inputs: str  # identifies our objects and the configuration that it ran with
+    outputs: dict[str, tuple[int, int]] = {}  # what it wrote, as it is on the disk: size and time
+    omitted: dict[str, tuple[int, int]] = {}  # files of ours that it did not list: size and time
+
+
 class KernelRecord(Part):
-    """What is remembered of a kernel: its last depmod."""
+    """What is remembered of a kernel: its last depmod, where that failed, and the last one that ended well."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     kernel: str
     attempt: Optional[Attempt] = None
+    depmod: Optional[Depmod] = None

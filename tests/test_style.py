@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record",
         "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "visible", "",
     ),
-    "doors": ("run", "spawn", "journal", "log", "files", "reading"),
+    "doors": ("run", "spawn", "journal", "log", "files", "reading", "moduleindex"),
     "edges": (
         "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "hooks", "install",
         "kernels", "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust",
@@ -66,9 +66,7 @@ PATHS = {
     "kmodd/dkms/conf.py": {"/etc/dkms", "/usr/src/", "/usr/lib/modules/"},
     "kmodd/dkms/directives.py": {"/lib/modules/"},
     "kmodd/recipe.py": {"/var/lib/dkms"},
-    "kmodd/install.py": {
-        "/lib/modules/", "/sys/fs/selinux/enforce", "/etc/depmod.d", "/run/depmod.d", "/usr/lib/depmod.d",
-    },
+    "kmodd/install.py": {"/lib/modules/", "/sys/fs/selinux/enforce"},
     "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
     "kmodd/reconcile/observe.py": {"/lib/modules/"},
     "kmodd/registry.py": {"/dev/null"},

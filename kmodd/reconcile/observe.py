@@ -26,11 +26,12 @@ from ..loaded import LoadedReader
 from ..log import get_logger
 from ..model import REFUSED, Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
 from ..modulefile import Module, canonical
+from ..moduleindex import identify, read_configuration
 from ..paths import Sysroot
 from ..planner import find_exclusion
 from ..reading import reach
 from ..recipe import Recipe
-from ..record import TargetRecord
+from ..record import Installed, TargetRecord
 from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
@@ -227,6 +228,7 @@ class Observer:
         """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
         questions = []
         trust: dict[Target, tuple[Check, ...]] = {}
+        omitted: dict[Target, tuple[Check, ...]] = {}
         published = self.keyring.published
         certificate, unsigned = b"", "there is no key to compare with"
         try:
@@ -254,6 +256,7 @@ class Observer:
             signed = present or all(item.signer for item in objects)
             fault, outcome = await self.trust.find_fault(kernel, signer, published, signed)
             name = objects[0].name if objects else target.module
+            omitted[target] = _omission(kernel, record.installed)
             trust[target] = ()
             if fault is not None:
                 trust[target] = (Check(name, "trust", outcome, fault.message, fault.problem, fault.hint),)
@@ -262,24 +265,18 @@ class Observer:
                 said = f"the kernel trusts kmodd's key, which it must ({why})" if why else "any signature will do"
                 trust[target] = (Check(name, "trust", "passed", said),)
         found = await self.verifier.examine(questions)
-        return {target: (*found[target], *trust[target]) for target in found}
+        return {target: (*omitted[target], *found[target], *trust[target]) for target in found}
 
     def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
         symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}
         objects: set[str] = set()
-        installed: dict[str, set[str]] = {}
-        for target, record in records.items():
+        for record in records.values():
             if record.built:
                 objects |= {canonical(item.name) for item in record.built.objects}
-            if record.installed:
-                prefix = f"/lib/modules/{target.kernel}/"
-                installed.setdefault(target.kernel, set()).update(
-                    item.path[len(prefix) :] for item in record.installed.objects
-                )
+        depmods = {release: record.depmod for release, record in self.store.kernel_records().items() if record.depmod}
         try:
-            changed = self._override_change()
             kernels = self.kernels.read(
-                symbols, objects, installed, self.packages, dict.fromkeys(installed, changed), self.source_packages
+                symbols, objects, _installed(records), self.packages, self.source_packages, depmods
             )
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)
@@ -301,12 +298,10 @@ class Observer:
             command_line_unknown=lines.unknown,
         )
 
-    def _override_change(self) -> float:
-        """Return when our depmod.d files last changed."""
-        newest = 0.0
-        for path in self.sysroot.dropin_directory("depmod").glob("kmodd-*.conf"):
-            newest = max(newest, path.stat().st_ctime)
-        return newest
+    def depmod_inputs(self, release: str) -> tuple[str, Mapping[str, str]]:
+        """Return what identifies a depmod of a kernel that begins now, and our objects there, as Depmod has them."""
+        installed = _installed(self.store.records()).get(release, {})
+        return identify(installed, read_configuration(self.sysroot)[0]), installed
 
     async def _ask_rpm(self, kernels: Mapping[str, Kernel]) -> bool:
         """Learn which packages provide the build trees; tells whether that changed. Never fails: it is only a hint."""
@@ -399,6 +394,31 @@ class Observer:
             if record.built and self.store.is_damaged(target, record.built):
                 store_damaged.add(target)
         return damaged, frozenset(store_damaged)
+
+
+def _installed(records: Mapping[Target, TargetRecord]) -> dict[str, dict[str, str]]:
+    """Return our objects' paths relative to their kernel's directory, and their sha256, by release."""
+    found: dict[str, dict[str, str]] = {}
+    for target, record in records.items():
+        if record.installed:
+            start = len(f"/lib/modules/{target.kernel}/")
+            found.setdefault(target.kernel, {}).update(
+                (item.path[start:], item.sha256) for item in record.installed.objects
+            )
+    return found
+
+
+def _omission(kernel: Kernel, installed: Installed) -> tuple[Check, ...]:
+    """Return what is wrong with objects that depmod does not list."""
+    start = len(f"/lib/modules/{kernel.release}/")
+    found = []
+    for item in installed.objects:
+        if item.path[start:] in kernel.omitted:
+            text = f"depmod does not list {item.path}, so that modprobe does not find it"
+            hint = "look for search and exclude in depmod.d(5), and at what depmod -n says"
+            fault = Fault("depmod-omits", text, hint)
+            found.append(Check(item.name, "depmod", "failed", fault.message, fault.problem, fault.hint))
+    return tuple(found)
 
 
 def _named(recipes: Mapping[Target, Recipe], registry: Registry) -> dict[Target, Recipe]:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
 
 from kmodd.kernels import NEEDED, KernelReader, read_config
 from kmodd.model import Kernel
+from kmodd.moduleindex import MAGIC, identify, read_configuration, read_state
 from kmodd.paths import Sysroot
+from kmodd.record import Depmod
 
 R = "5.14.0-503.el9.x86_64"
 
@@ -54,7 +55,7 @@ def add_tree(root: Path, release: str) -> Path:
 
 
 def read(root: Path, **more: Any) -> dict[str, Kernel]:
-    asked: dict[str, Any] = {"symbols": (), "objects": (), "installed": {}, "devel_packages": {}, "changed": {}}
+    asked: dict[str, Any] = {"symbols": (), "objects": (), "installed": {}, "devel_packages": {}}
     return KernelReader(Sysroot(root)).read(**{**asked, **more})
 
 
@@ -242,17 +243,32 @@ def test_own_modules_are_those_listed_and_installed(root: Path) -> None:
 
 # -- depmod ----------------------------------------------------------------------------------------------------------
 OURS = "extra/m/m.ko"
+EMPTY = MAGIC + (12).to_bytes(4, "big")  # an index without a node
 
 
 def depmod(root: Path, *names: str, time: float = 4e9) -> None:
     directory = root / "lib/modules" / R
     path = put(directory / "modules.dep", "".join(f"{n}:\n" for n in ("kernel/fs/ext4/ext4.ko.xz", *names)))
     os.utime(path, (time, time))
-    put(directory / "modules.dep.bin")
+    for name in ("dep", "alias", "symbols"):
+        (directory / f"modules.{name}.bin").write_bytes(EMPTY)
+    for name in ("alias", "symbols", "softdep"):
+        put(directory / f"modules.{name}", "# a comment\n")
 
 
-def stale(root: Path, *installed: str, changed: Mapping[str, float] = {}) -> str:
-    return read(root, installed={R: installed} if installed else {}, changed=changed)[R].depmod_stale
+def stale(root: Path, *installed: str, last: Optional[Depmod] = None) -> str:
+    return look(root, *installed, last=last).depmod_stale
+
+
+def look(root: Path, *installed: str, last: Optional[Depmod] = None) -> Kernel:
+    ours = {R: dict.fromkeys(installed, "sha")} if installed else {}
+    return read(root, installed=ours, depmods={R: last} if last else {})[R]
+
+
+def ran(root: Path, *installed: str, **more: Any) -> Depmod:
+    """Return the record of a depmod that ran with what is there now."""
+    inputs = identify(dict.fromkeys(installed, "sha"), read_configuration(Sysroot(root))[0])
+    return Depmod(**{"inputs": inputs, "outputs": read_state(root / "lib/modules" / R), **more})
 
 
 def test_depmod_is_not_missed_where_nothing_of_ours_is(root: Path) -> None:
@@ -278,6 +294,30 @@ def test_depmod_that_is_stale_says_why(root: Path) -> None:
     depmod(root, OURS, time=1)
     assert stale(root, OURS) == "files changed since it last ran"
     depmod(root, OURS)
-    assert stale(root, OURS, changed={R: 5e9}) == "files changed since it last ran"
     (root / "lib/modules" / R / "modules.dep.bin").unlink()
     assert stale(root, OURS) == "modules.dep.bin is missing"
+
+
+def test_depmod_of_ours_is_compared_by_what_it_saw_and_not_by_clocks(root: Path) -> None:
+    put(root / "lib/modules" / R / OURS)
+    depmod(root, OURS, time=1)
+    last = ran(root, OURS)
+    assert stale(root, OURS, last=last) == ""  # although it is older than what it lists
+    assert stale(root, OURS, last=last.model_copy(update={"inputs": "other"})) == "files changed since it last ran"
+    put(root / "etc/depmod.d/foreign.conf", "search updates\n")
+    assert stale(root, OURS, last=last) == "files changed since it last ran"
+    assert stale(root, OURS, last=ran(root, OURS)) == ""
+
+
+def test_depmod_that_did_not_help_is_not_missed_again_until_something_changes(root: Path) -> None:
+    ours = put(root / "lib/modules" / R / OURS)
+    put(root / "lib/modules" / R / "extra/n/n.ko")
+    both = (OURS, "extra/n/n.ko")
+    depmod(root, "extra/n/n.ko")
+    state = (ours.stat().st_size, ours.stat().st_mtime_ns)
+    last = ran(root, *both, omitted={OURS: state})
+    assert (look(root, *both, last=last).depmod_stale, look(root, *both, last=last).omitted) == ("", {OURS})
+    for changed in (last.model_copy(update={"omitted": {}}), last.model_copy(update={"inputs": "other"})):
+        assert stale(root, *both, last=changed) == f"modules.dep does not list {OURS}"
+    ours.write_text("another")
+    assert stale(root, *both, last=last) == f"modules.dep does not list {OURS}"

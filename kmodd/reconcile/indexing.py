@@ -1,0 +1,72 @@
+"""Running depmod for a kernel. What became of it goes into the store, so that one that did not help is not repeated.
+
+Must not: decide whether it is due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from typing import Optional
+
+from ..errors import Problem
+from ..install import run_depmod
+from ..log import get_logger
+from ..model import RunDepmod
+from ..moduleindex import State
+from ..paths import Sysroot
+from ..record import Attempt, Depmod, KernelRecord
+from .observe import Observer
+from .outcome import as_problem
+
+
+class IndexWork:
+    """The depmods of one root."""
+
+    def __init__(self, sysroot: Sysroot, observer: Observer) -> None:
+        self.sysroot = sysroot
+        self.observer = observer
+        self.store = observer.store
+
+    async def run(self, action: RunDepmod, last: Optional[Attempt]) -> Optional[Problem]:
+        """Run depmod and store the outcome; returns what went wrong. last: the kernel's last one, if that failed."""
+        release, began = action.kernel, time.time()
+        try:
+            inputs, installed = await asyncio.to_thread(self.observer.depmod_inputs, release)
+            state = await run_depmod(self.sysroot, release)
+            omitted = self.observer.kernels.indexes.find_omitted(self.sysroot.kernel(release), installed)
+        except Exception as error:
+            problem = as_problem(error, f"depmod for {release}")
+            self._remember(release, self._failed(began, problem, last), None)
+            return problem
+        self._remember(release, None, Depmod(inputs=inputs, outputs=state, omitted=omitted))
+        self._tell_omitted(release, omitted)
+        get_logger().info("depmod ran", kernel=release, seconds=round(time.time() - began, 2), reason=action.reason)
+        return None
+
+    def _tell_omitted(self, release: str, omitted: State) -> None:
+        if omitted:
+            hint = "look for search and exclude in depmod.d(5)"
+            get_logger().warning("depmod omitted objects", kernel=release, objects=" ".join(omitted), hint=hint)
+
+    def _failed(self, began: float, problem: Problem, last: Optional[Attempt]) -> Attempt:
+        return Attempt(
+            began=began,
+            ended=time.time(),
+            stage="install",
+            outcome="failed",
+            problem=problem.code,
+            message=problem.message,
+            hint=problem.hint,
+            transient=True,
+            failures=(last.failures if last else 0) + 1,
+        )
+
+    def _remember(self, release: str, attempt: Optional[Attempt], done: Optional[Depmod]) -> None:
+        """Store an outcome; where that cannot be written, the next look only knows less."""
+        if done is None:
+            known = self.store.kernel_records().get(release)
+            done = known.depmod if known else None
+        with contextlib.suppress(OSError):
+            self.store.write_kernel(KernelRecord(kernel=release, attempt=attempt, depmod=done))

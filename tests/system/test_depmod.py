@@ -1,0 +1,148 @@
+"""What depmod writes: durable, repaired where it is not whole, and what it omits is that module's fault alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from powercut import KINDS, Disk
+from world import World
+
+from kmodd.moduleindex import find_flaw
+from kmodd.paths import DEPMOD_OUTPUTS
+
+pytestmark = pytest.mark.system
+
+
+def directory(world: World) -> Path:
+    return world.root / "lib/modules" / world.kernel
+
+
+def fake(world: World, text: str) -> dict[str, str]:
+    """Return an environment in which a script is depmod."""
+    programs = world.root.parent / "programs"
+    programs.mkdir(exist_ok=True)
+    (programs / "depmod").write_text(f"#!/bin/sh\n{text}\n")
+    (programs / "depmod").chmod(0o755)
+    return {"KMODD_PROGRAM_PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_power_cut_after_a_sync_takes_nothing_away(built: World, kind: str, tmp_path: Path) -> None:
+    with Disk(tmp_path / "disk", kind) as disk:
+        root = disk.top / "root"
+        subprocess.run(["cp", "-a", built.root, root], check=True)
+        world = World(root, built.releases)
+        world.add("beta", more='[load]\nat_boot = ["beta"]\n')
+        os.sync()
+        assert world.sync().returncode == 0
+        disk.crash()
+        assert find_flaw(directory(world), {}) == ""
+        assert world.extra() == ["alpha/alpha.ko", "beta/beta.ko"]
+        assert (world.verdict("alpha"), world.verdict("beta"), world.plan()) == ("ready", "ready", "nothing to do")
+        assert (root / "etc/modules-load.d/kmodd-beta.conf").read_text()
+
+
+@pytest.mark.parametrize("name", ["dep", "dep.bin", "alias.bin", "symbols.bin", "softdep", "builtin.bin"])
+@pytest.mark.parametrize("size", [0, 100, -1])
+def test_output_that_is_cut_is_repaired(built: World, name: str, size: int) -> None:
+    path = directory(built) / f"modules.{name}"
+    whole = path.read_bytes()
+    for keep in (True, False):  # with the time that it had, as after a power cut, or written by another depmod
+        times = path.stat()
+        path.unlink()  # it may be a hard link of the template's
+        path.write_bytes(whole[:size])
+        if keep:
+            os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+        assert "depmod" in built.plan()
+        assert built.sync().returncode == 0
+        assert path.read_bytes() == whole
+        assert built.plan() == "nothing to do"
+
+
+def test_leftovers_of_a_killed_depmod_are_healed(built: World) -> None:
+    left = directory(built) / "modules.alias.bin.99999999.123.1700000000"
+    killed = fake(built, f"echo half > {left}; kill -9 $$")
+    shutil.copy(directory(built) / "modules.dep", directory(built) / "modules.dep.mine")
+    built.add("beta")
+    assert built.sync(env=killed).returncode == 1
+    assert not left.exists()
+    left.write_text("half")  # now kmodd is killed with it
+    built.wait(lambda: built.sync().returncode == 0, "the pause to be over")
+    assert not left.exists()
+    assert (directory(built) / "modules.dep.mine").exists()
+
+
+def test_leftovers_of_a_killed_depmod_keep_no_directory_of_a_removed_kernel(built: World) -> None:
+    (directory(built) / "modules.alias.bin.99999999.123.1700000000").write_text("half")
+    packages = [path.name[: -len(".rpm")] for path in built.releases.files[built.kernel]]
+    built.rpm("-e", *packages)
+    built.sync()
+    assert not directory(built).exists()
+
+
+def test_depmod_that_ends_well_and_writes_nothing_is_a_failure(built: World) -> None:
+    built.add("beta")
+    empty = fake(built, f"cd {directory(built)}; rm modules.*.bin; : > modules.dep.bin")
+    assert built.sync(env=empty).returncode == 1
+    assert built.target("beta")["problem"] == "depmod-failed"
+    assert "ended well, but modules.alias.bin is missing" in built.target("beta")["reason"]
+    built.wait(lambda: built.sync().returncode == 0, "the pause to be over")
+    assert built.verdict("beta") == "ready"
+
+
+def test_what_depmod_omits_is_its_own_fault_alone(built: World) -> None:
+    built.add("beta")
+    assert built.sync().returncode == 0
+    configuration = built.root / "etc/depmod.d/local.conf"
+    configuration.parent.mkdir(exist_ok=True)
+    configuration.write_text("exclude alpha\n")
+    assert "depmod" in built.plan()
+    runs = built.root.parent / "runs"
+    counted = fake(built, f'echo run >> {runs}; exec /sbin/depmod "$@"')
+    for _ in range(3):
+        assert built.sync(env=counted).returncode == 4
+    assert runs.read_text().count("run") == 1
+    assert built.plan() == "nothing to do"
+    assert built.verdict("beta") == "ready"
+    alpha = built.target("alpha")
+    assert (alpha["verdict"], alpha["problem"]) == ("blocked", "depmod-omits")
+    configuration.unlink()
+    assert built.sync(env=counted).returncode == 0
+    assert runs.read_text().count("run") == 2
+    assert built.verdict("alpha") == "ready"
+
+
+def test_damaged_object_that_cannot_be_installed_again_is_its_own_fault_alone(built: World) -> None:
+    built.add("beta")
+    assert built.sync().returncode == 0
+    path = directory(built) / "extra/alpha/alpha.ko"
+    path.unlink()
+    path.write_text("no module at all")
+    subprocess.run(["depmod", "-b", built.root, built.kernel], check=False)  # of a foreign hand: it omits alpha
+    for key in (built.root / "etc/kmodd/keys").iterdir():
+        key.write_text("no key")
+    built.sync()
+    assert built.verdict("alpha") == "failed"
+    assert built.verdict("beta") in ("ready", "blocked")
+    assert "depmod" not in built.target("beta")["reason"]
+
+
+def test_copy_of_a_root_is_up_to_date(built: World, tmp_path: Path) -> None:
+    subprocess.run(["cp", "-a", built.root, tmp_path / "root"], check=True)
+    copy = World(tmp_path / "root", built.releases)
+    assert (copy.verdict("alpha"), copy.plan()) == ("ready", "nothing to do")
+
+
+def test_objects_of_a_clock_that_was_ahead_do_not_call_for_depmod_for_ever(built: World) -> None:
+    built.sync()
+    ahead = directory(built).stat().st_mtime + 5 * 3600
+    for name in DEPMOD_OUTPUTS:
+        if (directory(built) / name).exists():
+            os.utime(directory(built) / name, (0, 0))
+    os.utime(directory(built) / "extra/alpha/alpha.ko", (ahead, ahead))
+    assert built.sync().returncode == 0
+    assert built.plan() == "nothing to do"
