@@ -7,6 +7,7 @@ entries, lines carry its priority prefix (sd-daemon(3)). Must not: decide what i
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import os
@@ -65,6 +66,38 @@ def _fields(severity: str, event: Mapping[str, Any]) -> dict[str, str]:
 _open_journal = functools.lru_cache(maxsize=1)(Journal)
 
 
+def _send(path: str, fields: Mapping[str, str]) -> bool:
+    """Send an entry to the journal; False where that takes none, or this process has no descriptor left for it."""
+    try:
+        return _open_journal(path).send(fields)
+    except OSError:
+        return False
+
+
+class Lines:
+    """Writes lines to a stream. One that takes none, on a full disk or with nobody at its other end, stops nobody."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def msg(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # ValueError: it was closed
+            self._write(f"{line}\n")
+
+    log = debug = info = warn = warning = error = exception = critical = fatal = err = failure = msg
+
+    def _write(self, text: str) -> None:
+        try:
+            descriptor = self.stream.fileno()
+        except (OSError, ValueError, AttributeError):  # such as a StringIO
+            self.stream.write(text)
+            return
+        self.stream.flush()
+        data = text.encode(errors="backslashreplace")
+        while data:  # not by the stream, which would keep what it could not write, and fail with it again at the end
+            data = data[os.write(descriptor, data) :]
+
+
 def configure(level: str = "info", stream: Optional[TextIO] = None, journal_socket: str = JOURNAL_SOCKET) -> None:
     """Set the lowest level that is written and where to (default: stderr)."""
     out = stream or sys.stderr
@@ -74,7 +107,7 @@ def configure(level: str = "info", stream: Optional[TextIO] = None, journal_sock
         severity = "info" if name in ("msg", "notset") else name
         line = _line(event)
         if journal:
-            if not _open_journal(journal_socket).send(_fields(severity, event)):
+            if not _send(journal_socket, _fields(severity, event)):
                 send_line(out.fileno(), f"<{PRIORITIES.get(severity, 6)}>{line}")
             raise structlog.DropEvent
         stamp = structlog.processors.TimeStamper(fmt="%Y-%m-%d %H:%M:%S", utc=False)(logger, name, {})["timestamp"]
@@ -84,7 +117,7 @@ def configure(level: str = "info", stream: Optional[TextIO] = None, journal_sock
     structlog.configure(
         processors=[structlog.contextvars.merge_contextvars, render],
         wrapper_class=structlog.make_filtering_bound_logger(getattr(logging, level.upper())),
-        logger_factory=structlog.PrintLoggerFactory(out),
+        logger_factory=lambda *_: Lines(out),
         cache_logger_on_first_use=False,
     )
 

@@ -7,7 +7,6 @@ is offered again a few times. Must not: give it a shell, kmodd's environment or 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import os
 import time
@@ -72,8 +71,7 @@ class Command:
         """Stop the command if it runs."""
         if self._task is not None:
             self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+            await asyncio.wait([self._task])
 
     async def _run(self) -> None:
         await asyncio.sleep(GATHER)
@@ -83,7 +81,8 @@ class Command:
             try:
                 await self._say(batch)
                 tries = 0
-            except Problem as problem:
+            except Exception as error:
+                problem = error if isinstance(error, Problem) else Problem("internal-error", repr(error))
                 tries += 1
                 last = tries >= TRIES
                 hint = "these changes are lost to it" if last else f"trying again in {PAUSE * 2 ** (tries - 1):.0f} s"

@@ -28,13 +28,16 @@ class Listener:
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
         self._made: Optional[tuple[int, int]] = None
+        self._passed = False
 
     def open(self) -> socket.socket:
         """Return the listening socket. Our own replaces what a killed daemon left: call it holding the lock.
 
         Raises Problem.
         """
-        return find_passed() or self._bind(self.sysroot.socket)
+        found = find_passed()
+        self._passed = found is not None
+        return found or self._bind(self.sysroot.socket)
 
     def _bind(self, path: Path) -> socket.socket:
         where = self.sysroot.inside(path)
@@ -59,6 +62,13 @@ class Listener:
                     temporary.unlink()
                 raise
         return found
+
+    def is_lost(self) -> bool:
+        """Tell whether our own socket's file is gone, so that nobody finds it, or not made yet; not so systemd's."""
+        try:
+            return not self._passed and _identity(self.sysroot.socket) != self._made
+        except OSError:
+            return True
 
     def close(self) -> None:
         """Delete the socket's file, if it is ours."""

@@ -84,7 +84,10 @@ class Server:
         self._server: Optional[asyncio.AbstractServer] = None
 
     async def start(self, listener: socket.socket) -> None:
-        """Serve a bound socket from now on."""
+        """Serve a bound socket from now on, instead of an earlier one, whose connections go on."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
         self.most = min(MOST_CONNECTIONS, _raise_files(MOST_CONNECTIONS + OTHER_FILES) - OTHER_FILES)
         # not create_unix_server, which deletes the socket's file at the end (Python 3.13)
         self._server = await asyncio.get_running_loop().create_server(

@@ -6,6 +6,7 @@ Exit codes: 0 done or all ready; 1 something failed; 2 usage; 3 daemon needed an
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
 import importlib
 import json
@@ -17,6 +18,7 @@ from typing import NoReturn, Optional
 from .. import __version__
 from ..errors import Problem
 
+CLOSED = 141  # as of a program that SIGPIPE ends: nobody may take it for an answer
 DONE, FAILED, USAGE, UNREACHABLE, NOT_READY = 0, 1, 2, 3, 4
 
 
@@ -165,21 +167,45 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         options = _parse([*words, "status"])
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow is no reason to fail
     try:
-        room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
-        code = getattr(room, f"run_{options.command}")(options)
-        sys.stdout.flush()
-        sys.exit(code)
-    except Problem as problem:
-        if options.json:
-            fault = {"problem": problem.code, "message": problem.message, "hint": problem.hint}
-            print(json.dumps({"schema": 1, "error": fault}))
-        print(f"kmoddctl: {problem.message}", file=sys.stderr)
-        if problem.hint:
-            print(f"  hint: {problem.hint}", file=sys.stderr)
-        codes = {"daemon-unreachable": UNREACHABLE}
-        sys.exit(USAGE if problem.code.startswith("usage-") else codes.get(problem.code, FAILED))
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(DONE)
+        sys.exit(_run(options))
+    except BrokenPipeError:  # who read the output went away, such as head(1)
+        _drop_output()
+        sys.exit(CLOSED)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Run a command; returns the exit code. Raises BrokenPipeError."""
+    try:
+        room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
+        code: int = getattr(room, f"run_{options.command}")(options)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        problem = error if isinstance(error, Problem) else _explain(error, options)
+    if options.json:
+        fault = {"problem": problem.code, "message": problem.message, "hint": problem.hint}
+        print(json.dumps({"schema": 1, "error": fault}), flush=True)
+    print(f"kmoddctl: {problem.message}", file=sys.stderr)
+    if problem.hint:
+        print(f"  hint: {problem.hint}", file=sys.stderr)
+    codes = {"daemon-unreachable": UNREACHABLE}
+    return USAGE if problem.code.startswith("usage-") else codes.get(problem.code, FAILED)
+
+
+def _explain(error: Exception, options: argparse.Namespace) -> Problem:
+    """Return the problem that any other error is, such as a full disk under the command's own output."""
+    from ..reconcile.outcome import as_problem
+
+    _drop_output()
+    options.json = False
+    return as_problem(error, f"kmoddctl {options.command}")
+
+
+def _drop_output() -> None:
+    """Have nothing more written to stdout, what waits in its buffer included."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from ..model import BuildModule, Snapshot, Target
 from ..paths import Sysroot
 from ..planner import find_repeatable, judge
 from ..reconcile import policy_of
+from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler, Wanted
 from ..report import make_report, plan_document, status_document
 from ..watch.bell import Bell
@@ -73,7 +75,8 @@ async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], 
     bell.ring("kmoddctl sync")
 
     def tell(pid: int) -> None:
-        print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
+        with contextlib.suppress(OSError):  # nobody may be there to read it
+            print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
 
     await settle(sysroot, bell, quiet=0.01, on_transaction=tell)
     reconciler = Reconciler(sysroot, settings, lambda _: None, wanted=wanted, brief=True)
@@ -81,5 +84,7 @@ async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], 
     reconciler.ask_again(again)
     try:
         return await reconciler.run_to_end()
+    except Exception as error:
+        raise as_problem(error, "syncing") from error
     finally:
         await reconciler.stop()

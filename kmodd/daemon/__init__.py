@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -22,7 +21,6 @@ from ..build.sandbox import build_owner
 from ..config import Settings, read_settings
 from ..control.listener import Listener
 from ..control.server import Server
-from ..errors import Problem
 from ..lock import Lock
 from ..log import configure, get_logger
 from ..model import Action, Judgement, Target, Verdict
@@ -30,16 +28,18 @@ from ..notify import Notifier
 from ..paths import DKMS_SOURCES, Sysroot
 from ..planner import judge
 from ..reconcile.outcome import as_problem
-from ..reconcile.reconciler import Reconciler, next_wake
+from ..reconcile.reconciler import Reconciler
 from ..report import Observer, Report, make_report, summary
 from ..watch.bell import Bell
 from ..watch.inotify import Watcher
 from ..watch.transaction import settle
 from .events import Events
+from .failures import Failures
 from .looks import Looks
 from .methods import Methods
 
-RETRY = 60.0  # seconds until a look that failed as a whole is repeated
+MARGIN = 0.1  # seconds that a timer is late on purpose: a look that came too early would only set it again
+BREATH = 0.5  # seconds between a look that failed and the next, whatever asks for it
 
 
 class Daemon:
@@ -60,7 +60,10 @@ class Daemon:
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
         self.server = Server(self.methods.answers)
+        self.failures = Failures()
+        self.deaf = ""  # why there is no control socket, as told
         self.stopping = asyncio.Event()
+        self.is_ready = False  # and the service manager was told
         self.reload = False
         self.verify = False  # the next look does without what is remembered of checks
         self.settling = False  # and a look follows as soon as nothing moves
@@ -72,6 +75,7 @@ class Daemon:
     async def serve(self) -> None:
         """Run until SIGTERM. Raises Problem already-running or state-unwritable at the start."""
         loop = asyncio.get_running_loop()
+        loop.set_exception_handler(self.failures.callback_failed)
         self.lock.acquire("kmodd")
         try:
             with contextlib.suppress(OSError):
@@ -89,15 +93,14 @@ class Daemon:
             await asyncio.wait([work, asyncio.ensure_future(self.stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
             self.notifier.stopping()
             self.notifier.status("stopping")
-            if work.done():
-                work.result()
-            await self.server.stop()
             work.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await work
-            await self.reconciler.stop()
-            await self.alerts.stop()
-            await self.events.stop()
+            await self.failures.guard("closing the control socket", self.server.stop)
+            await asyncio.wait([work])
+            await self.failures.guard("stopping builds", self.reconciler.stop)
+            await self.failures.guard("stopping alerts", self.alerts.stop)
+            await self.failures.guard("stopping events", self.events.stop)
+            if not work.cancelled():
+                work.result()
         finally:
             self.listener.close()
             self.methods.stop()
@@ -106,11 +109,17 @@ class Daemon:
         get_logger().info("kmodd stopped")
 
     async def _listen(self) -> None:
-        """Open the control socket; without one kmodd still does what it is for."""
+        """Open the control socket, unless it is there; without one kmodd still does what it is for."""
+        if not self.listener.is_lost():
+            return
         try:
             await self.server.start(self.listener.open())
-        except Problem as problem:
-            get_logger().error("no control socket", problem=problem.code, reason=problem.message, hint=problem.hint)
+            self.deaf = ""
+        except Exception as error:
+            problem = as_problem(error, "opening the control socket", again=bool(self.deaf))
+            if problem.message != self.deaf:
+                get_logger().error("no control socket", problem=problem.code, reason=problem.message, hint=problem.hint)
+            self.deaf = problem.message
 
     # -- what callers ask for --------------------------------------------------------------------------------------
     def is_disturbed(self) -> bool:
@@ -144,54 +153,71 @@ class Daemon:
         """Tell the watchdog, as long as the loop turns."""
         interval = self.notifier.watchdog_interval()
         if interval is not None:
-            self.notifier.watchdog()
             asyncio.get_running_loop().call_later(interval, self._alive)
+            self.notifier.watchdog()
 
-    def _wake_at(self, when: Optional[float]) -> None:
+    def _wake_in(self, delay: Optional[float]) -> None:
+        """Look again in some seconds, and no longer at the time that was set before. None: only events help.
+
+        Never later than the longest pause, even if the clock is set meanwhile: nobody sets the timer's own.
+        """
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if when is not None:
-            delay = max(0.1, when - time.time())
+        if delay is not None:
+            delay = min(max(0.0, delay), self.reconciler.policy.retry_longest) + MARGIN
             self.timer = asyncio.get_running_loop().call_later(delay, self.ring, "retry is due")
 
     # -- the loop --------------------------------------------------------------------------------------------------
     async def _work(self) -> None:
-        first = True
         while True:
-            await self.bell.rung()
-            self.settling = True
-            reasons = await settle(
-                self.sysroot,
-                self.bell,
-                quiet=self.settings.daemon.quiet,
-                on_transaction=self._transaction,
-            )
-            self.settling = False
-            self.looks.begin()
-            get_logger().debug("looked again", reasons=" ".join(reasons))
-            reload, self.reload = self.reload, False  # one that is asked for from here on is answered by the next look
-            if reload:
-                self._read_settings()
-            self.watcher.rearm()
+            reload = False
             try:
-                self._tell("looking")
-                if self.verify:
-                    self.verify = False
-                    self.reconciler.observer.verifier.forget()
-                self.actions = await self.reconciler.settle()
-                self._wake_at(next_wake(self.actions))
-                self._report()
-            except Problem as problem:
-                get_logger().error("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
-                self.notifier.status(f"{problem.message}; trying again in {RETRY:.0f} s")
-                self._wake_at(time.time() + RETRY)
-                self.looks.fail(problem)
-            if first or reload:
+                await self.bell.rung()
+                reasons = await self._settle()
+                self.looks.begin()
+                get_logger().debug("looked again", reasons=" ".join(reasons))
+                reload, self.reload = self.reload, False  # one asked for from here on is answered by the next look
+                await self._look(reload)
+                self.failures.look_succeeded()
+            except Exception as error:
+                await self._look_failed(error)
+            if reload or not self.is_ready:
+                self.is_ready = True
                 self.notifier.ready()
                 gc.collect()
                 gc.freeze()
-                first = False
+
+    async def _settle(self) -> tuple[str, ...]:
+        self.settling = True
+        try:
+            quiet = self.settings.daemon.quiet
+            return await settle(self.sysroot, self.bell, quiet=quiet, on_transaction=self._transaction)
+        finally:
+            self.settling = False
+
+    async def _look(self, reload: bool) -> None:
+        """Bring the root to what its registry says, once."""
+        if reload:
+            self._read_settings()
+        self.lock.keep()
+        self._tell("looking")
+        self.watcher.rearm()
+        await self._listen()
+        if self.verify:
+            self.verify = False
+            self.reconciler.observer.verifier.forget()
+        self.actions = await self.reconciler.settle()
+        self._wake_in(self.reconciler.next_wake(self.actions))
+        self._report()
+
+    async def _look_failed(self, error: Exception) -> None:
+        problem, pause = self.failures.look_failed(error)
+        self.bell.take()
+        self._wake_in(pause)
+        self.notifier.status(f"{problem.message}; trying again in {pause:.0f} s")
+        self.looks.fail(problem)
+        await asyncio.sleep(BREATH)
 
     def _transaction(self, pid: int) -> None:
         get_logger().info("waiting for the rpm transaction to end", pid=pid)
@@ -204,7 +230,8 @@ class Daemon:
         """Take changed settings without losing running builds; a bad file leaves the old ones in force."""
         try:
             settings = read_settings(self.sysroot)
-        except Problem as problem:
+        except Exception as error:
+            problem = as_problem(error, "reading the settings")
             get_logger().error("settings refused", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
         if settings != self.settings:
@@ -274,7 +301,8 @@ def main() -> None:
             await Daemon(sysroot, settings, options.log_level).serve()
 
         asyncio.run(serve())
-    except Problem as problem:
+    except Exception as error:
+        problem = as_problem(error, "running")
         event = "settings refused" if problem.code == "settings-invalid" else "kmodd cannot run"
         get_logger().critical(event, problem=problem.code, reason=problem.message, hint=problem.hint)
         sys.exit(1)

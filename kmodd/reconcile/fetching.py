@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from typing import Optional
 
 from ..config import Settings
 from ..errors import Problem
@@ -21,7 +22,7 @@ from ..watch.transaction import transaction_holder
 
 
 class Fetching:
-    """The fetches of one root. knock is called when one ended, or when a pause is over."""
+    """The fetches of one root. knock is called when one ended; when a pause is over, next_try tells."""
 
     def __init__(self, sysroot: Sysroot, settings: Settings, knock: Callable[[str], None]) -> None:
         self.sysroot = sysroot
@@ -29,6 +30,7 @@ class Fetching:
         self.knock = knock
         self.running: dict[str, asyncio.Task[None]] = {}  # by command
         self._failed: dict[str, tuple[int, float]] = {}  # failures in a row, time.monotonic() of the next try
+        self._wanted: tuple[str, ...] = ()  # as of the last start
 
     def start(self, actions: Iterable[Action]) -> None:
         """Start what is due of what actions wait for; the settings say what of it may be fetched."""
@@ -40,7 +42,8 @@ class Fetching:
             if task.done():
                 del self.running[command]
         wanted = [a.hint for a in actions if isinstance(a, Wait) and allowed.get(a.problem) and a.hint]
-        for command in dict.fromkeys(wanted):
+        self._wanted = tuple(dict.fromkeys(wanted))
+        for command in self._wanted:
             if self.running or self._failed.get(command, (0, 0.0))[1] > time.monotonic():
                 continue
             if transaction_holder(self.sysroot) is not None:
@@ -48,6 +51,15 @@ class Fetching:
             task = asyncio.get_running_loop().create_task(self._fetch(command))
             self.running[command] = task
             task.add_done_callback(lambda _: self.knock("fetch ended"))
+
+    def next_try(self) -> Optional[float]:
+        """Return when the first fetch that failed and is wanted still is due again, time.monotonic(); None for never.
+
+        While one runs, its end is waited for.
+        """
+        failed = (self._failed.get(command, (0, 0.0)) for command in self._wanted)
+        times = [when for failures, when in failed if failures]
+        return min(times, default=None) if not self.running else None
 
     async def _fetch(self, command: str) -> None:
         began = time.monotonic()
@@ -59,7 +71,6 @@ class Fetching:
             retry = self.settings.retry
             pause = min(retry.first * (1 << min(failures - 1, 20)), retry.longest)
             self._failed[command] = (failures, time.monotonic() + pause)
-            asyncio.get_running_loop().call_later(pause + 0.1, self.knock, "retry of a fetch is due")
             get_logger().warning("fetch failed", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
         # What it did not bring although it says so is not asked for again at once.

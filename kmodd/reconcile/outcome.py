@@ -16,12 +16,23 @@ from ..model import Target
 BuildObserver = Callable[[Target, str, Optional[Path], float], None]
 
 
-def as_problem(error: Exception, doing: str) -> Problem:
-    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback."""
+def as_problem(error: Exception, doing: str, again: bool = False) -> Problem:
+    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback.
+
+    again: it was logged before.
+    """
     if isinstance(error, Problem):
         return error
     if isinstance(error, OSError):
         return explain(error, doing)
+    if isinstance(error, MemoryError) or "can't start new thread" in str(error):
+        text = f"{doing}: neither memory nor a thread was to be had ({error or type(error).__name__})"
+        return Problem(
+            "resources-exhausted", text, "kmodd tries again by itself; see MemoryMax= and TasksMax= of its unit"
+        )
+    problem = Problem("internal-error", f"{doing}: {type(error).__name__}: {error}", "please report it", transient=True)
+    if again:
+        return problem
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     get_logger().critical("unforeseen error", doing=doing, traceback=text)
-    return Problem("internal-error", f"{doing}: {type(error).__name__}: {error}", "please report it", transient=True)
+    return problem

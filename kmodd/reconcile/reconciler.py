@@ -7,7 +7,6 @@ ends is a trigger like any other. Must not: listen to the outside; daemon and ct
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import shutil
 import time
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Optional, Union
 from ..config import Settings
 from ..errors import Problem
 from ..files import explained
-from ..install import Installation, run_depmod
+from ..install import Installation
 from ..log import get_logger
 from ..model import (
     Action,
@@ -34,10 +33,11 @@ from ..model import (
 )
 from ..paths import Sysroot
 from ..planner import plan
-from ..record import Attempt, Installed, KernelRecord
+from ..record import Installed
 from ..sign.making import KeyMaker
 from . import policy_of
 from .fetching import Fetching
+from .indexing import IndexWork
 from .memory import MemoryWork
 from .observe import Observer
 from .outcome import BuildObserver, as_problem
@@ -53,7 +53,7 @@ Wanted = Callable[[Action], bool]
 
 
 class Reconciler:
-    """Brings one root to what its registry says. knock is called when a build ended, or a pause is over."""
+    """Brings one root to what its registry says. knock is called when a build ended."""
 
     def __init__(
         self,
@@ -75,13 +75,15 @@ class Reconciler:
         self.fetching = Fetching(sysroot, settings, knock)
         self.store = self.observer.store
         self.memory = MemoryWork(self.store)
+        self.indexing = IndexWork(sysroot, self.observer)
         self.knock = knock
         self.builds: dict[Target, tuple[BuildModule, asyncio.Task[None]]] = {}
         self.finished: dict[str, float] = {}  # kernel -> when the first held build ended
         self.snapshot: Optional[Snapshot] = None
-        self.blocked: Optional[Problem] = None
+        self.blocked: Optional[float] = None  # time.monotonic() until which nothing is done
+        self.wake: Optional[float] = None  # time.monotonic() of the earliest thing that only time brings
         self.damaged: dict[Target, str] = {}  # as told
-        self.stuck = Stuck(self.policy, knock)
+        self.stuck = Stuck(self.policy)
 
     @functools.cached_property
     def work(self) -> TargetWork:
@@ -169,8 +171,10 @@ class Reconciler:
     async def _cancel(self, target: Target) -> None:
         _, task = self.builds.pop(target)
         task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await asyncio.wait([task])
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            get_logger().warning("outcome not stored", module=target.module, kernel=target.kernel, reason=str(error))
 
     def _reap(self) -> None:
         for target, (_, task) in list(self.builds.items()):
@@ -183,24 +187,45 @@ class Reconciler:
 
     def _block(self, problem: Problem) -> None:
         """Pause after a failure that could not even be stored."""
-        self.blocked = problem
+        self.blocked = time.monotonic() + self.policy.retry_first
         get_logger().error("outcome not stored", problem=problem.code, reason=problem.message, hint=problem.hint)
-        asyncio.get_running_loop().call_later(self.policy.retry_first, self._unblock)
 
-    def _unblock(self) -> None:
-        self.blocked = None
-        self.knock("pause over")
+    def _is_blocked(self) -> bool:
+        if self.blocked is not None and time.monotonic() >= self.blocked:
+            self.blocked = None
+        if self.blocked is not None:
+            self._want_wake(self.blocked)
+        return self.blocked is not None
+
+    def _is_stuck(self, action: Action) -> bool:
+        until = self.stuck.until(action)
+        if until is not None:
+            self._want_wake(until)
+        return until is not None
+
+    def _want_wake(self, when: float) -> None:
+        """Have the next look not begin later than that, time.monotonic(). Counts for this pass alone."""
+        self.wake = when if self.wake is None else min(self.wake, when)
+
+    def next_wake(self, actions: Sequence[Action]) -> Optional[float]:
+        """Return in how many seconds something is due after the last pass; None where only events help.
+
+        One time for all purposes: what none of them wants any more wakes nobody.
+        """
+        waits = [a.until - time.time() for a in actions if isinstance(a, Wait) and a.until is not None]
+        times = [when for when in (self.wake, self.fetching.next_try()) if when is not None]
+        return min((*waits, *(when - time.monotonic() for when in times)), default=None)
 
     async def _pass(self) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Look, plan and apply once; returns the plan and what of it was applied."""
+        self.wake = None
         self._reap()
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
         self._tell_damage(snapshot)
-        actions = tuple(
-            a for a in plan(snapshot, self.policy, time.time()) if self.wanted(a) and not self.stuck.holds(a)
-        )
-        if self.blocked is not None:
+        planned = [action for action in plan(snapshot, self.policy, time.time()) if self.wanted(action)]
+        actions = tuple(action for action in planned if not self._is_stuck(action))
+        if self._is_blocked():
             return actions, ()
         applied: list[Action] = []
         pending = {a.target: a for a in actions if isinstance(a, BuildModule)}
@@ -268,7 +293,7 @@ class Reconciler:
         since = time.monotonic() - self.finished.setdefault(target.kernel, time.monotonic())
         if since >= HOLD:
             return False
-        asyncio.get_running_loop().call_later(HOLD - since + 0.1, self.knock, "objects held long enough")
+        self._want_wake(time.monotonic() + HOLD - since)
         return True
 
     async def _remove(self, action: RemoveModule, snapshot: Snapshot) -> bool:
@@ -314,30 +339,9 @@ class Reconciler:
         held = any(target.kernel == release for target in pending)
         if release not in touched and (held or not (snapshot.kernels[release].depmod_stale or failed)):
             return False
-        began = time.time()
-        try:
-            await run_depmod(self.sysroot, release)
-        except Exception as error:
-            problem = as_problem(error, f"depmod for {release}")
+        problem = await self.indexing.run(action, last if failed else None)
+        if problem is not None:
             self._failed("depmod failed", problem, kernel=release)
-            attempt = Attempt(
-                began=began,
-                ended=time.time(),
-                stage="install",
-                outcome="failed",
-                problem=problem.code,
-                message=problem.message,
-                hint=problem.hint,
-                transient=True,
-                failures=(last.failures if failed and last else 0) + 1,
-            )
-            with contextlib.suppress(OSError):
-                self.store.write_kernel(KernelRecord(kernel=release, attempt=attempt))
-            return True
-        if failed:
-            with contextlib.suppress(OSError):
-                self.store.forget_kernel(release)
-        get_logger().info("depmod ran", kernel=release, seconds=round(time.time() - began, 2), reason=action.reason)
         return True
 
     async def _reload(self, action: ReloadModule, snapshot: Snapshot) -> bool:
@@ -352,7 +356,7 @@ class Reconciler:
     def _failed(self, event: str, problem: Problem, **fields: str) -> None:
         """Report a failure that has no record of its own, and look again after the first pause."""
         get_logger().error(event, problem=problem.code, reason=problem.message, hint=problem.hint, **fields)
-        asyncio.get_running_loop().call_later(self.policy.retry_first, self.knock, "retry")
+        self._want_wake(time.monotonic() + self.policy.retry_first)
 
 
 def _overridden(applied: Sequence[Action], snapshot: Snapshot) -> set[str]:
@@ -363,9 +367,3 @@ def _overridden(applied: Sequence[Action], snapshot: Snapshot) -> set[str]:
             kernels = action.dropin.kernels
             found.update(kernels if kernels is not None else [kernel.release for kernel in snapshot.present()])
     return found
-
-
-def next_wake(actions: tuple[Action, ...]) -> Optional[float]:
-    """Return when the earliest wait is over, seconds since the epoch; None where only events help."""
-    times = [action.until for action in actions if isinstance(action, Wait) and action.until is not None]
-    return min(times) if times else None

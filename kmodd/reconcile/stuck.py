@@ -5,9 +5,9 @@ Must not: apply anything, or know why.
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Optional
 
 from ..errors import Problem
 from ..log import get_logger
@@ -15,11 +15,10 @@ from ..model import Action, Policy, RemoveDropin, RunDepmod, WriteDropin
 
 
 class Stuck:
-    """Pauses actions, each time for twice as long. trigger: has the reconciler look again."""
+    """Pauses actions, each time for twice as long."""
 
-    def __init__(self, policy: Policy, trigger: Callable[[str], None]) -> None:
+    def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.trigger = trigger
         self._paused: dict[Action, tuple[float, int]] = {}  # until when (time.monotonic()), and how often before
 
     def pause(self, actions: Sequence[Action]) -> None:
@@ -33,11 +32,11 @@ class Stuck:
             problem = Problem("no-progress", text, "please report it")
             facts = {"problem": problem.code, "reason": problem.message, "hint": problem.hint, **_subject(action)}
             get_logger().error("no progress", seconds=pause, **facts)
-            asyncio.get_running_loop().call_later(pause, self.trigger, "pause over")
 
-    def holds(self, action: Action) -> bool:
-        """Tell whether an action is left alone now."""
-        return self._paused.get(action, (0.0, 0))[0] > time.monotonic()
+    def until(self, action: Action) -> Optional[float]:
+        """Return until when an action is left alone, time.monotonic(); None where it is not."""
+        when, _ = self._paused.get(action, (0.0, 0))
+        return when if when > time.monotonic() else None
 
 
 def _subject(action: Action) -> dict[str, str]:

@@ -32,6 +32,7 @@ STRUCTURE = pyinotify.IN_CREATE | pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM 
 READ = 16384
 HEADER = struct.Struct("@iIII")  # struct inotify_event of inotify(7): wd, mask, cookie, len
 PASSES = 8  # of looking for new directories in new directories, before the loop gets its turn
+RETRY = 30.0  # seconds until watching is tried again that failed in a way nobody foresaw
 SHARE = 10  # a pass of rearming is followed by at least this many times its own duration without one
 
 LIMITS = {
@@ -53,9 +54,22 @@ class _Notifier(pyinotify.AsyncioNotifier):  # type: ignore[misc]
     second, coalescing or not, and it gives up a batch at the first file name that is not UTF-8.
     """
 
-    def __init__(self, manager: Any, matters: Callable[[int, int, str], bool], process: Callable[[Any], None]) -> None:
+    def __init__(
+        self,
+        manager: Any,
+        matters: Callable[[int, int, str], bool],
+        process: Callable[[Any], None],
+        fail: Callable[[Exception], None],
+    ) -> None:
         self.matters = matters
+        self.fail = fail
         super().__init__(manager, asyncio.get_running_loop(), default_proc_fun=process)
+
+    def handle_read(self, *_: Any) -> None:
+        try:
+            super().handle_read()
+        except Exception as error:  # it would be called again at once, for ever
+            self.fail(error)
 
     def read_events(self) -> None:
         try:
@@ -118,9 +132,25 @@ class Watcher:
         Called by itself after events, and by the daemon after each reconcile. Does nothing when not started.
         """
         if self._started:
-            if self._manager is None:
-                self._open()
-            self._rearm(ring=True)
+            try:
+                if self._manager is None:
+                    self._open()
+                self._rearm(ring=True)
+            except Exception as error:
+                self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        """Begin anew in a while, after an error that nobody foresaw, with a look at what was missed."""
+        if repr(error) not in self._known_faults:
+            get_logger().error("watching failed", reason=repr(error), hint=f"it is tried again in {RETRY:.0f} s")
+        self._close()
+        self.faults, self._known_faults = [], {repr(error)}
+        self._again = asyncio.get_running_loop().call_later(RETRY, self._begin_anew)
+
+    def _begin_anew(self) -> None:
+        self._again = None
+        self.bell.ring("events were lost")
+        self.rearm()
 
     # -- the descriptor --------------------------------------------------------------------------------------------
     def _open(self) -> None:
@@ -135,7 +165,7 @@ class Watcher:
         os.set_inheritable(manager.get_fd(), False)
         os.set_blocking(manager.get_fd(), False)
         self._manager = manager
-        self._notifier = _Notifier(manager, self._matters, self._process)
+        self._notifier = _Notifier(manager, self._matters, self._process, self._fail)
 
     def _close(self) -> None:
         if self._again is not None:

@@ -19,6 +19,7 @@ from ..paths import DKMS_SOURCES, Sysroot
 
 GONE = pyinotify.IN_DELETE_SELF | pyinotify.IN_MOVE_SELF
 COMING = pyinotify.IN_CREATE | pyinotify.IN_MOVED_TO
+GONE_ENTRY = pyinotify.IN_DELETE
 ENTRIES = COMING | pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM
 WRITTEN = pyinotify.IN_CLOSE_WRITE
 CHANGES = ENTRIES | WRITTEN | pyinotify.IN_ATTRIB
@@ -64,6 +65,7 @@ def find_places(sysroot: Sysroot, more: Iterable[str] = ()) -> tuple[dict[str, I
     places.want(lambda: sysroot.keys.parent, everything)  # that too, if the configuration is a link to elsewhere
     places.want(lambda: sysroot.keys, everything)
     places.want(lambda: sysroot.dkms_overrides, everything)
+    places.want(lambda: sysroot.runtime, Interest({sysroot.socket.name: GONE_ENTRY}))
     for kind in ("modprobe", "modules-load", "depmod"):
         places.want(partial(sysroot.dropin_directory, kind), everything)
     for path in more:

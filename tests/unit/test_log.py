@@ -86,6 +86,35 @@ def test_full_stream_to_the_journal_holds_nobody_up(monkeypatch: pytest.MonkeyPa
         assert reader.recv(1 << 16).startswith(b"<3>target failed")
 
 
+@pytest.mark.parametrize("kind", ["full disk", "closed pipe", "full pipe", "closed stream"])
+def test_stream_that_takes_nothing_is_no_error(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.delenv("JOURNAL_STREAM", raising=False)
+    reader, descriptor = os.pipe()
+    if kind == "full disk":
+        os.close(descriptor)
+        descriptor = os.open("/dev/full", os.O_WRONLY)
+    elif kind == "closed pipe":
+        os.close(reader)
+    elif kind == "full pipe":
+        os.set_blocking(descriptor, False)
+    with os.fdopen(descriptor, "w") as stream:
+        configure("info", stream)
+        if kind == "closed stream":
+            stream.close()
+        for _ in range(100):
+            get_logger().error("target failed", reason="x" * 10_000)
+    if kind != "closed pipe":
+        os.close(reader)
+
+
+def test_journal_that_cannot_be_opened_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: str) -> None:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("kmodd.log._open_journal", refuse)
+    assert written("info", True, monkeypatch)[-1] == "<3>target failed reason=two\\nlines"
+
+
 def test_lines_cannot_steer_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     configure("info", sys.stdout)
     get_logger().error("target failed", reason="\x1b]0;owned\x07 ümlaut\r\x9b2J")

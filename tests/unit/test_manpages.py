@@ -162,7 +162,9 @@ def test_keys_of_json_documents_are_listed(tmp_path: Path) -> None:
 
 def test_exit_codes_are_listed() -> None:
     listed = set(re.findall(r"^\.It (\d+)$", section(page("kmoddctl.8"), "EXIT STATUS"), re.MULTILINE))
-    assert listed == {str(c) for c in (ctl.DONE, ctl.FAILED, ctl.USAGE, ctl.UNREACHABLE, ctl.NOT_READY, 130)}
+    assert listed == {
+        str(c) for c in (ctl.DONE, ctl.FAILED, ctl.USAGE, ctl.UNREACHABLE, ctl.NOT_READY, 130, ctl.CLOSED)
+    }
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

@@ -1,0 +1,67 @@
+"""What becomes of errors that nobody foresaw in the daemon: told once for each cause, and tried again after a pause.
+
+Must not: end the daemon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from typing import Any, Callable, Optional
+
+from ..errors import Problem
+from ..log import get_logger
+from ..reconcile.outcome import as_problem
+
+FIRST, LONGEST = 5.0, 60.0  # seconds until a look that failed is repeated: the first pause, doubled up to the longest
+MOST_CAUSES = 64  # that are remembered as told
+
+
+class Failures:
+    """The looks that failed in a row, and the causes that were told since one succeeded."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._told: dict[str, None] = {}
+
+    def _is_new(self, error: BaseException) -> bool:
+        cause = repr(error)
+        if cause in self._told:
+            return False
+        if len(self._told) >= MOST_CAUSES:
+            self._told.pop(next(iter(self._told)))
+        self._told[cause] = None
+        return True
+
+    def look_failed(self, error: Exception) -> tuple[Problem, float]:
+        """Take that a look failed; returns the problem, and the seconds until the next."""
+        new = self._is_new(error)
+        problem = as_problem(error, "looking", again=not new)
+        pause = min(FIRST * 2 ** min(self._count, 10), LONGEST)
+        self._count += 1
+        tell = get_logger().error if new else get_logger().debug
+        tell("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
+        return problem, pause
+
+    def look_succeeded(self) -> None:
+        if self._count:
+            get_logger().info("look succeeded again", failures=self._count)
+        self._count = 0
+        self._told.clear()
+
+    def callback_failed(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Take what a callback of the event loop or a forgotten task raised: its exception handler."""
+        error = context.get("exception")
+        if isinstance(error, Exception) and self._is_new(error):
+            problem = as_problem(error, str(context.get("message", "a callback")))
+            get_logger().error("callback failed", problem=problem.code, reason=problem.message, hint=problem.hint)
+
+    async def guard(self, doing: str, step: Callable[[], Awaitable[object]]) -> Optional[Problem]:
+        """Take a step of which others must not depend; returns what went wrong."""
+        try:
+            await step()
+        except Exception as error:
+            problem = as_problem(error, doing)
+            get_logger().error("step failed", problem=problem.code, reason=problem.message, hint=problem.hint)
+            return problem
+        return None
