@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -65,18 +66,23 @@ def test_failed_fetch_is_repeated_after_a_pause(tmp_path: Path, monkeypatch: pyt
     dnf = tmp_path / "dnf"
     dnf.write_text(f"#!/bin/sh\necho ran >>{tmp_path}/ran\necho Error: no match >&2\nexit 1\n")
     dnf.chmod(0o755)
-    settings = parse(Settings, '[kernels]\nfetch_devel = true\n[retry]\nfirst = "300ms"\n')
+    settings = parse(Settings, '[kernels]\nfetch_devel = true\n[retry]\nfirst = "300s"\n')
 
     async def go() -> None:
-        knocked = asyncio.Event()
-        fetching = Fetching(Sysroot(tmp_path), settings, lambda why: knocked.set() if "retry" in why else None)
-        for wait in (True, False):
+        fetching = Fetching(Sysroot(tmp_path), settings, lambda _: None)
+        assert fetching.next_try() is None
+        for failures in (1, 2):
             fetching.start([DEVEL])
+            assert fetching.next_try() is None  # its end is waited for
             await asyncio.gather(*fetching.running.values())
             fetching.start([DEVEL])
             assert not fetching.running
-            if wait:
-                await asyncio.wait_for(knocked.wait(), 30)
+            due = fetching.next_try()
+            assert due is not None and 0 < due - time.monotonic() <= 300 * failures
+            ((command, _),) = fetching._failed.items()
+            fetching._failed[command] = (failures, time.monotonic())  # the pause is over
+        fetching.start([])
+        assert fetching.next_try() is None  # nobody wants it any more
         await fetching.stop()
 
     asyncio.run(go())
