@@ -69,8 +69,14 @@ async def looked(daemon: Daemon) -> None:
     await until(lambda: daemon.looks.report is not None)
 
 
-@pytest.mark.parametrize("error", ERRORS, ids=repr)
-@pytest.mark.parametrize("where", ["reconciler.settle", "watcher.rearm", "lock.keep", "_settle", "_report"])
+PLACES = ("watcher.rearm", "lock.keep", "_settle", "_report")
+
+
+@pytest.mark.parametrize(
+    ("where", "error"),
+    [*(("reconciler.settle", error) for error in ERRORS), *((where, ERRORS[0]) for where in PLACES)],
+    ids=str,
+)
 def test_look_that_fails_is_told_once_and_repeated(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], error: Exception, where: str
 ) -> None:
