@@ -16,6 +16,15 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore", populate_by_name=True)
 
 
+class FirstError(Part):
+    """The first error of a failed attempt's log. file and number: of the place in the source, where it names one."""
+
+    line: str
+    file: Optional[str] = None
+    number: Optional[int] = None
+    excerpt: tuple[str, ...] = ()  # the lines around it, with the source that the compiler quotes
+
+
 class Attempt(Part):
     """One try at a target. Times are seconds since the epoch."""
 
@@ -30,6 +39,7 @@ class Attempt(Part):
     failures: int = 0  # in a row, with the same inputs
     inputs: dict[str, str] = {}
     log: str = ""  # in-root path
+    error: Optional[FirstError] = None
     warnings: tuple[str, ...] = ()
 
 

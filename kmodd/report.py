@@ -263,12 +263,11 @@ def explain_document(
     actions: Sequence[Action],
     *,
     kernel: Optional[str] = None,
-    logs: Optional[Mapping[Target, Mapping[str, Any]]] = None,
+    logs: Optional[Mapping[Target, Sequence[Mapping[str, Any]]]] = None,
 ) -> dict[str, Any]:
     """Return schema 1 of a module's whole story, on one kernel or on all.
 
-    logs: of targets, what their logs tell: keys "attempts" and "error" (build.logs). Each target has the keys of
-    status, and more.
+    logs: of targets, the attempts whose logs are kept (build.logs). Each target has the keys of status, and more.
     """
     order = functools.cmp_to_key(versions.compare)
     notes = find_notes(snapshot, judgements)
@@ -280,9 +279,7 @@ def explain_document(
             {
                 **_target(target, judgements[target], snapshot, notes.get(target)),
                 **_story(target, judgements[target], snapshot, actions),
-                "attempts": [],
-                "error": None,
-                **((logs or {}).get(target) or {}),
+                "attempts": list((logs or {}).get(target) or ()),
             }
             for target in sorted(chosen, key=lambda t: order(t.kernel))
         ],
@@ -291,7 +288,7 @@ def explain_document(
 
 def _story(target: Target, judgement: Judgement, snapshot: Snapshot, actions: Sequence[Action]) -> dict[str, Any]:
     kernel, record = snapshot.kernels[target.kernel], snapshot.records.get(target)
-    built = record.built if record else None
+    built, attempt = (record.built, record.attempt) if record else (None, None)
     objects = {canonical(item.name) for item in snapshot.wanted(target)}
     mine = [
         action
@@ -323,6 +320,7 @@ def _story(target: Target, judgement: Judgement, snapshot: Snapshot, actions: Se
         else None,
         "findings": [asdict(fault) for fault in snapshot.faults.get(target, ())],
         "damage": snapshot.damaged.get(target, ""),
+        "error": attempt.error.model_dump(mode="json") if attempt and attempt.error else None,
         "next": plan_document(mine)["actions"],
         "awaits": _awaited(judgement, mine),
     }

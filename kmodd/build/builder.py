@@ -187,7 +187,8 @@ class Builder:
         else:
             await self._make(room, module, self.make_words(module, kernel, compiler, inside), until)
         if recipe:
-            objects = conf.collect(recipe, top, room.said_since(begun, failure.LARGEST), where)
+            said = await asyncio.to_thread(failure.read, log, begun)
+            objects = conf.collect(recipe, top, said, where)
         else:
             objects = self._collect(module, top, directories, where)
         if module.file.build.strip:
@@ -257,10 +258,10 @@ class Builder:
             text = f"the build did not end within {module.file.build.timeout:g} s (build.timeout) and was killed"
             raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
         if status != 0:
-            command.check_started(room.said_since(begun))
+            command.check_started(await asyncio.to_thread(failure.read, room.log, begun))
         room.say(f"{words[0]} ended with exit status {status} after {time.monotonic() - before:.1f} s")
         if status != 0:
-            raise failure.explain(room.log, status, where, begun)
+            raise await asyncio.to_thread(failure.explain, room.log, status, where, begun)
 
     def _collect(self, module: Module, top: Path, directories: Sequence[Path], where: str) -> list[Path]:
         """Return the objects that are to be installed: those of [[object]], else every .ko under the source.

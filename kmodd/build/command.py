@@ -15,7 +15,8 @@ from .compiler import Compiler
 from .room import SOURCE
 
 #: What setpriv(1), and bwrap(1) where kmodd is not root, say of a program that cannot be started.
-NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<program>.+): (?P<why>[^:\n]+)\Z")
+NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<program>.+): (?P<why>[^:\n]+)")
+LONGEST = 5000  # characters of such a line, which has a path in it
 
 
 def fill(word: str, marks: Mapping[str, str]) -> str:
@@ -51,7 +52,7 @@ def check_started(said: str) -> None:
 
     command-missing: a program of the source; tool-missing: one of the system.
     """
-    found = NOT_STARTED.search(said.strip())
+    found = NOT_STARTED.fullmatch(said.strip().rpartition("\n")[2][-LONGEST:])
     if found is None:
         return
     program, why = found["program"], found["why"]

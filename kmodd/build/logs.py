@@ -1,4 +1,4 @@
-"""What the logs of a target's builds tell: the attempts, how they ended, the first error with its source.
+"""What the logs of a target's builds tell: the attempts, and how they ended.
 
 One file an attempt, `<module>/<release>/<attempt>.log` under /var/log/kmodd; attempts are named by the time of their
 start (UTC) and a number. Imports nothing heavy: kmoddctl reads logs without a look at the root. Must not: write logs.
@@ -15,12 +15,12 @@ from typing import Any, Optional
 
 from ..errors import Problem
 from ..paths import Sysroot
-from .failure import LARGEST, find_error
 
 #: What kmodd writes as a log's last line.
 ENDING = "[kmodd: {outcome} after {seconds:.1f} s]"
-_ENDING = re.compile(r"^\[kmodd: (\w+) after ([\d.]+) s\]$")
+_ENDING = re.compile(r"^\[kmodd: (succeeded|failed|stopped|discarded) after (\d{1,9}\.\d+|\d{1,9}) s\]$", re.ASCII)
 _STAMP = re.compile(r"(\d{8}T\d{6})-\d+")
+LARGEST = 32 << 20  # bytes of a log that are read
 TAIL = 4096  # bytes in which the last line is looked for
 
 
@@ -87,14 +87,12 @@ class LogReader:
         except OSError as error:
             raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
 
-    def story(self, module: str, release: str) -> dict[str, Any]:
-        """Return what explain tells of a target's logs: the attempts, and the last one's first error if it failed."""
+    def story(self, module: str, release: str) -> list[dict[str, Any]]:
+        """Return what explain tells of a target's logs: the attempts, none where they cannot be read."""
         try:
-            attempts = self.attempts(module, release)
-            failed = bool(attempts) and attempts[0]["outcome"] == "failed"
-            return {"attempts": attempts, "error": find_error(self.read(attempts[0]["log"])) if failed else None}
-        except (OSError, Problem):
-            return {"attempts": [], "error": None}
+            return self.attempts(module, release)
+        except OSError:
+            return []
 
 
 def _names(directory: Path, suffix: str = "") -> list[str]:

@@ -6,6 +6,7 @@ already is left out with a warning. Must not: decide which patches a kernel gets
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import stat
@@ -36,7 +37,9 @@ async def apply(
     """
     warnings = []
     for number, (path, patch) in enumerate(patches):
-        if not await _Patching(room, number, path, patch, f"{place}: {patch.file}", directory).apply():
+        name = f"{place}: {patch.file}"
+        patching = await asyncio.to_thread(_Patching, room, number, path, patch, name, directory)
+        if not await patching.apply():
             room.say(f"{patch.file} is applied already")
             text = f"{patch.file} is left out, since the source has it already"
             warnings.append(Fault("patch-already-applied", text, "drop it, or limit it to other kernels"))

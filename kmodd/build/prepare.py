@@ -5,6 +5,7 @@ Must not: decide what of it is kept.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Optional
@@ -46,7 +47,7 @@ async def prepare(room: Room, srpm: Path) -> Path:
     )
     where = room.sysroot.inside(room.log)
     if status != 0:
-        problem = explain(room.log, status, where)
+        problem = await asyncio.to_thread(explain, room.log, status, where)
         if problem.transient:
             raise problem
         text = f"%prep of {name} failed: {problem.message}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Optional
 
-COMPILED = b"  CC [M]  "  # scripts/Kbuild.include, quiet_cmd_cc_o_c; make V=1 says nothing of the kind
+COMPILED = b"\n  CC [M]  "  # scripts/Kbuild.include, quiet_cmd_cc_o_c; make V=1 says nothing of the kind
 PIECE = 1 << 20  # bytes read at once
 
 
@@ -16,7 +16,7 @@ class CompiledFiles:
         self.log = log
         self.count = 0
         self._offset = 0
-        self._rest = b""
+        self._rest = b"\n"  # what was read last, which may be the beginning of a line that is looked for
 
     def read(self) -> int:
         """Return the count, with what was written since it was last asked for. Raises OSError."""
@@ -24,9 +24,8 @@ class CompiledFiles:
             stream.seek(self._offset)
             while piece := stream.read(PIECE):
                 self._offset += len(piece)
-                *lines, self._rest = (self._rest + piece).split(b"\n")
-                self.count += sum(line.startswith(COMPILED) for line in lines)
-                self._rest = self._rest[: len(COMPILED)]
+                self.count += (self._rest + piece).count(COMPILED)
+                self._rest = (self._rest + piece)[1 - len(COMPILED) :]
         return self.count
 
 

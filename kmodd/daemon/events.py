@@ -102,9 +102,9 @@ class Events:
 
     async def _count_one(self, target: Target, build: _Build) -> None:
         with contextlib.suppress(OSError):
-            if build.told <= 0 and build.total is None:
-                build.total = await asyncio.to_thread(estimate, build.files.log)
-            count = build.files.read()
+            if build.total is None:
+                build.total = await asyncio.to_thread(estimate, build.files.log) or 0
+            count = await asyncio.to_thread(build.files.read)
             if count == build.told:
                 return
             build.told = count

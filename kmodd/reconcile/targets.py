@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
 from ..build.builder import Builder, Yield
+from ..build.failure import find_error, read
 from ..build.jobserver import Jobserver, Share
 from ..build.logs import ENDING, new_name
 from ..compress import compress
@@ -25,7 +26,7 @@ from ..log import get_logger
 from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
-from ..record import Attempt, Built, BuiltObject, Installed, InstalledObject
+from ..record import Attempt, Built, BuiltObject, FirstError, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from .hooking import HookWork
 from .material import Material
@@ -89,8 +90,9 @@ class TargetWork:
                 if not problem.transient and not await self._still(action, snapshot):
                     outcome = "discarded"
                 else:
+                    first = await asyncio.to_thread(_first_error, path)
                     where = self.sysroot.inside(path) if path else ""
-                    self.fail(target, "build", action.inputs, problem, began, where)
+                    self.fail(target, "build", action.inputs, problem, began, where, first)
             finally:
                 if outcome == "discarded":
                     log.info("build discarded", reason="its inputs changed while it ran")
@@ -306,8 +308,9 @@ class TargetWork:
         problem: Problem,
         began: float,
         where: str,
+        error: Optional[FirstError] = None,
     ) -> None:
-        """Store and report a failed attempt. where: in-root path of its log."""
+        """Store and report a failed attempt. where: in-root path of its log. error: the first one in it."""
         record = self.store.record(target)
         last = record.attempt
         again = last is not None and last.outcome == "failed" and fingerprint(last.inputs) == fingerprint(inputs)
@@ -324,6 +327,7 @@ class TargetWork:
             failures=(last.failures + 1) if last and again else 1,
             inputs=dict(inputs),
             log=where,
+            error=error,
         )
         get_logger().warning(  # the verdict that follows from it is what is logged as an error
             f"{stage} failed",
@@ -353,6 +357,15 @@ async def _all(works: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:
         if isinstance(result, BaseException):
             raise result
     return cast("list[_Result]", results)
+
+
+def _first_error(log: Optional[Path]) -> Optional[FirstError]:
+    """Return the first error in a log, None where it has none or cannot be read."""
+    try:
+        found = find_error(read(log)) if log else None
+    except OSError:
+        return None
+    return FirstError.model_validate(found) if found else None
 
 
 def _close_log(path: Optional[Path], outcome: str, seconds: float) -> None:

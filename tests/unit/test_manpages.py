@@ -23,6 +23,7 @@ from kmodd.dkms import answer
 from kmodd.model import Judgement, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge, plan
+from kmodd.record import FirstError
 from kmodd.report import Change, explain_document, make_report, status_document
 
 TOP = Path(__file__).resolve().parents[2]
@@ -147,7 +148,8 @@ def names(document: object) -> Iterator[str]:
 
 
 def test_keys_of_json_documents_are_listed(tmp_path: Path) -> None:
-    attempt = failed(transient=True, log="/log")
+    error = FirstError(line="x.c:1:1: error: no", file="x.c", number=1, excerpt=("x.c:1:1: error: no",))
+    attempt = failed(transient=True, log="/log").model_copy(update={"error": error})
     snapshot = settled(broken=(broken("b"),), faults={T: (BROKEN,)}, records={T: record(attempt=attempt)})
     log = tmp_path / "var/log/kmodd/m" / T.kernel / "20261121T103752-0.log"
     log.parent.mkdir(parents=True)

@@ -132,11 +132,11 @@ def test_story_tells_the_rule_and_what_is_awaited(
 
 def test_story_tells_what_changed_since_the_build_and_what_logs_say() -> None:
     snapshot = replace(settled(), inputs={T: {**INPUTS, "source": "new"}})
-    logs = {T: {"attempts": [{"attempt": "a"}], "error": {"line": "x"}}}
+    logs = {T: [{"attempt": "a"}]}
     judgements = judge(snapshot, POLICY, NOW)
     (target,) = explain_document("m", snapshot, judgements, (), kernel=K, logs=logs)["targets"]
     assert target["built"]["differs"] == ["its source changed"]
-    assert (target["attempts"], target["error"]) == ([{"attempt": "a"}], {"line": "x"})
+    assert (target["attempts"], target["error"]) == ([{"attempt": "a"}], None)
     assert explain_document("m", snapshot, judgements, (), kernel="other")["targets"] == []
 
 
