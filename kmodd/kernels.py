@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import shlex
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional
@@ -20,6 +19,7 @@ from .modulefile import canonical
 from .moduleindex import IndexReader, read_configuration
 from .paths import Sysroot
 from .record import Depmod
+from .remedy import Remedy
 
 #: Symbols that kmodd itself asks for.
 SYMBOLS = frozenset(
@@ -53,12 +53,6 @@ def read_config(path: Path, symbols: Collection[str]) -> dict[str, str]:
             if equals and name in symbols:
                 found[name] = value.strip().strip('"')
     return found
-
-
-def install_command(sysroot: Sysroot, release: str) -> str:
-    """Return the line that installs a release's build tree, by what kernel-devel provides."""
-    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
-    return shlex.join(["dnf", *root, "install", f"kernel-devel-uname-r = {release}"])
 
 
 def find_own(directory: Path, objects: Collection[str]) -> dict[str, Path]:
@@ -147,7 +141,7 @@ class KernelReader:
         inside = self.sysroot.inside(link) if os.path.lexists(link) else f"/usr/src/kernels/{release}"
         tree = self.sysroot.resolve(inside)
         where = self.sysroot.inside(tree)
-        command = install_command(self.sysroot, release)
+        command = Remedy("fetch-devel", release).shown(self.sysroot)
         if not tree.is_dir():
             if package:
                 text = f"{package} is installed, but {where} does not exist"

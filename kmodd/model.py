@@ -15,6 +15,7 @@ from typing import Optional, Union
 from .modulefile import Module, canonical
 from .recipe import Recipe
 from .record import Attempt, BuiltObject, TargetRecord
+from .remedy import Remedy
 
 CHANGED = "source-changed"  # what was copied is not what was planned with
 UNSAFE = "source-unsafe"  # others than root can change what would be signed
@@ -271,13 +272,17 @@ class ReloadModule:
 
 @dataclass(frozen=True)
 class Wait:
-    """Nothing can be done for a target now. until: seconds since the epoch, None where an event must come first."""
+    """Nothing can be done for a target now. until: seconds since the epoch, None where an event must come first.
+
+    hint: for people. remedy: what kmodd itself may do about it.
+    """
 
     target: Target
     reason: str
     problem: str
     hint: str = ""
     until: Optional[float] = None
+    remedy: Optional[Remedy] = None
 
 
 Action = Union[BuildModule, InstallModule, RemoveModule, WriteDropin, RemoveDropin, RunDepmod, ReloadModule, Wait]

@@ -18,7 +18,7 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record",
+        "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record", "remedy",
         "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "visible", "",
     ),
     "doors": ("run", "spawn", "journal", "log", "files", "reading", "moduleindex"),
@@ -163,7 +163,7 @@ def test_imports_are_seen() -> None:
     assert "kmodd.build.sandbox" in set(imported("kmodd/build/builder.py"))
 
 
-PURE = {"model", "modulefile", "recipe", "record", "planner", "loading", "versions", "report", "reloading"}
+PURE = {"model", "modulefile", "recipe", "record", "remedy", "planner", "loading", "versions", "report", "reloading"}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if room(dotted(name)) in PURE])

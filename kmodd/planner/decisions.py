@@ -10,6 +10,7 @@ from typing import Optional, Union
 from ..model import CHANGED, BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
 from ..modulefile import Module, canonical
 from ..record import Attempt, TargetRecord
+from ..remedy import find_remedy
 from .exclusion import find_exclusion
 
 #: Inputs by the words that a reason uses for them.
@@ -150,10 +151,9 @@ class Deciding:
                 return Settled()
             decision = self._installation(target, kernel, record, record.built.inputs, [])
             return Settled(f"installed; {fault.message}") if isinstance(decision, Settled) else decision
-        if kernel.build_tree_fault is not None:
-            return Wait(target, fault.message, fault.problem, fault.hint)
-        if fault.problem in WAITED_FOR:
-            return Wait(target, fault.message, fault.problem, fault.hint)
+        if kernel.build_tree_fault is not None or fault.problem in WAITED_FOR:
+            remedy = find_remedy(fault.problem, kernel.release, kernel.source_package)
+            return Wait(target, fault.message, fault.problem, fault.hint, remedy=remedy)
         return Failed(fault, 3)
 
     def _installation(

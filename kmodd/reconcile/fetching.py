@@ -13,12 +13,13 @@ from collections.abc import Callable, Iterable
 from typing import Optional
 
 from ..config import Settings
-from ..errors import Problem
 from ..fetch import fetch
 from ..log import get_logger
 from ..model import Action, Wait
 from ..paths import Sysroot
+from ..remedy import Remedy
 from ..watch.transaction import transaction_holder
+from .outcome import as_problem
 
 
 class Fetching:
@@ -28,28 +29,30 @@ class Fetching:
         self.sysroot = sysroot
         self.settings = settings
         self.knock = knock
-        self.running: dict[str, asyncio.Task[None]] = {}  # by command
-        self._failed: dict[str, tuple[int, float]] = {}  # failures in a row, time.monotonic() of the next try
-        self._wanted: tuple[str, ...] = ()  # as of the last start
+        self.running: dict[Remedy, asyncio.Task[None]] = {}
+        self._failed: dict[Remedy, tuple[int, float]] = {}  # failures in a row, time.monotonic() of the next try
+        self._wanted: tuple[Remedy, ...] = ()  # as of the last start
+
+    def _allows(self, remedy: Remedy) -> bool:
+        """Tell whether the settings say that something may be fetched."""
+        if remedy.kind == "fetch-source":
+            return self.settings.sources.fetch and bool(self.settings.sources.srpm_path)
+        return self.settings.kernels.fetch_devel
 
     def start(self, actions: Iterable[Action]) -> None:
         """Start what is due of what actions wait for; the settings say what of it may be fetched."""
-        allowed = {
-            "kernel-devel-missing": self.settings.kernels.fetch_devel,
-            "kernel-source-missing": self.settings.sources.fetch,
-        }
-        for command, task in list(self.running.items()):
+        for remedy, task in list(self.running.items()):
             if task.done():
-                del self.running[command]
-        wanted = [a.hint for a in actions if isinstance(a, Wait) and allowed.get(a.problem) and a.hint]
-        self._wanted = tuple(dict.fromkeys(wanted))
-        for command in self._wanted:
-            if self.running or self._failed.get(command, (0, 0.0))[1] > time.monotonic():
+                del self.running[remedy]
+        wanted = [action.remedy for action in actions if isinstance(action, Wait) and action.remedy]
+        self._wanted = tuple(filter(self._allows, dict.fromkeys(wanted)))
+        for remedy in self._wanted:
+            if self.running or self._failed.get(remedy, (0, 0.0))[1] > time.monotonic():
                 continue
             if transaction_holder(self.sysroot) is not None:
                 return  # its end is a trigger
-            task = asyncio.get_running_loop().create_task(self._fetch(command))
-            self.running[command] = task
+            task = asyncio.get_running_loop().create_task(self._fetch(remedy))
+            self.running[remedy] = task
             task.add_done_callback(lambda _: self.knock("fetch ended"))
 
     def next_try(self) -> Optional[float]:
@@ -57,24 +60,27 @@ class Fetching:
 
         While one runs, its end is waited for.
         """
-        failed = (self._failed.get(command, (0, 0.0)) for command in self._wanted)
+        failed = (self._failed.get(remedy, (0, 0.0)) for remedy in self._wanted)
         times = [when for failures, when in failed if failures]
         return min(times, default=None) if not self.running else None
 
-    async def _fetch(self, command: str) -> None:
+    async def _fetch(self, remedy: Remedy) -> None:
         began = time.monotonic()
+        directory = next(iter(self.settings.sources.srpm_path), "")
+        command = remedy.shown(self.sysroot, directory)
         get_logger().info("fetch started", command=command)
         try:
-            await fetch(self.sysroot, command)
-        except Problem as problem:
-            failures = self._failed.get(command, (0, 0.0))[0] + 1
+            await fetch(self.sysroot, remedy, directory)
+        except Exception as error:  # whatever it is, it is not tried again without a pause
+            problem = as_problem(error, f"running {command}")
+            failures = self._failed.get(remedy, (0, 0.0))[0] + 1
             retry = self.settings.retry
             pause = min(retry.first * (1 << min(failures - 1, 20)), retry.longest)
-            self._failed[command] = (failures, time.monotonic() + pause)
+            self._failed[remedy] = (failures, time.monotonic() + pause)
             get_logger().warning("fetch failed", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
         # What it did not bring although it says so is not asked for again at once.
-        self._failed[command] = (0, time.monotonic() + self.settings.retry.first)
+        self._failed[remedy] = (0, time.monotonic() + self.settings.retry.first)
         get_logger().info("fetched", command=command, seconds=round(time.monotonic() - began, 1))
 
     async def stop(self) -> None:

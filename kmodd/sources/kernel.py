@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import re
-import shlex
 import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable
@@ -26,6 +25,7 @@ from ..model import Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
 from ..reading import Reached, open_at, reach, walk
+from ..remedy import Remedy
 from . import tree
 from .ownership import check_owners
 
@@ -105,7 +105,8 @@ class KernelSources:
         others = [name for place in self.places for name in self._others(place, kernel)]
         if others:
             text += f"; {others[0]} there is of another release"
-        return Problem("kernel-source-missing", text, download_command(self.sysroot, kernel, self.places))
+        remedy = Remedy("fetch-source", kernel.source_package)
+        return Problem("kernel-source-missing", text, remedy.shown(self.sysroot, next(iter(self.places), "")))
 
     def _others(self, place: str, kernel: Kernel) -> list[str]:
         name = kernel.source_package.rsplit("-", 2)[0]
@@ -188,15 +189,6 @@ def companions(module: Module) -> set[str]:
         if "." in name and directory:
             wanted |= {f"{directory}/{makefile}" for makefile in MAKEFILES}
     return wanted
-
-
-def download_command(sysroot: Sysroot, kernel: Kernel, places: Collection[str]) -> str:
-    """Return the line that downloads a kernel's source RPM to where it is looked for (dnf-plugins-core)."""
-    place = next(iter(places), ".")
-    directory = place if sysroot.is_host else str(sysroot.resolve(place))
-    root = [] if sysroot.is_host else [f"--installroot={sysroot.root}"]
-    package = kernel.source_package[: -len(".rpm")]
-    return shlex.join(["dnf", *root, "download", "--source", f"--destdir={directory}", package])
 
 
 def _take(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:

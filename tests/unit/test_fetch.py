@@ -7,39 +7,70 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Optional
 
 import pytest
 from worlds import K, T
 
 from kmodd.config import Settings
 from kmodd.fetch import fetch_words
-from kmodd.kernels import install_command
 from kmodd.model import Wait
 from kmodd.paths import Sysroot
+from kmodd.reconcile import fetching
 from kmodd.reconcile.fetching import Fetching
+from kmodd.remedy import Remedy, find_remedy
 from kmodd.tomlfile import parse
 
-DEVEL = Wait(T, "kernel-devel is not installed", "kernel-devel-missing", "dnf install kernel-devel")
-SOURCE = Wait(T, "the source is missing", "kernel-source-missing", "dnf download --source kernel")
+GET_DEVEL, GET_SOURCE = Remedy("fetch-devel", K), Remedy("fetch-source", "kernel-6.1-1.src.rpm")
+#: Hints are for people: whatever they say, only the remedy is run.
+EVIL = "sh -c 'touch /tmp/executed'"
+DEVEL = Wait(T, "kernel-devel is not installed", "kernel-devel-missing", EVIL, remedy=GET_DEVEL)
+SOURCE = Wait(T, "the source is missing", "kernel-source-missing", EVIL, remedy=GET_SOURCE)
 OTHER = Wait(T, "needs another", "depends-not-ready", "dnf install other")
+SAME = Wait(T, "kernel-devel is not installed", "kernel-devel-missing", "dnf install other")
 
 
 def test_shown_command_runs_without_asking_back(tmp_path: Path) -> None:
-    words = fetch_words(Sysroot(tmp_path), install_command(Sysroot(tmp_path), K))
+    root = Sysroot(tmp_path)
+    words = fetch_words(root, GET_DEVEL, "/srv/srpms")
     assert words == ["dnf", "--assumeyes", f"--installroot={tmp_path}", "install", f"kernel-devel-uname-r = {K}"]
+    assert GET_DEVEL.shown(root) == f"dnf --installroot={tmp_path} install 'kernel-devel-uname-r = {K}'"
+    words = fetch_words(root, GET_SOURCE, "/srv/srpms")
+    assert words[3:] == ["download", "--source", f"--destdir={tmp_path}/srv/srpms", "kernel-6.1-1.src"]
+
+
+@pytest.mark.parametrize(
+    ("problem", "release", "package", "found"),
+    [
+        ("kernel-devel-missing", K, "", GET_DEVEL),
+        ("kernel-devel-missing", "6.12.0-1.el10.x86_64+rt", "", Remedy("fetch-devel", "6.12.0-1.el10.x86_64+rt")),
+        ("kernel-source-missing", K, "kernel-6.1-1.src.rpm", GET_SOURCE),
+        ("kernel-source-missing", K, "", None),
+        ("kernel-source-missing", K, "--setopt=x.src.rpm", None),
+        ("kernel-devel-missing", "-x", "", None),
+        ("kernel-devel-missing", "a b", "", None),
+        ("build-tree-mismatch", K, "kernel-6.1-1.src.rpm", None),
+        ("depends-not-ready", K, "kernel-6.1-1.src.rpm", None),
+    ],
+)
+def test_remedy_is_made_of_what_the_kernel_is_called(
+    problem: str, release: str, package: str, found: Optional[Remedy]
+) -> None:
+    assert find_remedy(problem, release, package) == found
 
 
 ALLOWED = [
     ("", []),
-    ("[kernels]\nfetch_devel = true\n", [DEVEL.hint]),
-    ("[sources]\nfetch = true\n", [SOURCE.hint]),
-    ("[kernels]\nfetch_devel = true\n[sources]\nfetch = true\n", [DEVEL.hint, SOURCE.hint]),
+    ("[kernels]\nfetch_devel = true\n", [GET_DEVEL]),
+    ("[sources]\nfetch = true\n", [GET_SOURCE]),
+    ("[sources]\nfetch = true\nsrpm_path = []\n", []),
+    ("[kernels]\nfetch_devel = true\n[sources]\nfetch = true\n", [GET_DEVEL, GET_SOURCE]),
 ]
 
 
-@pytest.mark.parametrize(("settings", "commands"), ALLOWED)
+@pytest.mark.parametrize(("settings", "remedies"), ALLOWED)
 def test_only_what_the_settings_allow_is_fetched_one_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, commands: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: str, remedies: list[Remedy]
 ) -> None:
     monkeypatch.setenv("KMODD_PROGRAM_PATH", str(tmp_path))
     dnf = tmp_path / "dnf"
@@ -50,15 +81,15 @@ def test_only_what_the_settings_allow_is_fetched_one_at_a_time(
         knocks: list[str] = []
         fetching = Fetching(Sysroot(tmp_path), parse(Settings, settings), knocks.append)
         for _ in range(4):  # what is fetched and still missing is not fetched again at once
-            fetching.start([DEVEL, OTHER, SOURCE, DEVEL])
+            fetching.start([OTHER, SAME, DEVEL, OTHER, SOURCE, DEVEL])
             assert len(fetching.running) <= 1
             await asyncio.gather(*fetching.running.values())
         await asyncio.sleep(0)
         return len(knocks)
 
-    assert asyncio.run(go()) == len(commands)
-    ran = (tmp_path / "ran").read_text().splitlines() if commands else []
-    assert ran == [command.replace("dnf ", "--assumeyes ") for command in commands]
+    assert asyncio.run(go()) == len(remedies)
+    ran = (tmp_path / "ran").read_text().splitlines() if remedies else []
+    assert ran == [" ".join(fetch_words(Sysroot(tmp_path), remedy, "/srv/srpms")[1:]) for remedy in remedies]
 
 
 def test_failed_fetch_is_repeated_after_a_pause(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,6 +118,32 @@ def test_failed_fetch_is_repeated_after_a_pause(tmp_path: Path, monkeypatch: pyt
 
     asyncio.run(go())
     assert (tmp_path / "ran").read_text() == "ran\nran\n"
+
+
+ERRORS = [OSError(24, "Too many open files"), RuntimeError("can't start new thread"), Exception()]
+
+
+@pytest.mark.parametrize("error", ERRORS)
+def test_fetch_that_fails_for_any_reason_is_repeated_after_a_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tried: list[Remedy] = []
+
+    async def broken(sysroot: Sysroot, remedy: Remedy, directory: str) -> None:
+        tried.append(remedy)
+        raise error
+
+    monkeypatch.setattr(fetching, "fetch", broken)
+
+    async def go() -> None:
+        work = Fetching(Sysroot(tmp_path), parse(Settings, "[kernels]\nfetch_devel = true\n"), lambda _: None)
+        for _ in range(20):
+            work.start([DEVEL])
+            await asyncio.gather(*work.running.values())
+        await work.stop()
+
+    asyncio.run(go())
+    assert tried == [GET_DEVEL]
 
 
 HOLD = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"

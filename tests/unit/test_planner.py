@@ -45,6 +45,7 @@ from kmodd.model import (
 )
 from kmodd.planner import install_inputs, judge
 from kmodd.record import Installed
+from kmodd.remedy import Remedy
 
 
 def install(reason: str) -> list[Action]:
@@ -204,7 +205,7 @@ CASES: list[Case] = [
     (
         "kernel-devel missing",
         world(kernels=(NO_DEVEL,)),
-        [Wait(T, MISSING.message, MISSING.problem, MISSING.hint)],
+        [Wait(T, MISSING.message, MISSING.problem, MISSING.hint, remedy=Remedy("fetch-devel", K))],
         Verdict.WAITING,
         "kernel-devel",
     ),
@@ -225,7 +226,7 @@ CASES: list[Case] = [
     (
         "kernel-devel removed, built and not installed",
         settled(kernels=(NO_DEVEL,), records={T: record(installed=None)}),
-        [Wait(T, MISSING.message, MISSING.problem, MISSING.hint)],
+        [Wait(T, MISSING.message, MISSING.problem, MISSING.hint, remedy=Remedy("fetch-devel", K))],
         Verdict.WAITING,
         "kernel-devel",
     ),
@@ -487,7 +488,8 @@ def test_rules_of_kernels_exclude_and_say_why(rules: dict[str, Any], facts: dict
 
 def test_every_kernel_is_planned_for_itself() -> None:
     snapshot = world(kernels=(kernel(), kernel(K2, build_tree=None, build_tree_fault=MISSING)))
-    assert do(snapshot) == [*build(), Wait(T2, MISSING.message, MISSING.problem, MISSING.hint)]
+    remedy = Remedy("fetch-devel", K2)
+    assert do(snapshot) == [*build(), Wait(T2, MISSING.message, MISSING.problem, MISSING.hint, remedy=remedy)]
     assert verdict(snapshot, T2).verdict is Verdict.WAITING
 
 
