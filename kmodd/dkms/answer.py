@@ -12,6 +12,8 @@ from typing import Optional
 
 LARGEST_ANSWER = 1 << 20  # bytes, with all that the conf prints
 MOST_ELEMENTS = 1000  # of an array
+MOST_VALUES = 10_000  # of all directives together
+LONGEST_VALUE = 64 << 10  # characters
 ARRAYS = (
     "BUILT_MODULE_NAME", "BUILT_MODULE_LOCATION", "DEST_MODULE_NAME", "DEST_MODULE_LOCATION", "STRIP", "MAKE",
     "MAKE_MATCH", "PATCH", "PATCH_MATCH", "BUILD_DEPENDS",
@@ -27,6 +29,7 @@ PATTERNS = {
 }  # fmt: skip
 SETTER = "DKMS_DIRECTIVE"  # variables whose names begin so hold NAME=VALUE of a directive
 TAMPERED = "!"  # stands for a directive where the reader tells what the conf did to it
+DIRECTIVES = frozenset((*ARRAYS, *SCALARS, SETTER))
 SPACE = re.compile(r"[ \t\n]+")
 
 
@@ -69,6 +72,8 @@ def parse(printed: bytes, mark: str) -> Answer:
         raise ValueError("it says something that is not UTF-8") from None
     if len(fields) % 3:
         raise ValueError("what it says is garbled; it changes the shell that reads it")
+    if len(fields) > 3 * MOST_VALUES:
+        raise ValueError(f"it sets more than {MOST_VALUES} values")
     values: dict[str, dict[int, str]] = {}
     matches: dict[str, dict[int, Optional[bool]]] = {}
     tampered = ""
@@ -77,12 +82,14 @@ def parse(printed: bytes, mark: str) -> Answer:
             tampered = value.strip()
             continue
         directive = name[1:] if name.startswith("~") else name
-        if directive not in (PATTERNS if directive != name else (*ARRAYS, *SCALARS, SETTER)):
+        if directive not in (PATTERNS if directive != name else DIRECTIVES):
             raise ValueError("what it says is garbled; it changes the shell that reads it")
         if not re.fullmatch(r"[0-9]{1,6}", index):
             raise ValueError(f"{directive}[{index[:40]}]: an index must be a number")
         if int(index) >= MOST_ELEMENTS:
             raise ValueError(f"{directive}[{index}]: there may be {MOST_ELEMENTS} elements")
+        if len(value) > LONGEST_VALUE:
+            raise ValueError(f"{directive}[{index}]: is longer than {LONGEST_VALUE} characters")
         if directive != name:
             matches.setdefault(directive, {})[int(index)] = {"0": True, "1": False}.get(value)
         else:

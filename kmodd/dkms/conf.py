@@ -6,6 +6,7 @@ anything itself, or know how the sandbox is made.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import hashlib
 import json
@@ -24,18 +25,22 @@ from ..modulefile import Module
 from ..paths import Sysroot
 from ..reading import reach
 from ..recipe import Recipe
-from .answer import LARGEST_ANSWER, Answer, parse
+from .answer import LARGEST_ANSWER, parse
 from .directives import interpret, kernel_tree
 from .script import SCRIPT
 
 #: Runs a script: (script, words, directory, what it sees besides, most bytes) -> what it printed. Raises Problem.
 Evaluate = Callable[[str, Sequence[str], str, Sequence[tuple[Path, str]], int], Awaitable[bytes]]
 
-LARGEST_CONF = 1 << 20  # bytes
+LARGEST_CONF = 256 << 10  # bytes; the largest that are known have some ten thousand
+LONGEST_LINE = 32 << 10  # characters of a line of it
+LARGEST_CONFIG = 16 << 20  # bytes of a kernel's .config
+LONGEST_SAID = 1000  # characters of a line that bash and other programs print that are looked at
+MOST_SAID = 2000  # such lines
 AGAIN = 600.0  # seconds until a conf that did not end is tried again
 OUTSIDE = "/source"  # where a source that is not below /usr/src is seen
 OVERRIDES = "/etc/dkms"
-SYNTAX = re.compile(r"^(?P<file>.+): line (?P<line>\d+): (?P<what>(?:syntax error|unexpected).*)$", re.MULTILINE)
+SYNTAX = re.compile(r"(?P<file>.+): line (?P<line>\d{1,9}): (?P<what>(?:syntax error|unexpected).*)")
 #: What the sandbox says to what it denies: writing, others' files, networks.
 DENIED = re.compile(
     r"Read-only file system|Permission denied|Operation not permitted|Network is unreachable|Connection refused"
@@ -44,7 +49,7 @@ DENIED = re.compile(
     r"|cannot (?:open|access|stat) ['\"‘]?/(?:boot|etc|home|mnt|opt|root|run|srv|var)/"
 )
 VERSIONED = re.compile(r"(?P<name>.+?)-v?(?P<version>\d[\w.+~-]*)")
-LITERAL = r"""^\s*{}=["']?([\w.+~-]+)"""
+LITERAL = re.compile(r"""["']?([\w.+~-]+)""")
 
 
 class ConfReader:
@@ -154,15 +159,23 @@ class ConfReader:
         for path in overrides:
             with contextlib.suppress(OSError, Problem):
                 texts.append((self.sysroot.inside(path), self._text(path, where)))
+        seen = f"{inside}/{conf.name}"
+        return await asyncio.to_thread(self._interpret, printed, mark, module, kernel, texts, seen)
+
+    def _interpret(
+        self, printed: bytes, mark: str, module: Module, kernel: Kernel, texts: Sequence[tuple[str, str]], seen: str
+    ) -> Recipe:
+        """Return what bash printed comes to. seen: the conf's path in the sandbox. Raises Problem."""
+        place = texts[0][0]
         try:
             answer = parse(printed, mark)
         except ValueError as error:
-            raise Problem("dkms-conf-invalid", f"{where}: {error}", "kmodd does not take it; look at it") from None
-        wrong = SYNTAX.search(answer.said)
-        if wrong:
-            name = place if wrong["file"] == f"{inside}/{conf.name}" else wrong["file"]
+            raise Problem("dkms-conf-invalid", f"{place}: {error}", "kmodd does not take it; look at it") from None
+        said = [line[:LONGEST_SAID] for line in answer.said.split("\n", MOST_SAID)[:MOST_SAID]]
+        for wrong in filter(None, map(SYNTAX.fullmatch, said)):
+            name = place if wrong["file"] == seen else wrong["file"]
             raise Problem("dkms-conf-invalid", f"{name}:{wrong['line']}: {wrong['what'][:300]}", "correct it")
-        _check_conduct(answer, place, f"{inside}/{conf.name}")
+        _check_conduct(answer.tampered, said, place, seen)
         return interpret(answer, kernel, self._config(kernel), texts, self._takes_hooks(module))
 
     def _takes_hooks(self, module: Module) -> bool:
@@ -172,32 +185,41 @@ class ConfReader:
         )
 
     def _text(self, path: Path, where: str) -> str:
+        """Return the text of a conf or an override. Raises Problem dkms-conf-invalid, source-unreadable."""
         try:
             with reach(self.sysroot, self.sysroot.inside(path)) as found:
                 data = found.read(LARGEST_CONF + 1)
             if len(data) > LARGEST_CONF:
                 raise Problem("dkms-conf-invalid", f"{where}: is larger than {LARGEST_CONF} bytes", "is it one?")
-            return data.decode(errors="replace")
         except OSError as error:
             raise Problem("source-unreadable", f"{where}: {path} cannot be read: {error.strerror}") from error
+        text = data.decode(errors="replace")
+        for number, line in enumerate(text.split("\n"), 1):
+            if len(line) > LONGEST_LINE:
+                what = f"{where}:{number}: the line is longer than {LONGEST_LINE} characters"
+                raise Problem("dkms-conf-invalid", what, "break it into several")
+        return text
 
     def _config(self, kernel: Kernel) -> dict[str, str]:
         found = {}
         for path in self._configuration(kernel):
-            with contextlib.suppress(OSError):
-                for line in path.read_text(errors="replace").splitlines():
+            with contextlib.suppress(OSError), path.open("rb") as stream:
+                for line in stream.read(LARGEST_CONFIG).decode(errors="replace").splitlines():
                     symbol, equals, value = line.partition("=")
                     if equals and not symbol.startswith("#"):
                         found[symbol] = value
         return found
 
 
-def _check_conduct(answer: Answer, place: str, seen: str) -> None:
-    """Raise Problem where a conf tampered with its reader, or was denied something; seen: its path in the sandbox."""
-    if answer.tampered:
-        text = f"{place}: it changes the shell that reads it: {answer.tampered[:200]}"
+def _check_conduct(tampered: str, said: Sequence[str], place: str, seen: str) -> None:
+    """Raise Problem where a conf tampered with its reader, or was denied something.
+
+    said: lines, no longer than LONGEST_SAID. seen: its path in the sandbox.
+    """
+    if tampered:
+        text = f"{place}: it changes the shell that reads it: {tampered[:200]}"
         raise Problem("dkms-conf-hostile", text, "no conf needs that: look at it, and at where it came from")
-    for line in answer.said.splitlines():
+    for line in said:
         if DENIED.search(line):
             found = re.match(rf"{re.escape(seen)}: line (\d+): ", line)
             where, what = (f"{place}:{found[1]}", line[found.end() :]) if found else (place, line)
@@ -210,8 +232,14 @@ def guess(text: str, directory: str) -> tuple[str, str]:
     """Return name and version as DKMS would have been told them: the conf's plain words, else the directory's name."""
     match = VERSIONED.fullmatch(directory)
     default = (match["name"], match["version"]) if match else (directory, "")
-    found = []
-    for key, other in zip(("PACKAGE_NAME", "PACKAGE_VERSION"), default):
-        plain = re.search(LITERAL.format(key), text, re.MULTILINE)
-        found.append(plain[1] if plain else other)
-    return found[0], found[1]
+    return _literal("PACKAGE_NAME", text) or default[0], _literal("PACKAGE_VERSION", text) or default[1]
+
+
+def _literal(name: str, text: str) -> str:
+    """Return the plain word that a conf first sets a directive to, "" where there is none."""
+    for line in text.split("\n"):
+        head, equals, value = line.lstrip().partition("=")
+        plain = LITERAL.match(value) if equals and head == name else None
+        if plain:
+            return plain[1]
+    return ""
