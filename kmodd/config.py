@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from . import tomlfile
 from .errors import Problem
-from .modulefile import AbsolutePath, Line, Name, Table, TimeSpan
+from .modulefile import AbsolutePath, Line, Name, Size, Table, TimeSpan
 from .paths import Sysroot
 from .reading import reach
 
@@ -37,6 +37,8 @@ class DaemonTable(Table):
 class BuildTable(Table):
     jobs: Annotated[Optional[int], Field(ge=1, le=4096)] = None  # of all builds together; default: the cores
     user: Name = "kmodd-build"
+    largest_object: Size = 256 << 20  # bytes of an object, stripped where it is to be
+    most_objects: Annotated[int, Field(ge=1)] = 500  # of a build
     keep_logs: Annotated[int, Field(ge=1)] = 10  # per target
     cc_option_cache: bool = True  # what makefiles ask of the compiler is asked once for a kernel
 

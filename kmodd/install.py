@@ -49,7 +49,10 @@ class Installation:
         directory = self.sysroot.extra(target.kernel, target.module)
         with explained(f"installing {target}"):
             directory.mkdir(parents=True, exist_ok=True)
-            staged = [(stage_copy(source, directory / Path(item.path).name), item) for source, item in files]
+            staged = [
+                (await asyncio.to_thread(stage_copy, source, directory / Path(item.path).name), item)
+                for source, item in files
+            ]
             await self._label([directory.parent, directory, *(path for path, _ in staged)])
             remember(pending)
             for path, item in staged:

@@ -14,6 +14,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+-]{0,63}(\.[A-Za-z0-9_+-]+)*")
 #: What the kernel can call a module: MODULE_NAME_LEN (linux/moduleparam.h) holds 55 bytes and a NUL on 64 bits.
 OBJECT = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,54}")
 OBJECT_RULE = "a module's name is of letters, digits, - and _, 55 at most"
+SIZE = re.compile(r"(\d{1,18})\s*([KMGT]?)(?:iB|B)?")
 SPAN = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|sec|min|m|h|)")
 PLACEHOLDER = re.compile(r"(?<!\$)\{([a-z_]+)\}")  # ${x} is make's
 PLACEHOLDERS = ("kernel", "build_tree", "jobs", "source")
@@ -110,6 +111,16 @@ def seconds(value: object) -> object:
     return value
 
 
+def size(value: object) -> object:
+    """Return the bytes of a size such as "256MiB", "1GiB" or a bare number."""
+    if isinstance(value, str):
+        match = SIZE.fullmatch(value.strip())
+        if not match:
+            raise ValueError('must be a size such as "256MiB" or "1GiB"')
+        return int(match[1]) << {"": 0, "K": 10, "M": 20, "G": 30, "T": 40}[match[2]]
+    return value
+
+
 Name = Annotated[str, AfterValidator(_name)]
 ObjectName = Annotated[str, AfterValidator(_object)]
 Word = Annotated[str, AfterValidator(_word)]
@@ -119,6 +130,7 @@ Filled = Annotated[str, AfterValidator(_line), AfterValidator(_filled)]
 AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
 KernelPath = Annotated[str, AfterValidator(_line), AfterValidator(_below)]
+Size = Annotated[int, BeforeValidator(size), Field(gt=0, lt=1 << 63)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 
 

@@ -79,6 +79,7 @@ TRANSIENT = {
     "object-collision": False,
     "object-in-tree": False,
     "object-invalid": False,
+    "object-too-large": True,
     "object-missing": False,
     "object-shadowed": False,
     "object-unreadable": False,

@@ -296,11 +296,17 @@ class Entry(NamedTuple):
 Choice = Callable[[list[str]], Iterable[str]]  # which of a directory's names count, both sorted
 
 
-def walk(top: int, shown: str, reader: Reader = None, choose: Choice = lambda names: names) -> Iterator[Entry]:
+def walk(
+    top: int,
+    shown: str,
+    reader: Reader = None,
+    choose: Choice = lambda names: names,
+    most_bytes: Optional[int] = MOST_BYTES,
+) -> Iterator[Entry]:
     """Yield all below an open directory, links not followed: each directory's names, sorted, then what is below them.
 
-    shown: what errors call it. Raises OSError, and Problem source-too-large where it holds more files, deeper ones or
-    more bytes than anything that kmodd has a use for.
+    shown: what errors call it. most_bytes: of all files together, None for any number. Raises OSError, and Problem
+    source-too-large where it holds more files, deeper ones or more bytes than anything that kmodd has a use for.
     """
     stack: list[tuple[int, str, list[str]]] = []  # directory, its path, its directories that are still to be walked
     count = size = 0
@@ -325,7 +331,7 @@ def walk(top: int, shown: str, reader: Reader = None, choose: Choice = lambda na
                 inner = f"{path}/{name}" if path else name
                 data = found[name].stat(follow_symlinks=False)
                 count, size = count + 1, size + (data.st_size if stat.S_ISREG(data.st_mode) else 0)
-                _check_bounds(shown, inner, count, size)
+                _check_bounds(shown, inner, count, 0 if most_bytes is None else size)
                 yield Entry(inner, name, directory, data)
                 if stat.S_ISDIR(data.st_mode):
                     below.append(name)

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 from pathlib import Path
 from typing import Optional
 
 from pydantic import ValidationError
 
+from .deleting import delete_tree
 from .errors import Problem
-from .files import digest_file, find_leftovers, remove_empty, remove_file, replace_file, stat_signature
+from .files import digest_file, find_leftovers, remove_empty, remove_file, replace_file, stage_copy, stat_signature
 from .log import get_logger
 from .model import Target
 from .paths import Sysroot
@@ -113,15 +113,15 @@ class Store:
         """Take over a build's objects, replacing older ones; a kill half way shows as damage. Raises OSError."""
         directory = self.objects(target)
         fresh = directory.with_suffix(".objects.new")
-        shutil.rmtree(fresh, ignore_errors=True)
+        delete_tree(fresh)
         fresh.mkdir(parents=True)
         kept = []
         for file in files:
-            replace_file(fresh / file.name, file.read_bytes())
+            stage_copy(file, fresh / file.name).rename(fresh / file.name)
             kept.append(BuiltObject(name=file.name[: -len(".ko")], sha256=digest_file(fresh / file.name)))
         if symvers:
             replace_file(fresh / SYMVERS, symvers)
-        shutil.rmtree(directory, ignore_errors=True)
+        delete_tree(directory)
         fresh.rename(directory)
         return tuple(kept)
 
@@ -132,7 +132,7 @@ class Store:
 
     def forget(self, target: Target) -> None:
         """Delete a target's objects and record. Raises OSError."""
-        shutil.rmtree(self.objects(target), ignore_errors=True)
+        delete_tree(self.objects(target))
         path = self._path(target)
         if remove_file(path):
             self._known.pop(path, None)
@@ -148,7 +148,7 @@ class Store:
             for path in find_leftovers(directory):
                 remove_file(path)
         for path in self.targets.glob("*/*.objects.new"):
-            shutil.rmtree(path, ignore_errors=True)
+            delete_tree(path)
 
     def check_writable(self) -> None:
         """Raise Problem state-unwritable where nothing can be remembered."""

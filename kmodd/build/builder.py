@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
+from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import explained
 from ..model import Kernel
@@ -25,7 +26,7 @@ from ..recipe import Recipe
 from . import ccoption, command, conf, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver, Share
-from .objects import check_name, check_object, find_objects, is_plain, read_symvers
+from .objects import UNSTRIPPED, Limits, check_name, check_object, check_sizes, find_objects, is_plain, read_symvers
 from .overlay import Overlay, Part
 from .patches import apply
 from .room import SOURCE, Room
@@ -51,6 +52,7 @@ class Builder:
         self.jobserver = jobserver
         self.user = user
         self.ask_once = ask_once
+        self.limits = Limits()  # settings: largest_object, most_objects
         self.owners: dict[Path, tuple[int, int]] = {}  # of the scratch directories in use
         self.answers = ccoption.CompilerAnswers(sysroot, self._empty_room)
 
@@ -59,7 +61,7 @@ class Builder:
         scratch = self.sysroot.scratch / name
         owner = sandbox.free_owner(self.user, self.owners.values())
         with explained(f"making {self.sysroot.inside(scratch)}"):
-            shutil.rmtree(scratch, ignore_errors=True)
+            delete_tree(scratch)
             self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
                 path.mkdir(mode=0o755)  # others cannot come here, the parent is root's alone
@@ -71,7 +73,7 @@ class Builder:
     def drop_scratch(self, scratch: Path) -> None:
         """Delete a scratch directory."""
         self.owners.pop(scratch, None)
-        shutil.rmtree(scratch, ignore_errors=True)
+        delete_tree(scratch)
 
     @contextlib.contextmanager
     def _empty_room(self, name: str, kernel: Kernel) -> Iterator[Room]:
@@ -190,20 +192,23 @@ class Builder:
             said = await asyncio.to_thread(failure.read, log, begun)
             objects = conf.collect(recipe, top, said, where)
         else:
-            objects = self._collect(module, top, directories, where)
+            objects = await asyncio.to_thread(self._collect, module, top, directories, where)
+        check_sizes(objects, self.limits, UNSTRIPPED if module.file.build.strip else 1)
         if module.file.build.strip:
             kept = [path for path, item in zip(objects, recipe.objects) if not item.strip] if recipe else []
             names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects if path not in kept]
             if names and await room.run(["strip", "--strip-debug", *names]) != 0:
                 text = "strip could not remove the debug symbols"
                 raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
+        check_sizes(objects, self.limits)
         for path in objects:
             check_object(path)
         if not overlay:
             directories += [path.parent for path in objects]
-        symbols = read_symvers(top, list(dict.fromkeys(directories)), None if overlay or recipe else 1)
+        most = None if overlay or recipe else 1
+        symbols = await asyncio.to_thread(read_symvers, top, list(dict.fromkeys(directories)), most)
         if recipe:
-            objects = conf.take(recipe, objects, scratch / "objects")
+            objects = await asyncio.to_thread(conf.take, recipe, objects, scratch / "objects")
             await self._follow(room, module, lines, recipe.after, until)
         return Yield(tuple(objects), symbols, tuple(warnings))
 

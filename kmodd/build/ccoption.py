@@ -30,7 +30,7 @@ from ..paths import Sysroot
 from ..run import find_program
 from . import sandbox
 from .compiler import Compiler
-from .objects import is_plain
+from .objects import find_files
 from .room import SOURCE, Room
 
 LIMIT = 120.0  # seconds that the empty module may take
@@ -126,13 +126,14 @@ class CompilerAnswers:
 
 def has_own(source: Path) -> bool:
     """Tell whether a makefile below a directory defines a try-run, which may mean something else there."""
-    for directory, _, names in os.walk(source):
-        for name in filter(MAKEFILES.fullmatch, names):
-            path = Path(directory, name)
-            if is_plain(path, source):
+    try:
+        for path in find_files(source):
+            if MAKEFILES.fullmatch(path.name):
                 with path.open("rb") as stream:
                     if OWN.search(stream.read(LARGEST)):
                         return True
+    except Problem:  # too large to tell
+        return True
     return False
 
 

@@ -7,26 +7,75 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
 from ..modulefile import OBJECT, OBJECT_RULE
+from ..reading import walk
 from ..visible import visible
 
 SUFFIX = ".ko"
 LONGEST_SHOWN = 100  # characters of a path in a message
-LARGEST_OBJECT = 1 << 30  # bytes
-LARGEST_SYMVERS = 64 << 20  # bytes
+LARGEST_SYMVERS = 16 << 20  # bytes, of all directories together; a whole kernel's has some 3 MiB
+UNSTRIPPED = 8  # times as large as the stripped object, which is what counts, may one with debug symbols be
+TOGETHER = 4  # times as large as one object may all of a build be together
 ELF_RELOCATABLE = b"\x01\x00"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a build may leave: the bytes of its largest object (build.largest_object), the number of its objects."""
+
+    largest: int = 256 << 20
+    most: int = 500
+
+
+def find_files(top: Path) -> Iterator[Path]:
+    """Yield the regular files below a directory that a build had, links not followed.
+
+    Raises Problem object-invalid where there are more, or in deeper directories, than anybody has a use for.
+    """
+    descriptor = os.open(top, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        for entry in walk(descriptor, "what the build left", most_bytes=None):
+            if stat.S_ISREG(entry.found.st_mode):
+                yield top / entry.path
+    except Problem as problem:
+        raise Problem("object-invalid", problem.message, "name the objects with [[object]]") from problem
+    finally:
+        os.close(descriptor)
+
+
+def check_sizes(paths: Sequence[Path], limits: Limits, times: int = 1) -> None:
+    """Raise Problem object-too-large where objects are too many or too large. times: what largest is multiplied by."""
+    hint = "raise build.largest_object or build.most_objects in kmodd.toml, if these objects are what you want"
+    if len(paths) > limits.most:
+        text = f"the build yielded {len(paths)} objects, more than {limits.most} (build.most_objects)"
+        raise Problem("object-too-large", text, hint)
+    sizes = {path: path.lstat().st_size for path in paths}
+    for path, size in sizes.items():
+        if size > limits.largest * times:
+            text = f"{path.name} has {size >> 20} MiB, more than {limits.largest * times >> 20} (build.largest_object)"
+            raise Problem("object-too-large", text, hint)
+    if sum(sizes.values()) > limits.largest * times * TOGETHER:
+        text = (
+            f"all objects together have {sum(sizes.values()) >> 20} MiB, more than {TOGETHER} of build.largest_object"
+        )
+        raise Problem("object-too-large", text, hint)
 
 
 def read_symvers(top: Path, directories: Sequence[Path], most: Optional[int] = None) -> bytes:
     """Return the Module.symvers in some directories below top, one after the other; of the first `most` only."""
     paths = [directory / "Module.symvers" for directory in directories]
-    found = [path for path in paths if is_plain(path, top) and 0 < path.lstat().st_size < LARGEST_SYMVERS]
-    return b"".join(path.read_bytes() for path in found[:most])
+    found = [path for path in paths if is_plain(path, top)][:most]
+    if sum(path.lstat().st_size for path in found) > LARGEST_SYMVERS:
+        raise Problem(
+            "object-too-large", f"Module.symvers is larger than {LARGEST_SYMVERS} bytes", "build less at once"
+        )
+    return b"".join(path.read_bytes() for path in found)
 
 
 def is_plain(path: Path, top: Path) -> bool:
@@ -67,7 +116,7 @@ def check_name(path: Path, top: Path) -> None:
 
 
 def check_object(path: Path) -> None:
-    """Raise Problem object-invalid unless a file is a relocatable ELF object of bearable size (elf(5))."""
+    """Raise Problem object-invalid unless a file is a relocatable ELF object (elf(5))."""
     name = path.name
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -78,5 +127,3 @@ def check_object(path: Path) -> None:
         head = stream.read(18) if stat.S_ISREG(found.st_mode) else b""
     if head[:4] != b"\x7fELF" or head[16:18] not in (ELF_RELOCATABLE, ELF_RELOCATABLE[::-1]):
         raise Problem("object-invalid", f"{name} is not a relocatable ELF object", transient=False)
-    if found.st_size > LARGEST_OBJECT:
-        raise Problem("object-invalid", f"{name} is larger than {LARGEST_OBJECT} bytes", transient=False)

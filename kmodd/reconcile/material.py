@@ -106,7 +106,7 @@ class Material:
         """Return the paths in the kernel's source that another module's patches touch, as far as they can be read."""
         copies = scratch / f"beside.{module.name}"
         try:
-            return _touched(self.sources.copy_beside(module, kernel.release, copies, {})[0])
+            return _touched(self.sources.copy_beside(module, kernel.release, copies, None)[0])
         except Problem:
             return set()  # the other module says so itself
 

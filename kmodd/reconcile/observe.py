@@ -138,7 +138,7 @@ class Observer:
         signer = self.keyring.signer()
         trusting = {target: (TRUSTING,) for target, module in wanted.items() if module.file.source.trust_owner}
         trusting |= {
-            target: (f"the next build is refused: {fault.message}",)
+            target: (f"the next build will be refused: {fault.message}",)
             for target, fault in input_faults.items()
             if fault.problem in REFUSED and target in records and records[target].installed
         }

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Optional, Union
 
 from ..config import Settings
+from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import explained
 from ..install import Installation
@@ -118,14 +118,14 @@ class Reconciler:
         ):
             try:
                 step()
-            except OSError as error:
-                get_logger().warning("clean-up incomplete", reason=str(error))
+            except Exception as error:  # whatever it is, new kernels need kmodd to run
+                get_logger().warning("clean-up incomplete", reason=f"{type(error).__name__}: {error}")
 
     def _heal_scratch(self) -> None:
         for directory in (self.sysroot.scratch, self.sysroot.cache / "sign"):
             if directory.is_dir():
                 for path in directory.iterdir():
-                    shutil.rmtree(path, ignore_errors=True)
+                    delete_tree(path)
 
     def ask_again(self, targets: Sequence[Target]) -> None:
         """Have targets built again, which a kill does not make forgotten. Raises Problem."""

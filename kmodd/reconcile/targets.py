@@ -17,8 +17,10 @@ from ..build.builder import Builder, Yield
 from ..build.failure import find_error, read
 from ..build.jobserver import Jobserver, Share
 from ..build.logs import ENDING, new_name
+from ..build.objects import Limits
 from ..compress import compress
 from ..config import Settings
+from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import digest_file, explain, explained
 from ..install import Installation, directory_of
@@ -54,6 +56,7 @@ class TargetWork:
         self.store = observer.store
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
+        self.builder.limits = Limits(settings.build.largest_object, settings.build.most_objects)
         self.material = Material(sysroot, observer.sources, self.builder)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
@@ -64,6 +67,7 @@ class TargetWork:
         """Go on with other settings."""
         self.settings = self.hooks.settings = settings
         self.jobserver.jobs = settings.jobs
+        self.builder.limits = Limits(settings.build.largest_object, settings.build.most_objects)
         self.builder.ask_once = settings.build.cc_option_cache
 
     # -- building --------------------------------------------------------------------------------------------------
@@ -130,10 +134,11 @@ class TargetWork:
             if not await self._still(action, snapshot):
                 return None
             with explained(f"storing the objects of {target}"):
-                self._keep(action, snapshot, made, compiler.version, began, self.sysroot.inside(path))
+                where = self.sysroot.inside(path)
+                await asyncio.to_thread(self._keep, action, snapshot, made, compiler.version, began, where)
             return made.warnings
         finally:
-            self.builder.drop_scratch(scratch)
+            await asyncio.to_thread(self.builder.drop_scratch, scratch)
 
     async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:
         """Tell whether a build's own inputs are still what they were when it was planned."""
@@ -216,7 +221,7 @@ class TargetWork:
             inputs["signer"] = signer.state if kernel.signature_hash else ""
             work = self.sysroot.cache / "sign" / _directory_name(target)
             with explained(f"preparing the installation of {target}"):
-                shutil.rmtree(work, ignore_errors=True)
+                delete_tree(work)
                 work.mkdir(parents=True, mode=0o700)
                 try:
                     files = await self._finish_objects(target, kernel, signer, snapshot, work, turn)
@@ -230,7 +235,7 @@ class TargetWork:
                         await self.installation.install(target, files, record.installed or Installed(), remember)
                         await self.hooks.after(target, snapshot)
                 finally:
-                    shutil.rmtree(work, ignore_errors=True)
+                    delete_tree(work)
             record = self.store.record(target)
             last = record.attempt
             if last is not None and last.outcome == "failed":
@@ -273,16 +278,17 @@ class TargetWork:
         async def finish(item: BuiltObject) -> tuple[Path, InstalledObject]:
             async with turn:
                 path = work / f"{item.name}.ko"
-                shutil.copyfile(self.store.objects(target) / path.name, path)
-                if digest_file(path) != item.sha256:
+                await asyncio.to_thread(shutil.copyfile, self.store.objects(target) / path.name, path)
+                if await asyncio.to_thread(digest_file, path) != item.sha256:
                     raise Problem("store-damaged", f"the stored {path.name} of {target} was changed", transient=True)
                 if kernel.signature_hash:
                     await self.observer.keyring.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
                 final = await compress(path, kernel.compression)
+                digest = await asyncio.to_thread(digest_file, final)
             return final, InstalledObject(
                 name=item.name,
                 path=f"{directory_of(target)}/{final.name}",
-                sha256=digest_file(final),
+                sha256=digest,
                 built=item.sha256,
                 signer=signer.identity if kernel.signature_hash else "",
                 compressed=kernel.compression,

@@ -10,11 +10,11 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Optional
 
+from ..deleting import delete_tree, remove_tree
 from ..errors import Problem
 from ..files import explained, replace_file, sync_directory, temporary_name
 from ..model import Signer
@@ -159,7 +159,7 @@ class KeyMaker:
                     if self.successor() is None:
                         raise Problem("signing-key-missing", "no successor was made", "kmoddctl key rotate")
                     self._retire()
-                    shutil.rmtree(self.keyring.staging, ignore_errors=True)
+                    delete_tree(self.keyring.staging)
                     self.next.rename(self.keyring.staging)
                     sync_directory(self.next.parent)
                 self._commit()
@@ -172,7 +172,7 @@ class KeyMaker:
             if not self.next.is_dir():
                 return False
             with explained(f"deleting {self.sysroot.inside(self.next)}"):
-                shutil.rmtree(self.next)
+                remove_tree(self.next)
             return True
 
     def _check_own(self) -> None:
@@ -217,7 +217,7 @@ class KeyMaker:
 
     async def _stage(self, staging: Path, stage: Staging) -> None:
         """Make a whole pair, synced, in a directory of its own. Raises OSError, Problem."""
-        shutil.rmtree(staging, ignore_errors=True)
+        delete_tree(staging)
         staging.mkdir(mode=0o700)
         try:
             os.close(os.open(staging / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -227,7 +227,7 @@ class KeyMaker:
                     os.fsync(stream.fileno())
             sync_directory(staging)
         except BaseException:
-            shutil.rmtree(staging, ignore_errors=True)
+            delete_tree(staging)
             raise
 
     def _generation(self, algorithm: str) -> Staging:
@@ -275,7 +275,7 @@ class KeyMaker:
             sync_directory(self._private.parent)
         replace_file(self.sysroot.resolve(self.keyring.certificate), (staging / "x509").read_bytes())
         self.keyring.publish()
-        shutil.rmtree(staging)
+        remove_tree(staging)
         sync_directory(self._private.parent)
 
     def heal(self) -> None:
@@ -283,14 +283,14 @@ class KeyMaker:
         staging = self.keyring.staging
         if self.keyring.is_token or not self._private.parent.is_dir():
             return
-        shutil.rmtree(temporary_name(self.next), ignore_errors=True)
+        delete_tree(temporary_name(self.next))
         if not staging.is_dir():
             return
         if not self.keyring.is_interrupted():
             if self.keyring.is_there(self.keyring.certificate) and self._is_whole(staging) and not self.next.exists():
                 staging.rename(self.next)  # a successor whose switch was just begun
             else:
-                shutil.rmtree(staging)
+                remove_tree(staging)
         elif self.keyring.is_there(self.keyring.certificate):
             self._commit()
 

@@ -189,18 +189,19 @@ class SourceReader:
         check_planned(module, f"source.{source.kind}", digest, planned)
 
     def copy_beside(
-        self, module: Module, release: str, directory: Path, planned: Mapping[str, str]
+        self, module: Module, release: str, directory: Path, planned: Optional[Mapping[str, str]]
     ) -> tuple[list[tuple[Path, Patch]], list[Path]]:
         """Copy what a module has beside its source, patches and build.symvers, to a new directory.
 
-        planned: the identities, as inputs of the build. Returns the copies. Raises Problem, also source-changed.
+        planned: the identities, as inputs of the build; None: whatever they are. Returns the copies. Raises Problem,
+        also source-changed.
         """
         with _unswapped(f"copying the patches of {module.name}", True):
             directory.mkdir(mode=0o755)
             digest, patches = self._take_patches(module, release, directory)
-            check_planned(module, "source.patches", digest, planned.get("patches"))
+            check_planned(module, "source.patches", digest, None if planned is None else planned["patches"])
             digest, others = symvers.copy(self.sysroot, module, release, directory)
-            check_planned(module, "build.symvers", digest, planned.get("symvers", ""))
+            check_planned(module, "build.symvers", digest, None if planned is None else planned.get("symvers", ""))
         return patches, others
 
 

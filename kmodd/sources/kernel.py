@@ -12,13 +12,13 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import stat
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
+from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import explained, replace_file
 from ..model import Kernel
@@ -136,13 +136,13 @@ class KernelSources:
         final = self._directory(kernel)
         fresh = final.with_name(f".{final.name}.new")
         with explained(f"keeping the source of {kernel.release}"):
-            shutil.rmtree(fresh, ignore_errors=True)
+            delete_tree(fresh)
             (fresh / "tree").mkdir(parents=True)
             absent = [path for path in sorted(wanted) if not _take(top, path, fresh / "tree", None)]
             replace_file(fresh / "symbols", "".join(f"{name}\n" for name in _symbols(top)).encode())
             record = {"sha256": sha256, "paths": sorted(wanted), "absent": absent}
             replace_file(fresh / "record.json", json.dumps(record).encode())
-            shutil.rmtree(final, ignore_errors=True)
+            delete_tree(final)
             fresh.rename(final)
 
     def forget(self, kernels: Iterable[Kernel]) -> None:
@@ -151,7 +151,7 @@ class KernelSources:
         with contextlib.suppress(FileNotFoundError):
             for path in self.sysroot.kernel_sources.iterdir():
                 if path.name not in names:
-                    shutil.rmtree(path, ignore_errors=True)
+                    delete_tree(path)
 
     # -- a module's part of it -------------------------------------------------------------------------------------
     def lay(self, module: Module, kernel: Kernel, more: Iterable[str], top: Path, owner: tuple[int, int]) -> None:

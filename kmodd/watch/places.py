@@ -136,5 +136,13 @@ class _Places:
 
     def below(self, top: Path) -> Iterator[Path]:
         """Return a directory, where it is one, and all below it, links not followed."""
-        for directory, _directories, _files in os.walk(top):
-            yield Path(directory)
+        pending = [top]
+        while pending:  # however deep it is
+            directory = pending.pop()
+            try:
+                with os.scandir(directory) as entries:
+                    inner = sorted((Path(e.path) for e in entries if e.is_dir(follow_symlinks=False)), reverse=True)
+            except OSError:  # it went, or its path is too long
+                continue
+            yield directory
+            pending += inner

@@ -92,7 +92,7 @@ def test_no_swapping_of_a_source_makes_root_copy_the_key(root: Path, tmp_path: P
             (place / "tmp").mkdir(parents=True)
             try:
                 if kind == "patch":
-                    reader.copy_beside(what, "6.1", place / "beside", {})
+                    reader.copy_beside(what, "6.1", place / "beside", None)
                 else:
                     reader.copy(what, place / "source", None)
             except Problem as problem:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from ...deleting import remove_tree
 from ...dkms.places import is_adopted
 from ...errors import Problem
 from ...files import explained
@@ -148,7 +149,7 @@ class Actions:
             return
         with explained(f"copying {place} to {target}"):
             if target.exists():
-                shutil.rmtree(target)
+                remove_tree(target)
             shutil.copytree(place, target, symlinks=True)
 
     # -- building and installing -----------------------------------------------------------------------------------

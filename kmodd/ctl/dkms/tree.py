@@ -12,13 +12,13 @@ import fnmatch
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from ...config import read_settings
+from ...deleting import remove_tree
 from ...dkms.places import adopt, identify, is_adopted
 from ...errors import Problem
 from ...files import explained, remove_empty, remove_file, replace_file
@@ -161,7 +161,7 @@ class Tree:
         top = self.sysroot.resolve(f"{DKMS_TREE}/{name}/{version}")
         with explained(f"deleting {self.sysroot.inside(top)}"):
             if top.is_dir():
-                shutil.rmtree(top)
+                remove_tree(top)
                 remove_empty(top.parent)
 
     def register(self, name: str, version: str, conf: str, enabled: Optional[bool]) -> None:
