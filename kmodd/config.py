@@ -63,6 +63,10 @@ class RetryTable(Table):
     longest: TimeSpan = 3600.0
 
 
+class VerifyTable(Table):
+    strict: bool = False
+
+
 class SignTable(Table):
     key: Annotated[str, AfterValidator(_key)] = "/etc/kmodd/keys/signing.key"
     certificate: AbsolutePath = "/etc/kmodd/keys/signing.x509"
@@ -102,6 +106,7 @@ class Settings(Table):
     kernels: KernelsTable = KernelsTable()
     dkms: DkmsTable = DkmsTable()
     retry: RetryTable = RetryTable()
+    verify: VerifyTable = VerifyTable()
     sign: SignTable = SignTable()
     metrics: MetricsTable = MetricsTable()
     notify: NotifyTable = NotifyTable()

@@ -59,7 +59,10 @@ class Fault:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that verify looked at in an object. outcome: passed, failed, warning or skipped; message says why."""
+    """One thing that verify looked at in an object; message says why.
+
+    outcome: passed, failed, warning, untold (it cannot be told, which counts as a warning), or skipped.
+    """
 
     object: str
     check: str
@@ -70,7 +73,7 @@ class Check:
 
     @property
     def is_finding(self) -> bool:
-        return self.outcome in ("failed", "warning")
+        return self.outcome in ("failed", "warning", "untold")
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,7 @@ class TrustReader:
         if fault is None or why:
             return fault, "failed" if fault else "passed"
         text = f"whether this kernel takes modules signed by kmodd cannot be told: {doubt}"
-        return Fault("command-line-unknown", text, fault.hint), "warning"
+        return Fault("command-line-unknown", text, fault.hint), "untold"
 
 
 def read_identifiers(shown: str) -> set[str]:

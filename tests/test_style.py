@@ -79,7 +79,10 @@ PATHS = {
         "/sys/kernel/security/lockdown",
         "/sys/module/module/parameters/sig_enforce",
     },
-    "kmodd/verify/probe.py": {"/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"},
+    "kmodd/verify/probe.py": {
+        "/etc/modprobe.d", "/lib/modprobe.d", "/proc/cmdline", "/run/modprobe.d", "/usr/lib/modprobe.d",
+        "/usr/local/lib/modprobe.d",
+    },
     "kmodd/verify/signature.py": {"/dev/null", "/proc/self/fd/"},
 }  # fmt: skip
 ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|tmp|usr|var)(?:/|$|:)")

@@ -11,7 +11,7 @@ from .terminal import paint
 
 #: What is printed for an outcome, in the colour of a verdict.
 OUTCOMES = {"passed": ("ok", "ready"), "failed": ("FAILED", "failed"), "warning": ("warning", "warning"),
-            "skipped": ("not checked", "waiting")}  # fmt: skip
+            "untold": ("cannot tell", "warning"), "skipped": ("not checked", "waiting")}  # fmt: skip
 NAMED = max(map(len, ("dependencies", "not checked")))
 
 
@@ -54,5 +54,11 @@ def _summary(document: Document) -> str:
     if not checks:
         return "Nothing is installed that could be checked."
     counts = {outcome: sum(check["outcome"] == outcome for check in checks) for outcome in OUTCOMES}
-    names = {"passed": "passed", "failed": "failed", "warning": "warned of", "skipped": "could not be made"}
+    names = {
+        "passed": "passed",
+        "failed": "failed",
+        "warning": "warned of",
+        "untold": "cannot tell",
+        "skipped": "could not be made",
+    }
     return f"{len(checks)} checks: " + ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)

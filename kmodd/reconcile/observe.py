@@ -87,6 +87,7 @@ class Observer:
         """Look with these settings from now on."""
         self.keyring = open_keyring(self.sysroot, settings)
         self.trust.vouched = settings.sign.trusted
+        self.strict = settings.verify.strict
         self.sources.kernel.places = settings.sources.srpm_path
         self.adopt = settings.dkms.adopt
         self.confs.allowed = settings.dkms.allow_hooks
@@ -164,7 +165,7 @@ class Observer:
             },
             warnings={
                 target: (
-                    *(c.message for c in checks.get(target, ()) if c.outcome == "warning"),
+                    *(c.message for c in checks.get(target, ()) if c.outcome in ("warning", "untold")),
                     *left.get(target, {}).values(),
                     *trusting.get(target, ()),
                 )
@@ -264,8 +265,19 @@ class Observer:
                 why = self.trust.enforcement(kernel)
                 said = f"the kernel trusts kmodd's key, which it must ({why})" if why else "any signature will do"
                 trust[target] = (Check(name, "trust", "passed", said),)
-        found = await self.verifier.examine(questions)
-        return {target: (*omitted[target], *found[target], *trust[target]) for target in found}
+        changed = {
+            item.path: text
+            for target, text in damaged.items()
+            for item in (records[target].installed or Installed()).objects
+        }
+        found = await self.verifier.examine(questions, changed)
+        return {
+            target: tuple(map(self._judged, (*omitted[target], *found[target], *trust[target]))) for target in found
+        }
+
+    def _judged(self, check: Check) -> Check:
+        """Return a check as verify.strict has it: what cannot be told counts as failed."""
+        return replace(check, outcome="failed") if self.strict and check.outcome == "untold" else check
 
     def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
         symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}

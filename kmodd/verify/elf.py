@@ -8,13 +8,15 @@ bounds that are checked are those of elf_validity_check() in kernel/module/main.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-RELOCATABLE, SYMTAB, NOBITS = 1, 2, 8  # ET_REL, SHT_SYMTAB, SHT_NOBITS
-ABSOLUTE, WEAK = 0xFFF1, 2  # SHN_ABS, STB_WEAK
+RELOCATABLE, SYMTAB, STRTAB, RELA, NOBITS = 1, 2, 3, 4, 8  # ET_REL, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS
+ABSOLUTE, COMMON, LIVEPATCH, WEAK = 0xFFF1, 0xFFF2, 0xFF20, 2  # SHN_ABS, SHN_COMMON, SHN_LIVEPATCH, STB_WEAK
+WRITE, ALLOC, EXECUTE = 1, 2, 4  # SHF_WRITE, SHF_ALLOC, SHF_EXECINSTR
 VERSION = 64  # bytes of a struct modversion_info: the CRC in an unsigned long, the name in the rest
+VERSIONS = frozenset({"__versions", "__version_ext_crcs"})  # sections of CRCs
 LINKERS = frozenset({"_GLOBAL_OFFSET_TABLE_", ".TOC."})  # names that the kernel passes over (ignore_undef_symbol)
 
 
@@ -36,6 +38,7 @@ class Contents:
     needs: Mapping[str, bool] = field(default_factory=dict)
     crcs: Mapping[str, int] = field(default_factory=dict)
     exports: Mapping[str, Export] = field(default_factory=dict)
+    versioned: bool = False  # it has a table of CRCs, whatever is in it
     parameters: frozenset[str] = frozenset()  # by their __param_str_* symbols, with or without a type in .modinfo
 
     def first(self, key: str) -> str:
@@ -44,20 +47,61 @@ class Contents:
 
 
 class Section(NamedTuple):
-    """What is used of an Elf64_Shdr; data is empty for SHT_NOBITS."""
+    """What is used of an Elf64_Shdr; data is empty for SHT_NOBITS, size is not."""
 
     name: str
     kind: int
     data: memoryview
     link: int
+    flags: int
+    info: int
+    size: int
+
+
+class Symbol(NamedTuple):
+    """An Elf64_Sym; place is where its name stands in the string table."""
+
+    place: int
+    name: str
+    bits: int
+    section: int  # its number, or a special one
+    value: int
+
+
+class Relocation(NamedTuple):
+    """An Elf64_Rela."""
+
+    offset: int
+    kind: int
+    symbol: int
+    addend: int
+
+
+def byte_order(data: bytes) -> str:
+    """Return struct's sign for the byte order of an object. Raises ValueError."""
+    if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] != 2 or data[5] not in (1, 2):
+        raise ValueError("it is no 64-bit ELF file")
+    return "<" if data[5] == 1 else ">"
+
+
+def symbols(table: Section, names: bytes, order: str) -> Iterator[Symbol]:
+    """Yield a symbol table's entries, the empty first one included."""
+    for place, bits, _, index, value, _ in struct.iter_unpack(
+        f"{order}IBBHQQ", table.data[: len(table.data) // 24 * 24]
+    ):
+        yield Symbol(place, text_at(names, place), bits, index, value)
+
+
+def relocations(section: Section, order: str) -> Iterator[Relocation]:
+    """Yield the entries of a section of kind RELA."""
+    for offset, info, addend in struct.iter_unpack(f"{order}QQq", section.data[: len(section.data) // 24 * 24]):
+        yield Relocation(offset, info & 0xFFFFFFFF, info >> 32, addend)
 
 
 def read(data: bytes, provider: str) -> Contents:
     """Return what an uncompressed object says. provider: the name that its exports go by. Raises ValueError."""
-    if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] != 2 or data[5] not in (1, 2):
-        raise ValueError("it is no 64-bit ELF file")
-    order = "<" if data[5] == 1 else ">"
-    sections = _sections(data, order)
+    order = byte_order(data)
+    sections = read_sections(data, order)
     named = {section.name: section.data for section in sections}
     info: dict[str, list[str]] = {}
     for line in bytes(named.get(".modinfo", b"")).split(b"\0"):
@@ -74,8 +118,7 @@ def read(data: bytes, provider: str) -> Contents:
         raise ValueError("it has no symbol table")
     names = bytes(sections[table.link].data)
     byteorder: Literal["little", "big"] = "little" if order == "<" else "big"
-    for place, bits, _, index, value, _ in struct.iter_unpack(f"{order}IBBHQQ", table.data):
-        name = _text(names, place)
+    for _, name, bits, index, value in symbols(table, names, order):
         if index == 0:
             if name and name not in LINKERS:
                 needs[name] = bits >> 4 == WEAK
@@ -86,23 +129,26 @@ def read(data: bytes, provider: str) -> Contents:
                 value = int.from_bytes(sections[index].data[value : value + 4], byteorder)
             crcs[name[len("__crc_") :]] = value & 0xFFFFFFFF
         elif name.startswith("__kstrtabns_") and index < len(sections):
-            namespaces[name[len("__kstrtabns_") :]] = _text(bytes(sections[index].data), value)
+            namespaces[name[len("__kstrtabns_") :]] = text_at(bytes(sections[index].data), value)
         elif name.startswith("__param_str_"):
             parameters.add(name[len("__param_str_") :])
     return Contents(
         info={key: tuple(values) for key, values in info.items()},
         needs=needs,
         crcs=_versions(named, order),
+        versioned=not VERSIONS.isdisjoint(named),
         exports={n: Export(crcs.get(n, 0), provider, gpl, namespaces.get(n, "")) for n, gpl in exported.items()},
         parameters=frozenset(parameters),
     )
 
 
-def _text(data: bytes, at: int) -> str:
+def text_at(data: bytes, at: int) -> str:
+    """Return the text that begins at a place in a table of texts, up to its NUL."""
     return data[at : data.find(b"\0", at)].decode(errors="replace")
 
 
-def _sections(data: bytes, order: str) -> list[Section]:
+def read_sections(data: bytes, order: str) -> list[Section]:
+    """Return the sections of an object. Raises ValueError where it is cut off or no kernel module."""
     (kind,) = struct.unpack_from(f"{order}H", data, 16)
     (start,) = struct.unpack_from(f"{order}Q", data, 40)
     size, count, strings = struct.unpack_from(f"{order}HHH", data, 58)
@@ -114,7 +160,10 @@ def _sections(data: bytes, order: str) -> list[Section]:
         raise ValueError("it is cut off: a section lies beyond its end")
     bodies = [view[:0] if head[1] == NOBITS else view[head[4] : head[4] + head[5]] for head in heads]
     names = bytes(bodies[strings])
-    return [Section(_text(names, head[0]), head[1], body, head[6]) for head, body in zip(heads, bodies)]
+    return [
+        Section(text_at(names, head[0]), head[1], body, head[6], head[2], head[7], head[5])
+        for head, body in zip(heads, bodies)
+    ]
 
 
 def _versions(named: Mapping[str, memoryview], order: str) -> dict[str, int]:
@@ -128,5 +177,5 @@ def _versions(named: Mapping[str, memoryview], order: str) -> dict[str, int]:
     found = {}
     for at in range(0, len(table) // VERSION * VERSION, VERSION):
         (value,) = struct.unpack_from(f"{order}Q", table, at)
-        found[_text(table[at + 8 : at + VERSION] + b"\0", 0)] = value & 0xFFFFFFFF
+        found[text_at(table[at + 8 : at + VERSION] + b"\0", 0)] = value & 0xFFFFFFFF
     return found

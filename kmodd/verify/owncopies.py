@@ -12,7 +12,7 @@ from pathlib import Path
 from ..errors import Problem
 from ..files import stat_signature
 from ..versions import compare
-from .symbols import read_object
+from . import content, elf
 
 
 class OwnCopies:
@@ -38,6 +38,6 @@ class OwnCopies:
         key = stat_signature(path)
         known = self._known.get(path)
         if not known or known[0] != key:
-            contents = await read_object(path, path.name)
+            contents = elf.read(await content.read_plain(path), path.name)
             known = self._known[path] = (key, (contents.first("version"), contents.first("srcversion")))
         return known[1]

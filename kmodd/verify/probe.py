@@ -16,14 +16,48 @@ from ..loading import MARK
 from ..model import Fault
 from ..modulefile import canonical
 from ..paths import Sysroot
-from ..run import run
+from ..run import find_program, run
+
+#: Where modprobe's configuration is, the directory that wins first (modprobe.d(5)).
+LOCAL = "/usr/local/lib/modprobe.d"
+PLACES = ("/etc/modprobe.d", "/run/modprobe.d", LOCAL, "/usr/lib/modprobe.d", "/lib/modprobe.d")
+#: Options of modprobe by which it passes over install lines, and words that change nothing of what is loaded.
+IGNORING = frozenset({"-i", "--ignore-install"})
+HARMLESS = IGNORING | {"-q", "--quiet", "-s", "--syslog", "$CMDLINE_OPTS"}
+LARGEST = 1 << 24  # bytes of the program that are searched
+RUNNING_LINE = "/proc/cmdline"
+
+
+def _places() -> tuple[str, ...]:
+    """Return the directories of configuration that the installed modprobe reads: versions differ in one of them."""
+    with contextlib.suppress(OSError), open(find_program("modprobe") or "", "rb") as stream:
+        if LOCAL.encode() in stream.read(LARGEST):
+            return PLACES
+    return tuple(place for place in PLACES if place != LOCAL)
+
+
+@dataclass(frozen=True)
+class Step:
+    """A module's file that modprobe loads, and the options that it passes."""
+
+    path: Path
+    options: str = ""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """The line of modprobe --show-depends that is about the module, and what it would load before."""
+
+    verb: str
+    words: str
+    first: tuple[Step, ...]
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What modprobe would load. first: the files before the object's; options: what it passes to the object."""
+    """What modprobe would load. first: what comes before the object; options: what it passes to the object."""
 
-    first: tuple[Path, ...] = ()
+    first: tuple[Step, ...] = ()
     options: str = ""
     fault: Optional[Fault] = None
 
@@ -33,9 +67,13 @@ class Probe:
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
+        self._places: tuple[str, ...] = ()
 
     def directories(self) -> list[Path]:
-        found = (self.sysroot.resolve(d) for d in ("/etc/modprobe.d", "/run/modprobe.d", "/usr/lib/modprobe.d"))
+        """Return the directories of modprobe.d that this modprobe reads, the one that wins first."""
+        if not self._places:
+            self._places = _places()
+        found = dict.fromkeys(self.sysroot.resolve(place) for place in self._places)
         return [path for path in found if path.is_dir()]
 
     def configurations(self) -> list[Path]:
@@ -45,6 +83,12 @@ class Probe:
             for path in sorted(directory.glob("*.conf")):
                 chosen.setdefault(path.name, path)
         return [chosen[name] for name in sorted(chosen)]
+
+    def running_line(self) -> str:
+        """Return the command line of the running kernel, whose options modprobe passes for any kernel."""
+        with contextlib.suppress(OSError):
+            return Path(RUNNING_LINE).read_text(errors="replace").strip()
+        return ""
 
     def blacklisting(self, name: str) -> str:
         """Return the file of somebody else that blacklists a module, as seen from inside the root, or ""."""
@@ -61,34 +105,52 @@ class Probe:
 
     async def resolve(self, release: str, name: str, path: str) -> Resolution:
         """Return what modprobe would load for a module, with a fault if that is not the file at an in-root path."""
-        argv: list[Union[str, Path]] = ["modprobe", "--show-depends", "-S", release]
-        if not self.sysroot.is_host:
-            argv += ["-d", self.sysroot.root]
-            for directory in self.directories() or [self.sysroot.resolve("/etc/modprobe.d")]:
-                argv += ["-C", directory]
         try:
-            done = await run([*argv, name], timeout=30)
+            answer = await self._ask(release, name)
+            if answer.verb == "install" and _only_loads(answer.words, name):
+                answer = await self._ask(release, name, "--ignore-install")
         except Problem as problem:
             text = f"modprobe would not load {name}: {problem.message}"
             return Resolution(fault=Fault("modprobe-refuses", text, f"modprobe -n -v -S {release} {name}"))
-        lines = [(*line.split(None, 2), "", "")[:3] for line in done.text.splitlines() if line.strip()]
-        ours = [i for i, line in enumerate(lines) if line[0] == "insmod" and module_name(line[1]) == name]
-        at = ours[-1] if ours else len(lines) - 1  # soft dependencies may come behind it
-        first = tuple(Path(os.path.realpath(line[1])) for line in lines[: max(at, 0)] if line[0] == "insmod")
-        verb, chosen, more = lines[at] if lines else ("", "", "")
-        if verb == "insmod" and os.path.realpath(chosen) == str(self.sysroot.resolve(path)):
-            return Resolution(first, more.strip())
-        if verb == "install":
-            text = f"modprobe would run a command instead of loading {name}: {f'{chosen} {more}'.strip()}"
+        chosen, _, options = answer.words.partition(" ")
+        if answer.verb == "insmod" and os.path.realpath(chosen) == str(self.sysroot.resolve(path)):
+            return Resolution(answer.first, options.strip())
+        if answer.verb == "install":
+            text = f"modprobe would run a command instead of loading {name}: {answer.words}"
             fault = Fault("install-command", text, f"find it: modprobe -c | grep 'install {name}'")
-        elif verb == "builtin":
+        elif answer.verb == "builtin":
             text = f"{name} is built into this kernel, so that no module of that name is ever loaded"
             fault = Fault("object-built-in", text, "exclude this kernel with [kernels]")
         else:
             shown = chosen if self.sysroot.is_host else chosen[len(str(self.sysroot.root)) :]
             text = f"modprobe would load {shown or 'nothing'} instead of {path}"
             fault = Fault("object-shadowed", text, "remove the other file and run depmod, or see depmod.d(5)")
-        return Resolution(first, fault=fault)
+        return Resolution(answer.first, fault=fault)
+
+    async def _ask(self, release: str, name: str, *more: str) -> _Answer:
+        argv: list[Union[str, Path]] = ["modprobe", "--show-depends", *more, "-S", release]
+        if not self.sysroot.is_host:
+            argv += ["-d", self.sysroot.root]
+            for directory in self.directories() or [self.sysroot.resolve(PLACES[0])]:
+                argv += ["-C", directory]
+        done = await run([*argv, name], timeout=30)
+        lines = [(*line.split(None, 1), "")[:2] for line in done.text.splitlines() if line.strip()]
+        loads = [(verb, *(*rest.split(None, 1), "", "")[:2]) for verb, rest in lines]
+        ours = [i for i, (verb, file, _) in enumerate(loads) if verb == "insmod" and module_name(file) == name]
+        at = ours[-1] if ours else len(lines) - 1  # soft dependencies may come behind it
+        before = [(file, options) for verb, file, options in loads[: max(at, 0)] if verb == "insmod"]
+        first = tuple(Step(Path(os.path.realpath(file)), options.strip()) for file, options in before)
+        verb, words = lines[at] if lines else ("", "")
+        return _Answer(verb, words.strip(), first)
+
+
+def _only_loads(command: str, name: str) -> bool:
+    """Tell whether a command of an install line does no more than load the module past that line."""
+    words = command.split()
+    if not words or os.path.basename(words[0]) != "modprobe":
+        return False
+    rest = [word for word in words[1:] if word not in HARMLESS]
+    return not IGNORING.isdisjoint(words) and [canonical(word) for word in rest] == [name]
 
 
 def module_name(path: Union[str, Path]) -> str:

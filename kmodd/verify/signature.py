@@ -1,7 +1,6 @@
 """Whether an object's appended signature is a signature over its content by our certificate.
 
-Format: include/linux/module_signature.h: content, PKCS #7, struct module_signature (12 bytes), magic. Checked by
-`openssl cms -verify`. Must not: see the private key.
+Checked by `openssl cms -verify`. Must not: see the private key.
 """
 
 from __future__ import annotations
@@ -9,30 +8,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
-from typing import BinaryIO, Optional
+from typing import BinaryIO
 
 from ..model import Fault
 from ..run import run
+from .content import Signed
 
-MAGIC = b"~Module signature appended~\n"
-TRAILER = 12
-PKCS7 = 2  # enum pkey_id_type
 #: openssl-env(7): the machine's authorities, which nothing here is compared with, are not read, which takes longer.
 NO_AUTHORITIES = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/dev/null"}
+HINT = "kmodd signs it again when it is installed anew: remove the file and run kmoddctl sync"
 PEM = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n"
-
-
-def split(data: bytes) -> Optional[tuple[bytes, bytes]]:
-    """Return an object's content and its PKCS #7 signature, None where it is not signed. Raises ValueError."""
-    if not data.endswith(MAGIC):
-        return None
-    end = len(data) - len(MAGIC)
-    trailer = data[end - TRAILER : end]
-    length = int.from_bytes(trailer[8:12], "big")
-    if len(trailer) != TRAILER or trailer[2] != PKCS7 or not 0 < length <= end - TRAILER:
-        raise ValueError("the appended signature is damaged")
-    start = end - TRAILER - length
-    return data[:start], data[start : start + length]
 
 
 def _in_memory(data: bytes) -> BinaryIO:
@@ -47,15 +32,11 @@ def _path(file: BinaryIO) -> str:
     return f"/proc/self/fd/{file.fileno()}"
 
 
-async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
-    """Return what is wrong with the signature of an uncompressed object. certificate: ours, DER."""
-    hint = "kmodd signs it again when it is installed anew: remove the file and run kmoddctl sync"
-    try:
-        parts = split(data)
-    except ValueError as error:
-        return [Fault("signature-invalid", f"{name}: {error}", hint)]
-    if parts is None:
-        return [Fault("signature-missing", f"{name} is not signed", hint)]
+async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
+    """Return what is wrong with the signature of an object. certificate: ours, DER."""
+    if not signed.signature:
+        return [Fault("signature-missing", f"{name} is not signed", HINT)]
+    parts = (signed.content, signed.signature)
     with contextlib.ExitStack() as stack:
         pem = PEM % base64.encodebytes(certificate)
         content, signature, ours = (stack.enter_context(_in_memory(part)) for part in (*parts, pem))
@@ -67,5 +48,5 @@ async def check(name: str, data: bytes, certificate: bytes) -> list[Fault]:
         return []
     said = done.stderr.decode(errors="replace")
     if "signer certificate not found" in said:
-        return [Fault("signature-foreign", f"{name} is signed by another key than kmodd's", hint)]
-    return [Fault("signature-invalid", f"the signature of {name} does not fit its content", hint)]
+        return [Fault("signature-foreign", f"{name} is signed by another key than kmodd's", HINT)]
+    return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]

@@ -13,53 +13,39 @@ from typing import Optional
 from ..model import Fault, Kernel
 from ..modulefile import canonical
 from ..paths import Sysroot
-from ..run import run
-from .elf import Contents, Export, read
+from .elf import Contents, Export
 
-DECOMPRESSORS = {".gz": "gzip", ".xz": "xz", ".zst": "zstd"}
-FEW = 64  # names up to which searching for each is quicker than reading every line
+#: What every module is compared by: the CRC of struct module and others (check_modstruct_version).
+LAYOUT = "module_layout"
 #: license_is_gpl_compatible() of include/linux/license.h
 GPL = frozenset({"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "Dual MIT/GPL", "Dual MPL/GPL"})
 
 
-async def read_plain(path: Path) -> bytes:
-    """Return a file's content, decompressed by its suffix. Raises OSError and Problem."""
-    tool = DECOMPRESSORS.get(path.suffix)
-    if tool is None:
-        return path.read_bytes()
-    return (await run([tool, "-dc"], stdin=path.read_bytes())).stdout
+class Symvers:
+    """A symvers file by symbol; a line is taken apart when it is asked for."""
+
+    def __init__(self, data: bytes) -> None:
+        self.lines: dict[bytes, bytes] = {}
+        for line in data.splitlines():
+            self.lines[line[line.find(b"\t") + 1 :].partition(b"\t")[0]] = line
+
+    def find(self, symbol: str) -> Optional[Export]:
+        """Return what exports a symbol, None where nothing does."""
+        words = self.lines.get(symbol.encode(), b"").decode(errors="replace").split("\t")
+        if len(words) < 3:
+            return None
+        more = [*words[3:], "", ""]
+        try:
+            provider = canonical(words[2].rpartition("/")[2])
+            return Export(int(words[0], 16), provider, more[0].endswith("_GPL"), more[1])
+        except ValueError:
+            return None
 
 
-async def read_object(path: Path, name: str) -> Contents:
-    """Return what a module's file says. Raises OSError, Problem and ValueError."""
-    return read(await read_plain(path), name)
-
-
-def look_up(symvers: bytes, wanted: Collection[str]) -> dict[str, Export]:
-    """Return what a symvers file says of some symbols, without making a table of all of them."""
-    found: dict[str, Export] = {}
-    for line in _lines(symvers, wanted):
-        words = line.decode(errors="replace").split("\t")
-        if len(words) >= 3 and words[1] in wanted:
-            more = [*words[3:], "", ""]
-            try:
-                provider = canonical(words[2].rpartition("/")[2])
-                found[words[1]] = Export(int(words[0], 16), provider, more[0].endswith("_GPL"), more[1])
-            except ValueError:
-                continue
-    return found
-
-
-def _lines(data: bytes, wanted: Collection[str]) -> Iterable[bytes]:
-    if len(wanted) > FEW:
-        yield from data.splitlines()
-        return
-    for name in wanted:
-        at = data.find(b"\t%s\t" % name.encode())
-        while at >= 0:
-            end = data.find(b"\n", at)
-            yield data[data.rfind(b"\n", 0, at) + 1 : end if end >= 0 else len(data)]
-            at = data.find(b"\t%s\t" % name.encode(), at + 1)
+def look_up(symvers: Optional[Symvers], wanted: Iterable[str]) -> dict[str, Export]:
+    """Return what a symvers file, if there is one, says of some symbols."""
+    found = {symbol: symvers.find(symbol) for symbol in wanted} if symvers else {}
+    return {symbol: export for symbol, export in found.items() if export is not None}
 
 
 def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
@@ -74,13 +60,18 @@ def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
 def is_same_magic(ours: str, theirs: str, versioned: bool) -> bool:
     """Compare as same_magic() of kernel/module/version.c: with CRCs the release itself does not count."""
     if versioned:
-        ours, theirs = ours.partition(" ")[2], theirs.partition(" ")[2]
-    return ours.split() == theirs.split()
+        ours, theirs = ours[len(ours.partition(" ")[0]) :], theirs[len(theirs.partition(" ")[0]) :]
+    return ours == theirs
 
 
 def needed(contents: Contents) -> frozenset[str]:
     """Return the symbols that the kernel looks at when it loads an object: module_layout for its CRC alone."""
-    return frozenset(contents.needs) | (contents.crcs.keys() & {"module_layout"})
+    return frozenset(contents.needs) | ({LAYOUT} if contents.versioned else frozenset())
+
+
+def is_forcible(config: Mapping[str, str]) -> bool:
+    """Tell whether a kernel loads what has no vermagic or no CRCs, and taints itself (try_to_force_load)."""
+    return config.get("CONFIG_MODULE_FORCE_LOAD") == "y"
 
 
 def check_symbols(
@@ -96,7 +87,7 @@ def check_symbols(
     loaded_first: canonical names of what modprobe loads before it. config: of the kernel.
     """
     versions = config.get("CONFIG_MODVERSIONS") == "y"
-    if versions and not contents.crcs:
+    if versions and not contents.versioned and not is_forcible(config):
         text = f"{name} has no symbol versions, which this kernel demands"
         return [Fault("symbol-versions-missing", text, "build it against this kernel's own kernel-devel")]
     free = contents.first("license") in GPL
@@ -105,6 +96,7 @@ def check_symbols(
     unknown: list[str] = []
     forbidden: list[str] = []
     differing: list[str] = []
+    unversioned: list[str] = []
     foreign: list[str] = []
     absent: dict[str, str] = {}
     for symbol in sorted(needed(contents)):
@@ -115,14 +107,17 @@ def check_symbols(
         elif found.provider not in loaded_first and found.provider != "vmlinux":
             if not weak:
                 absent[found.provider] = symbol
-        elif versions and symbol in contents.crcs and found.crc not in (0, contents.crcs[symbol]):
-            differing.append(symbol)
+        elif versions and contents.versioned and found.crc not in (0, contents.crcs.get(symbol)):
+            (differing if symbol in contents.crcs else unversioned).append(symbol)
         elif found.namespace and strict and found.namespace not in imported:
             foreign.append(f"{symbol} of namespace {found.namespace}")
     faults = []
     if differing:
         text = f"{name} was built for another version of {some(differing)}"
         faults.append(Fault("symbol-version-mismatch", text, "kmodd builds it anew when kernel-devel changes"))
+    if unversioned:
+        text = f"{name} does not tell which version of {some(unversioned)} it was built for"
+        faults.append(Fault("symbol-versions-missing", text, "build it against this kernel's own kernel-devel"))
     lost = {canonical(module) for module in contents.first("depends").split(",") if module} - set(loaded_first)
     if unknown and lost:
         absent.update(dict.fromkeys(lost, some(unknown)))

@@ -81,7 +81,7 @@ def test_what_is_read_of_objects_is_what_kmod_and_nm_say(world: World) -> None:
         assert found.first("vermagic").split() == said("modinfo", "-F", "vermagic", path)[0]
         typed = {words[0].partition(":")[0] for words in said("modinfo", "-p", path) if words}
         assert typed - {e.partition(":")[0] for e in found.info.get("parm", ())} <= found.parameters
-        assert found.exports == symbols.look_up(symvers, found.exports)
+        assert found.exports == symbols.look_up(symbols.Symvers(symvers), found.exports)
         assert {n: e.crc for n, e in found.exports.items()} == {
             words[1]: int(words[0], 16) for words in (said("modprobe", "--show-exports", path) if found.exports else [])
         }
@@ -93,14 +93,17 @@ def test_verify_tells_each_check_and_changes_nothing_but_its_memory(world: World
     world.add("one", more='[load]\nat_boot = ["one"]\noptions = { one = "value=3" }\n')
     assert world.sync().returncode == 0
     (target,) = verify(world)
-    names = ("content", "modprobe", "vermagic", "symbols", "dependencies", "blacklist", "options", "signature", "trust")
+    names = (
+        "content", "object", "modprobe", "vermagic", "symbols", "dependencies", "blacklist", "command-line", "options",
+        "signature", "name", "exports", "trust",
+    )  # fmt: skip
     assert outcomes(target) == dict.fromkeys(names, "passed")
     said = {check["check"]: check["message"] for check in target["checks"]}
     assert (said["options"], target["verdict"]) == ("value=3", "ready")
     count = re.fullmatch(r"(\d+) of (\d+) symbols and their CRCs match", said["symbols"])
     assert count and count[1] == count[2] != "0"
     text = world.ctl("verify", "one").stdout
-    assert "9 checks: 9 passed" in text and "FAILED" not in text
+    assert "13 checks: 13 passed" in text and "FAILED" not in text
     assert world.ctl("verify", "two").returncode == 1
 
 
@@ -113,7 +116,7 @@ def test_replacement_that_others_of_the_kernel_cannot_use_is_warned_of(world: Wo
     """net_failover needs failover: one that lacks a symbol, and one that only does something else."""
     begin = "static int __init"
     text = GOOD.format(name="failover").replace("<linux/module.h>", "<linux/module.h>\n#include <net/failover.h>")
-    world.add("failover", {"failover.c": ""})
+    world.add("failover", {"failover.c": ""}, more='[[object]]\nname = "failover"\n')
     for functions, breach in (([REGISTER], "needs failover_slave_unregister and 1 more, which it does not export"),
                               ([REGISTER, UNREGISTER, SLAVE], "")):  # fmt: skip
         exported = [f"{f}\nEXPORT_SYMBOL_GPL({re.search(r'failover_[a-z_]*register', f)[0]});" for f in functions]

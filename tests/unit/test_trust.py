@@ -58,8 +58,8 @@ ENFORCING = "ro module.sig_enforce=On"
         (("ro",), "", True, None, "passed"),
         ((ENFORCING,), "", True, "signature-untrusted", "failed"),
         ((ENFORCING,), "", False, "signature-required", "failed"),
-        (("ro", ENFORCING), "", True, "command-line-unknown", "warning"),
-        (("ro",), "there are others", False, "command-line-unknown", "warning"),
+        (("ro", ENFORCING), "", True, "command-line-unknown", "untold"),
+        (("ro",), "there are others", False, "command-line-unknown", "untold"),
         ((ENFORCING,), "there are others", True, "signature-untrusted", "failed"),
     ],
 )

@@ -55,13 +55,15 @@ def test_parameters_of_whatever_kind_are_known_and_others_warned_of() -> None:
         info={"parmtype": ("typed:int",), "parm": ("described:what it is",)}, parameters=frozenset({"untyped"})
     )
     refused, unknown = parameters.check("one", contents, "typed=1 described=x untyped=y async_probe other=z")
-    assert (refused, [fault.problem for fault in unknown]) == ([], ["parameter-unknown"])
-    assert "no parameter other" in unknown[0].message
+    untold = ["parameter-untold", "parameter-untold"]
+    assert (refused, [fault.problem for fault in unknown]) == ([], [*untold, "parameter-unknown"])
+    assert "no parameter other" in unknown[-1].message
 
 
 # -- symbols -----------------------------------------------------------------------------------------------------------
 SYMVERS = b"""\
 0x00000001\tprintk\tvmlinux\tEXPORT_SYMBOL\t
+0x00000009\tmodule_layout\tvmlinux\tEXPORT_SYMBOL\t
 0x00000002\tfree\tdrivers/a/a-b\tEXPORT_SYMBOL_GPL\tSPACE
 0x00000003\tvmlinux\tvmlinux\tEXPORT_SYMBOL\t
 0x00000004\told\tvmlinux\tEXPORT_SYMBOL
@@ -69,6 +71,7 @@ broken\tbad\tvmlinux\tEXPORT_SYMBOL\t
 0x00000005\tlast\tvmlinux\tEXPORT_SYMBOL\t"""
 EXPORTED = {
     "printk": elf.Export(1, "vmlinux"),
+    "module_layout": elf.Export(9, "vmlinux"),
     "free": elf.Export(2, "a_b", True, "SPACE"),
     "vmlinux": elf.Export(3, "vmlinux"),
     "old": elf.Export(4, "vmlinux"),
@@ -79,10 +82,12 @@ EXPORTED = {
 @pytest.mark.parametrize("more", [0, 100], ids=["few", "many"])
 def test_symvers_is_searched_for_whole_names_only(more: int) -> None:
     wanted = {*EXPORTED, "print", "rintk", "bad", "EXPORT_SYMBOL", *(f"absent{number}" for number in range(more))}
-    assert symbols.look_up(SYMVERS, wanted) == EXPORTED
-    assert symbols.look_up(b"", wanted) == {}
+    assert symbols.look_up(symbols.Symvers(SYMVERS), wanted) == EXPORTED
+    assert symbols.look_up(symbols.Symvers(b""), wanted) == {}
+    assert symbols.look_up(None, wanted) == {}
 
 
+FORCIBLE = {"CONFIG_MODULE_FORCE_LOAD": "y"}
 VERSIONED, PLAIN = {"CONFIG_MODVERSIONS": "y"}, {"CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS": "y"}
 CRCS = {"printk": 1, "free": 2, "old": 4, "module_layout": 9}
 
@@ -95,14 +100,21 @@ def faults(
     crcs: Optional[dict[str, int]] = None,
     imports: tuple[str, ...] = ("SPACE",),
     depends: str = "",
+    forcible: bool = False,
 ) -> list[str]:
     """Return the problems of an object that needs some symbols; weak ones end in "?"."""
     contents = elf.Contents(
         info={"license": (license,), "import_ns": imports, "depends": (depends,)},
         needs={word.rstrip("?"): word.endswith("?") for word in needs.split()},
         crcs=CRCS if crcs is None else crcs,
+        versioned=crcs != {},
     )
-    return [f.problem for f in symbols.check_symbols("one", contents, EXPORTED, first, config or {})]
+    return [
+        f.problem
+        for f in symbols.check_symbols(
+            "one", contents, EXPORTED, first, {**(config or {}), **FORCIBLE} if forcible else config or {}
+        )
+    ]
 
 
 @pytest.mark.parametrize(
@@ -110,9 +122,13 @@ def faults(
     [
         (faults("printk free", VERSIONED), []),
         (faults("printk", VERSIONED, crcs={}), ["symbol-versions-missing"]),
-        (faults("printk", VERSIONED, crcs={"printk": 7}), ["symbol-version-mismatch"]),
-        (faults("printk?", VERSIONED, crcs={"printk": 7}), ["symbol-version-mismatch"]),
-        (faults("printk", VERSIONED, crcs={"old": 7}), []),  # the kernel looks at what is used, not at what is listed
+        (faults("printk", VERSIONED, crcs={**CRCS, "printk": 7}), ["symbol-version-mismatch"]),
+        (faults("printk?", VERSIONED, crcs={**CRCS, "printk": 7}), ["symbol-version-mismatch"]),
+        (faults("printk", VERSIONED, crcs={}, forcible=True), []),
+        (faults("printk", VERSIONED, crcs={**CRCS, "old": 7}), []),  # what is used counts, not what is listed
+        (faults("printk", VERSIONED, crcs={"module_layout": 9}), ["symbol-versions-missing"]),
+        (faults("printk", VERSIONED, crcs={"printk": 1}), ["symbol-versions-missing"]),
+        (faults("printk", VERSIONED, crcs={"printk": 1, "module_layout": 8}), ["symbol-version-mismatch"]),
         (faults("printk", crcs={"printk": 7}), []),
         (faults("printk", crcs={}), []),
         (faults("absent", VERSIONED), ["symbol-unknown"]),

@@ -1,0 +1,64 @@
+"""Whether the name by which the kernel lists an object is free for it.
+
+Sources: modules.builtin and modules.builtin.modinfo (Documentation/kbuild/kbuild.rst), add_unformed_module() and
+mod_sysfs_init() of kernel/module, param_sysfs_builtin() of kernel/params.c. modprobe loads nothing, and succeeds, where
+the kernel has a module of the file's name built in. Must not: read objects.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..model import Fault
+from ..modulefile import canonical
+
+#: What of a module that is built in makes a directory in /sys/module: parameters, and a version.
+SHOWN = (b"parmtype=", b"version=")
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Names that a kernel has taken: of modules built in, and of directories in /sys/module from the start."""
+
+    built_in: frozenset[str] = frozenset()
+    shown: frozenset[str] = frozenset()
+
+
+def read_taken(directory: Path) -> Taken:
+    """Return the names that a kernel has taken. directory: /lib/modules/<release>. A missing file has none."""
+    try:
+        lines = (directory / "modules.builtin").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    try:
+        entries = (directory / "modules.builtin.modinfo").read_bytes().split(b"\0")
+    except OSError:
+        entries = []
+    shown = set()
+    for entry in entries:
+        name, _, rest = entry.partition(b".")
+        if rest.startswith(SHOWN):
+            shown.add(name.decode(errors="replace"))
+    return Taken(frozenset(canonical(line.rpartition("/")[2].partition(".")[0]) for line in lines), frozenset(shown))
+
+
+def check(file: str, inner: str, taken: Taken, others: Collection[str]) -> tuple[list[Fault], list[Fault]]:
+    """Return what keeps an object from being live by its name, and what only may.
+
+    file: the canonical name of its file. inner: the one in the object. others: canonical names of all other modules.
+    """
+    if file in taken.built_in:
+        text = f"{file} is built into this kernel, so that no module of that name is ever loaded"
+        return [Fault("object-built-in", text, "exclude this kernel with [kernels]")], []
+    hint = f"have its source name it {file}, or install it by the name {inner}"
+    if inner in taken.shown or inner in taken.built_in:
+        text = f"{file} would not load: this kernel has {inner} built in, which the object calls itself"
+        return [Fault("name-taken", text, hint)], []
+    if canonical(inner) == file:
+        return [], []
+    text = f"{file} calls itself {inner} once it is loaded"
+    if canonical(inner) in others:
+        return [Fault("name-taken", f"{text}, as another module does", hint)], []
+    return [], [Fault("name-differs", f"{text}: whoever looks for {file} does not find it", hint)]
