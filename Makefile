@@ -5,13 +5,14 @@
 # make stories   builds bcache, ceph, openvswitch, cifs and nbd from the kernel's own source, and loads them in QEMU
 # make systemd-test   the package's life under a real systemd, with reboots, also in QEMU; make rpm builds the package
 # make power-on   the same, and docs/power-on.md of what was to be seen
+# make door   the set-up with spoilt package lists, and without a network; downloads kernels each time
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on dkms-truth bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on door dkms-truth bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -29,7 +30,7 @@ demo: setup
 
 # One test more than there are cores at a time, since some wait, then those that disturb others.
 BESIDE := -n $(shell echo $$(($$(nproc) + 1))) --dist worksteal
-ORDINARY := not vm and not booted and not dkms and not stories
+ORDINARY := not vm and not booted and not dkms and not stories and not door
 test: setup
 	@$(BIN)/python -m pytest -q $(BESIDE) -m "$(ORDINARY) and not alone"
 	@$(BIN)/python -m pytest -q -m "$(ORDINARY) and alone"
@@ -75,6 +76,9 @@ systemd-test: setup
 power-on: setup
 	@rm -f docs/power-on.md
 	@KMODD_TRANSCRIPT=docs/power-on.md $(BIN)/python -m pytest -q -m booted tests/booted
+
+door: setup
+	@$(BIN)/python -m pytest -q -m door tests/door
 
 dkms-truth: setup
 	@$(BIN)/python -m pytest -q -s -m dkms tests/system

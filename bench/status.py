@@ -17,7 +17,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import world
-from ground import kernels
+from ground import debian, kernels
+from ground.cache import find_cache
 
 MODULES = 20
 ROUNDS = int(os.environ.get("ROUNDS", "15"))
@@ -54,9 +55,7 @@ def tell(name: str, rounds: int, *argv: object) -> float:
 
 def dkms(root: Path, releases: list[str], scratch: Path) -> list[object]:
     """Lay out DKMS's trees for the modules of a root; returns the command line of its status."""
-    subprocess.run(["apt-get", "-qq", "download", "dkms"], cwd=scratch, check=True, capture_output=True)
-    (package,) = scratch.glob("dkms_*.deb")
-    subprocess.run(["dpkg", "-x", package, scratch / "package"], check=True)
+    debian.unpack([debian.fetch("dkms", find_cache(""))], scratch / "package")
     trees = {name: scratch / name for name in ("dkms", "source", "install")}
     for number in range(MODULES):
         name = f"trivial{number}"

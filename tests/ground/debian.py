@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
+from . import lists
 from .cache import locked
 from .command import GroundError, run
 
@@ -49,14 +50,31 @@ def find_offered(series: str = "") -> list[str]:
 
 
 def fetch(package: str, cache: Path) -> Path:
-    """Return the package's .deb in the cache, downloading it when it is not there."""
+    """Return the package's .deb in the cache, downloading it when it is not there.
+
+    Where apt does not offer it, or offers a file that is gone, the lists are fetched anew once. Where it cannot be
+    downloaded all the same, an older one in the cache serves.
+    """
+    kept = sorted((cache / "debs").glob(f"{package}_*.deb"), key=lambda path: version_key(path.name))
+    if kept and find_filename(package) is None:
+        return kept[-1]
+    try:
+        return _download(package, cache)
+    except GroundError:
+        looked = lists.refresh(cache)
+    try:
+        return _download(package, cache)
+    except GroundError as error:
+        if kept:
+            return kept[-1]
+        raise GroundError(f"{package} cannot be had: {error}\nLooked in {looked}, and in {cache}/debs") from error
+
+
+def _download(package: str, cache: Path) -> Path:
     debs = cache / "debs"
     filename = find_filename(package)
     if filename is None:
-        kept = sorted(debs.glob(f"{package}_*.deb"), key=lambda path: version_key(path.name))
-        if not kept:
-            raise GroundError(f"apt does not offer {package}; try apt-get update")
-        return kept[-1]
+        raise GroundError("apt does not offer it")
     final = debs / filename
     if final.exists():
         return final

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from .command import run
+from . import lists
+from .command import GroundError, run
 
 
 def find_offered(series: str = "") -> list[str]:
@@ -18,7 +19,18 @@ def find_offered(series: str = "") -> list[str]:
     return [release for release in releases if not series or release.startswith((f"{series}.", f"{series}-"))]
 
 
-def download(release: str, directory: Path) -> None:
-    """Download the three packages of a kernel release, found by what they provide."""
+def download(release: str, directory: Path, cache: Path) -> None:
+    """Download the three packages of a kernel release, found by what they provide.
+
+    Where they are not to be found, or a file is gone, the repositories' lists are fetched anew once.
+    """
     names = [f"{name}-uname-r = {release}" for name in ("kernel-core", "kernel-modules-core", "kernel-devel")]
-    run(["dnf", "-q", "download", "--destdir", directory, *names])
+    argv = ["dnf", "-q", "download", "--destdir", directory, *names]
+    try:
+        run(argv)
+    except GroundError:
+        looked = lists.refresh(cache)
+        try:
+            run(argv)
+        except GroundError as error:
+            raise GroundError(f"{error}\nLooked in {looked}") from error

@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import debian, dnf, modules, rpmfile, srpm, tree
+from . import debian, dnf, lists, modules, rpmfile, srpm, tree
 from .cache import find_cache, hand_out, provide
 from .command import GroundError
 
@@ -32,22 +32,52 @@ def find_cached(series: str, cache: Path) -> list[str]:
     return sorted((name for name in made if debian.PLAIN.fullmatch(name) or not uses_apt()), key=debian.version_key)
 
 
-def find_kernels(series: str = "") -> list[str]:
+def find_kernels(series: str = "", cache: str = "") -> list[str]:
     """Return the releases that the machine's package manager offers, oldest first."""
+    lists.refresh_old(find_cache(cache))
     return debian.find_offered(series) if uses_apt() else dnf.find_offered(series)
 
 
 def pick(series: str, count: int, cache: str = "") -> list[str]:
     """Return the newest `count` releases of a series such as "6.1", newest first.
 
-    Where the package manager cannot answer, those in the cache serve. Raises GroundError when there are fewer.
+    Only what can be had counts: what the cache has, and what can be downloaded. Where that is too little, the package
+    lists are fetched anew once. Raises GroundError when it is too little then, too.
     """
-    found = find_kernels(series)
-    if len(found) < count:
-        found = sorted({*found, *find_cached(series, find_cache(cache))}, key=debian.version_key)
-    if len(found) < count:
-        raise GroundError(f"only {len(found)} kernels of series {series} can be had; {count} are wanted")
-    return found[::-1][:count]
+    where = find_cache(cache)
+    found, problem = _find_obtainable(series, count, where, tries=1)
+    if problem or len(found) < count:
+        looked = lists.refresh(where)
+        found, problem = _find_obtainable(series, count, where, tries=2)
+        if len(found) < count:
+            raise GroundError(
+                f"only {len(found)} kernels of series {series} can be had, {count} are wanted. "
+                f"Looked for linux-image-{series}.* and linux-headers-{series}.* in {looked}, and in {where}. {problem}"
+            )
+    return found
+
+
+def _find_obtainable(series: str, count: int, cache: Path, tries: int) -> tuple[list[str], str]:
+    """Return the newest `count` releases that can be had, and what kept newer ones from it.
+
+    tries: after so many that cannot be had, what is wrong is not the release: only those in the cache count then.
+    """
+    cached = find_cached(series, cache)
+    found: list[str] = []
+    problem = ""
+    for release in sorted({*find_kernels(series, str(cache)), *cached}, key=debian.version_key, reverse=True):
+        try:
+            if release not in cached and uses_apt():
+                if tries == 0:
+                    continue
+                debian.fetch_kernel(release, cache)
+            found.append(release)
+        except GroundError as error:
+            problem = str(error)
+            tries -= 1
+        if len(found) == count:
+            break
+    return found, problem
 
 
 def make(
@@ -70,7 +100,7 @@ def make(
 
     def fill(work: Path) -> None:
         if not uses_apt():
-            dnf.download(release, work)
+            dnf.download(release, work, where)
             return
         modules.check_compression(compression)
         unpacked, staged = work / "unpacked", work / "staged"
