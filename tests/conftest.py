@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 import structlog
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
+# How fast the machine is says nothing about kmodd.
+settings.register_profile("default", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("default")
 settings.register_profile("few", max_examples=25)  # make unit, to be run after every change; make test has more
 
 

@@ -21,6 +21,7 @@ from typing import Any, Optional
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from ground import kernels, privateroot
+from patience import LIMIT, wait_until
 
 HELLO = """\
 #include <linux/module.h>
@@ -44,7 +45,6 @@ path = "/usr/src/hello-1.0"
 at_boot = ["hello"]
 options = { hello = "whom=server" }
 """
-LIMIT = 120.0  # seconds for any one step
 COLOUR = sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
@@ -79,7 +79,7 @@ class Demo:
         """Stop kmodd as systemd would."""
         if self.daemon is not None and self.daemon.poll() is None:
             self.daemon.send_signal(signal.SIGTERM)
-            status = self.daemon.wait(30)
+            status = self.daemon.wait(LIMIT)
             if status != 0:
                 raise SystemExit(f"kmodd ended with status {status}")
 
@@ -115,11 +115,10 @@ class Demo:
 
 def wait_for(reached: Callable[[], bool], what: str) -> None:
     """Wait for something to come true; ends the demo where it does not."""
-    end = time.monotonic() + LIMIT
-    while not reached():
-        if time.monotonic() > end:
-            raise SystemExit(f"demo failed: waited {LIMIT:.0f} s in vain for {what}")
-        time.sleep(0.3)
+    try:
+        wait_until(reached, what)
+    except AssertionError as error:
+        raise SystemExit(f"demo failed: {error}") from error
 
 
 def play(demo: Demo) -> None:

@@ -6,17 +6,16 @@ import asyncio
 import contextlib
 import os
 import random
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from patience import meanwhile, wait_until, within_limit
 
 from kmodd.run import run
 
 #: Ignores what it can, holds the pipes, and has a child that does so, too.
 STUBBORN = "trap '' TERM HUP INT; (trap '' TERM HUP INT; while :; do sleep 1; done) & while :; do sleep 1; done"
-PATIENCE = 120.0  # seconds after which something hangs
 
 
 @contextlib.contextmanager
@@ -24,10 +23,7 @@ def nothing_left(mark: str) -> Iterator[None]:
     """Fail if, at the end of the block, a process that has a text in its environment, a child or a descriptor stays."""
     before = len(os.listdir("/proc/self/fd"))
     yield
-    ends = time.monotonic() + PATIENCE
-    while find_marked(mark) or find_children():
-        assert time.monotonic() < ends, (find_marked(mark), find_children())
-        time.sleep(0.01)
+    wait_until(lambda: not find_marked(mark) and not find_children(), "the end of what was started")
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
@@ -58,7 +54,7 @@ async def cancel_one(seed: int, mark: str) -> None:
     delay = chance.choice((0.0, 0.0005, 0.002, 0.01, 0.05)) * chance.random()
     for _ in range(chance.randrange(6)):
         await asyncio.sleep(0)
-    await asyncio.sleep(delay)
+    await meanwhile(delay)
     task.cancel()
     if chance.random() < 0.2:  # impatience
         await asyncio.sleep(0)
@@ -74,4 +70,4 @@ def cancel_many(many: int, mark: str) -> None:
         for first in range(0, many, 5):
             await asyncio.gather(*(cancel_one(seed, mark) for seed in range(first, first + 5)))
 
-    asyncio.run(asyncio.wait_for(cancel(), PATIENCE))
+    asyncio.run(within_limit(cancel()))

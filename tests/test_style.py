@@ -213,6 +213,40 @@ def test_processes_are_started_in_run_alone(name: str) -> None:
     assert not STARTERS.search(re.sub(r'"""(?s:.*?)"""', "", code))
 
 
+# -- tests -----------------------------------------------------------------------------------------------------------
+def waits(name: str) -> Iterator[str]:
+    """Yield what of a file sleeps, or limits a time by a number, with its line."""
+    for node in ast.walk(tree(name)):
+        if not isinstance(node, ast.Call):
+            continue
+        called = ast.unparse(node.func).split(".")
+        given = [*node.args, *(word.value for word in node.keywords if word.arg == "timeout")]
+        numbers = [value.value for value in given if isinstance(value, ast.Constant)]
+        limited = any(isinstance(number, (int, float)) and number > 0 for number in numbers)
+        is_turn = [ast.unparse(value) for value in given] == ["0"]
+        if (
+            (called[-1] in ("Timer", "wait_for") and called[0] in ("threading", "asyncio"))
+            or (called[-1] == "sleep" and not is_turn)
+            or (called[-1] in ("wait", "join", "communicate", "settimeout", "run") and len(called) > 1 and limited)
+        ):
+            yield f"{name}:{node.lineno}: {ast.unparse(node)}"
+
+
+@pytest.mark.parametrize("name", [name for name in PYTHON if name.startswith("tests/") and name != "tests/patience.py"])
+def test_tests_wait_for_conditions_by_what_patience_has(name: str) -> None:
+    assert list(waits(name)) == []
+
+
+def test_waits_are_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "TOP", tmp_path)
+    lines = ["time.sleep(1)", "await asyncio.sleep(0.1)", "threading.Timer(2, f)", "await asyncio.wait_for(f(), LIMIT)",
+             "child.wait(30)", "subprocess.run(argv, timeout=5)", "await asyncio.sleep(0)", "run(argv, timeout=0.1)",
+             "child.wait(LIMIT)"]  # fmt: skip
+    for number, line in enumerate(lines):
+        (tmp_path / f"{number}.py").write_text(f"async def test():\n    {line}\n")
+    assert [bool(list(waits(f"{number}.py"))) for number in range(len(lines))] == [True] * 6 + [False] * 3
+
+
 # -- files and codes -------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("name", PYTHON)
 def test_files_are_short_enough_to_be_read(name: str) -> None:

@@ -8,17 +8,18 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
 from ground import kernels, privateroot, system
+from patience import LIMIT, wait_until
 
 TOP = Path(__file__).resolve().parents[2]
 UP = ("running", "degraded")
-LIMIT = 120.0  # seconds that anything may take on a busy machine
+#: A line of a Makefile that holds its builds until Machine.release, so that something can be seen meanwhile.
+HELD = "$(shell until test -e /usr/share/released; do sleep 0.1; done)\n"
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
 DROPIN = "[Unit]\nConditionVirtualization=\n"
 UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
@@ -131,7 +132,7 @@ class Machine:
         if self.nspawn is not None:
             if self.leader:
                 os.kill(self.leader, signal.SIGKILL)
-            self.nspawn.wait(30)
+            self.nspawn.wait(LIMIT)
             self.nspawn = None
 
     def close(self) -> None:
@@ -147,7 +148,7 @@ class Machine:
         environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
         done = subprocess.run(
             [*words, *map(str, argv)], capture_output=True, text=True, env=environment, stdin=subprocess.DEVNULL,
-            timeout=600,
+            timeout=LIMIT,
         )  # fmt: skip
         if check and done.returncode != 0:
             said = f"{done.stdout[-3000:]}{done.stderr[-3000:]}"
@@ -177,13 +178,20 @@ class Machine:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
 
-    def wait(self, reached: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
-        end = time.monotonic() + limit
-        while not reached():
-            if time.monotonic() > end:
-                journal = self.run("journalctl", "-b", "-u", "kmodd", "--no-pager", "-n", "40", check=False)
-                raise AssertionError(f"waited in vain for {what}\n{journal}\n{self.console.read_text()[-2000:]}")
-            time.sleep(0.2)
+    def hold(self) -> None:
+        """Have builds wait where HELD says so."""
+        (self.root / "usr/share/released").unlink(missing_ok=True)
+
+    def release(self) -> None:
+        """Let builds go on that HELD holds."""
+        self.write("/usr/share/released", "")
+
+    def wait(self, reached: Callable[[], bool], what: str) -> None:
+        try:
+            wait_until(reached, what)
+        except AssertionError as error:
+            journal = self.run("journalctl", "-b", "-u", "kmodd", "--no-pager", "-n", "40", check=False)
+            raise AssertionError(f"{error}\n{journal}\n{self.console.read_text()[-2000:]}") from error
 
     # -- kmodd -----------------------------------------------------------------------------------------------------
     def allow(self) -> None:

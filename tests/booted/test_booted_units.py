@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
-from nspawn import Machine, Repository
+from nspawn import HELD, Machine, Repository
 
 pytestmark = pytest.mark.booted
 
@@ -59,16 +58,18 @@ def test_at_boot_who_needs_modules_waits_and_nobody_else(machine: Machine, repos
     example = (EXAMPLES / "wait-for-module.conf").read_text()
     machine.write("/etc/systemd/system/storage.service.d/modules.conf", example)
     machine.write("/etc/systemd/system/letin.service", LOGIN)
-    boot = BOOT.format(kernel=repository.new, wait="2min")
+    boot = BOOT.format(kernel=repository.new, wait="10min")
     machine.write("/etc/systemd/system/kmodd-boot.service.d/kernel.conf", boot)
     machine.run("systemctl", "enable", "storage", "letin")
-    machine.add("tardy", "$(shell sleep 15)\n")
+    machine.hold()
+    machine.add("tardy", HELD)
     machine.power_off()
     machine.start(whole=False)
     machine.wait(lambda: machine.active("kmodd-boot") == "activating", "the unit")
     machine.wait(lambda: machine.active("letin") == "active", "a login")
     assert machine.active("network.target") == "active"
     assert (machine.active("kmodd-boot"), machine.active("storage")) == ("activating", "inactive")
+    machine.release()
     machine.wait(lambda: machine.active("storage") == "active", "the service that needs a module")
     assert machine.active("kmodd-boot") == "active"
     assert machine.target("tardy", repository.new)["verdict"] == "ready"
@@ -98,7 +99,7 @@ def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     settings = (machine.root / "etc/kmodd/kmodd.toml").read_text()
     machine.write("/etc/kmodd/kmodd.toml", "[daemon]\nquite = 1\n")
     machine.write("/root/told", "")
-    limit = "[Unit]\nStartLimitIntervalSec=4s\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n"
+    limit = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n"
     machine.write("/etc/systemd/system/kmodd.service.d/limit.conf", limit)
     machine.run("systemctl", "daemon-reload")
     machine.run("systemctl", "restart", "kmodd", check=False)
@@ -106,7 +107,8 @@ def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine.wait(lambda: told(machine) == 1, "the hook")
     assert machine.journal("-u", "kmodd", "MESSAGE_ID=b1207db397ee44969083df22a793d63f")
     machine.write("/etc/kmodd/kmodd.toml", settings)
-    time.sleep(5)  # the interval of the limit
+    machine.write("/etc/systemd/system/kmodd.service.d/limit.conf", "")  # as if the interval of the limit had passed
+    machine.run("systemctl", "daemon-reload")
     machine.run("/usr/lib/kmodd/ring")
     machine.wait(lambda: machine.active("kmodd") == "active", "it to be tried again")
     machine.run("systemctl", "disable", "tell")

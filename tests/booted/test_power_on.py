@@ -15,10 +15,10 @@ from pathlib import Path
 
 import pytest
 from nspawn import Machine, Repository
+from patience import LIMIT
 
 pytestmark = pytest.mark.booted
 
-LIMIT = 900.0  # seconds for one power-on of an emulated machine, on a busy one
 SERVICE = """\
 [Unit]
 Description=Shows over the second serial line what became of the boot
@@ -90,7 +90,7 @@ def power_on(machine: Machine, release: str, commands: tuple[str, ...], work: Pa
     argv += ["-initrd", str(machine.root / "boot" / f"initramfs-{release}.img")]
     argv += ["-append", "root=/dev/vda rw console=ttyS0 nokaslr mitigations=off no_timer_check panic=-1"]
     try:
-        subprocess.run(argv, timeout=LIMIT, check=True, capture_output=True)
+        subprocess.run(argv, timeout=3 * LIMIT, check=True, capture_output=True)
     except subprocess.SubprocessError as error:
         raise AssertionError(f"{error}\n{told.read_text()}\n{console.read_text(errors='replace')[-4000:]}") from error
     finally:

@@ -14,7 +14,7 @@ what a power cut leaves on the disk, without a virtual machine. Needs root and l
         ...                                             # look at what is left
 
 After cut() nothing may keep a file, a directory or a mount of the disk open when restore() is called: it waits for the
-last one to end, LIMIT seconds. To cut while a process works, call cut() from another one or a thread; the moment is
+last one to end. To cut while a process works, call cut() from another one or a thread; the moment is
 yours. What was written long ago is on the disk by the kernel's own doing (5 s for a commit, 30 s for data): cut earlier
 to see what nobody synced.
 """
@@ -25,14 +25,14 @@ import fcntl
 import os
 import struct
 import subprocess
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Optional
 
+from patience import wait_until
+
 SHUTDOWN = 0x8004587D  # FS_IOC_SHUTDOWN, _IOR('X', 125, __u32), linux/fs.h
 NOLOGFLUSH = 2  # FS_SHUTDOWN_FLAGS_NOLOGFLUSH
-LIMIT = 60.0  # seconds until what uses the disk has ended
 
 #: Name -> how it is made, and mount options. An xfs must have 300 MiB.
 KINDS: dict[str, tuple[tuple[str, ...], str]] = {
@@ -91,15 +91,11 @@ class Disk:
         self.restore()
 
     def _unmount(self) -> None:
-        end = time.monotonic() + LIMIT
-        while True:
-            done = subprocess.run(["umount", self.top], capture_output=True, text=True)
-            if done.returncode == 0:
-                return
-            if time.monotonic() > end:
-                users = subprocess.run(["fuser", "-vm", self.top], capture_output=True, text=True)
-                raise AssertionError(f"{done.stderr}{users.stdout}{users.stderr}")
-            time.sleep(0.05)
+        try:
+            wait_until(lambda: subprocess.run(["umount", self.top], capture_output=True).returncode == 0, "umount")
+        except AssertionError as error:
+            users = subprocess.run(["fuser", "-vm", self.top], capture_output=True, text=True)
+            raise AssertionError(f"{error}\n{users.stdout}{users.stderr}") from error
 
     def close(self) -> None:
         """Take the disk away, whatever uses it still."""

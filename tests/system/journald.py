@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
+
+from patience import LIMIT, wait_until
 
 NAME = "kmoddtest"  # the journal's namespace, in which journald reads neither kernel nor audit messages
 SET_UP = f"""\
@@ -30,10 +31,10 @@ class Journald:
         argv = ["unshare", "-m", "--propagation", "private", "sh", "-c", SET_UP, "sh", catalog]
         self.child = subprocess.Popen(argv, stderr=subprocess.DEVNULL)
         self.inside = ["nsenter", "-t", str(self.child.pid), "-m"]
-        end = time.monotonic() + 30
-        while self.run("test", "-S", "/run/systemd/journal/stdout", check=False).returncode:
-            assert self.child.poll() is None and time.monotonic() < end, "journald did not start"
-            time.sleep(0.05)
+        wait_until(self.listens, "journald's start", over=lambda: self.child.poll() is not None)
+
+    def listens(self) -> bool:
+        return self.run("test", "-S", "/run/systemd/journal/stdout", check=False).returncode == 0
 
     @property
     def stderr(self) -> list[str]:
@@ -55,4 +56,4 @@ class Journald:
 
     def stop(self) -> None:
         self.child.terminate()
-        self.child.wait(30)
+        self.child.wait(LIMIT)

@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
-import threading
-import time
 from pathlib import Path
 
 import pytest
-from world import GOOD, World
+from patience import pause
+from world import GOOD, HELD, World
 
 from kmodd.paths import PROGRAM_PATH
 
@@ -124,10 +123,10 @@ def test_a_hostile_makefile_finds_nothing_to_harm(world: World) -> None:
     """One build tries everything; each try says in the log whether it succeeded."""
     secret = world.root / "etc/kmodd/keys/signing.key"
     listener = socket.create_server(("127.0.0.1", 0))
-    listener.settimeout(0.1)
     port = listener.getsockname()[1]
     socket.create_connection(("127.0.0.1", port)).close()
     listener.accept()[0].close()  # it can be reached from here
+    listener.setblocking(False)
     tries = {
         "uid": "test $$(id -u) = 0",
         "key": f"cat {secret} || cat /etc/kmodd/keys/signing.key",
@@ -144,18 +143,19 @@ def test_a_hostile_makefile_finds_nothing_to_harm(world: World) -> None:
     }
     line = "; ".join(f"if {what} >/dev/null 2>&1; then echo {name}=DONE; else echo {name}=no; fi"
                      for name, what in tries.items())  # fmt: skip
+    span = str(10_000_000 + os.getpid())  # by which the process is known
     world.add("good")
     world.sync()
     assert secret.exists()
-    world.add("bad", hostile(f"{line}; setsid sleep 4711 >/dev/null 2>&1 & true"))
+    world.add("bad", hostile(f"{line}; setsid sleep {span} >/dev/null 2>&1 & true"))
     world.sync()
     said = world.build_log("bad")
     for name in tries:
         assert f"{name}=no" in said, f"{name}: {said[:3000]}"
-    with pytest.raises(TimeoutError):
+    with pytest.raises(BlockingIOError):
         listener.accept()
     listener.close()
-    assert "4711" not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
+    assert span not in subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True).stdout
     assert not (world.source("bad") / "x").exists()
     assert world.verdict("bad") == "ready"
 
@@ -265,10 +265,9 @@ def test_a_kernel_that_goes_while_it_is_built_for(world: World) -> None:
     world.start()
     world.wait_for("good", "ready")
     world.wait_for("good", "ready", world.releases.old)
-    world.add("slow", {"slow.c": GOOD.format(name="slow"), "Makefile": "obj-m := slow.o\n$(shell sleep 5)\n"},
+    world.add("slow", {"slow.c": GOOD.format(name="slow"), "Makefile": f"obj-m := slow.o\n{HELD}"},
               f'[kernels]\nmatch = ["{world.kernel}"]\n')  # fmt: skip
-    world.wait_for("slow", "building")
-    world.wait(lambda: "build started module=slow" in world.log.read_text(), "the build to start")
+    world.hold()
     from ground import privateroot
 
     privateroot.erase(world.root, world.kernel)
@@ -280,17 +279,19 @@ def test_a_kernel_that_goes_while_it_is_built_for(world: World) -> None:
 
 
 def test_a_build_tree_that_changes_while_it_is_built_against(world: World) -> None:
-    world.add("slow", {"slow.c": GOOD.format(name="slow"), "Makefile": "obj-m := slow.o\n$(shell sleep 4)\n"})
+    world.add("slow", {"slow.c": GOOD.format(name="slow"), "Makefile": f"obj-m := slow.o\n{HELD}"})
     config = world.root / "usr/src/kernels" / world.kernel / ".config"
     text = config.read_text()
     config.unlink()  # it is a hard link to the template's
     config.write_text(text)
     world.start()
-    world.wait(lambda: "build started module=slow" in world.log.read_text(), "the build to start")
+    world.hold()
     config.write_text(text + "# another build\n")
+    ends = ("build stopped", "build discarded")
+    world.wait(lambda: any(end in world.log.read_text() for end in ends), "the build to be given up")
+    world.release()
     world.wait_for("slow", "ready")
     assert world.log.read_text().count("build started module=slow") == 2
-    assert "build stopped" in world.log.read_text() or "build discarded" in world.log.read_text()
 
 
 def _tools_without(world: World, missing: str) -> dict[str, str]:
@@ -367,20 +368,14 @@ def test_many_triggers_at_once_end_in_rest(world: World) -> None:
     world.add("alpha")
     world.start()
     world.wait_for("alpha", "ready")
-    stop = threading.Event()
-
-    def touch() -> None:
-        for number in range(3000):
-            path = world.registry(f"noise{number % 7}").with_suffix(".txt")
-            path.write_text("x")
-            path.unlink()
-        stop.set()
-
-    threading.Thread(target=touch).start()
-    assert stop.wait(60)
-    time.sleep(1.0)
+    for number in range(3000):
+        path = world.registry(f"noise{number % 7}").with_suffix(".txt")
+        path.write_text("x")
+        path.unlink()
+    world.add("last")
+    world.wait_for("last", "ready")
     before = world.log.read_text().count("looked again")
-    time.sleep(2.0)
+    pause(2.0)
     assert world.log.read_text().count("looked again") <= before + 1
     assert world.verdict("alpha") == "ready"
 

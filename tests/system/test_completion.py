@@ -8,10 +8,10 @@ import re
 import select
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from patience import LIMIT
 
 TOP = Path(__file__).resolve().parents[2]
 SCRIPTS = TOP / "packaging/completion"
@@ -88,11 +88,9 @@ def ask_zsh(text: str) -> set[str]:
 
     def listen(until: str) -> str:
         nonlocal heard
-        end = time.monotonic() + 60
         while until not in heard:
-            assert time.monotonic() < end, f"waited in vain for {until}: {heard[-2000:]}"
-            if select.select([terminal], [], [], 0.2)[0]:
-                heard += os.read(terminal, 65536).decode()
+            assert select.select([terminal], [], [], LIMIT)[0], f"waited in vain for {until}: {heard[-2000:]}"
+            heard += os.read(terminal, 65536).decode()
         before, _, heard = heard.partition(until)
         return before
 

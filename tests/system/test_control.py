@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import varlink
+from patience import LIMIT, wait_until, within_limit
 from varlinktypes import find_faults
 from world import GOOD, World
 
@@ -122,7 +122,7 @@ def test_asyncvarlink_client_calls_every_method(running: World) -> None:
             assert reply.error is None, (name, reply.parameters)
         transport.close()
 
-    asyncio.run(asyncio.wait_for(talk(), 60))
+    asyncio.run(within_limit(talk()))
 
 
 def test_documents_are_what_the_interface_says(running: World) -> None:
@@ -285,7 +285,7 @@ def test_watch_shows_what_happens(running: World) -> None:
         assert f"bad for {running.kernel}: build failed after" in text
         assert "| " in text and "error: expected expression" in text
         running.stop()
-        assert watching.wait(30) == 3  # nobody is there any more
+        assert watching.wait(LIMIT) == 3  # nobody is there any more
         reader.join()
 
 
@@ -363,7 +363,6 @@ def test_systemd_starts_the_daemon_at_the_first_call(world: World) -> None:
 
 
 def _call_when_there(path: str) -> None:
-    while not os.path.exists(path):
-        time.sleep(0.05)
-    with Client(path, 60) as found:
+    wait_until(lambda: os.path.exists(path), path)
+    with Client(path, LIMIT) as found:
         found.call("Status")

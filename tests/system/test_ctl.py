@@ -7,10 +7,10 @@ import os
 import pty
 import subprocess
 import sys
-import time
 
 import pytest
-from world import GOOD, LIMIT, World
+from patience import LIMIT
+from world import GOOD, HELD, World
 
 pytestmark = pytest.mark.system
 BROKEN = """\
@@ -21,7 +21,7 @@ int init_module(void)
 }
 MODULE_LICENSE("GPL");
 """
-SLOW = "obj-m := slow.o\n$(shell sleep 4)\n"
+SLOW = f"obj-m := slow.o\n{HELD}"
 
 
 def test_failed_build_is_explained_with_its_source(built: World) -> None:
@@ -51,7 +51,6 @@ def test_failed_build_is_explained_with_its_source(built: World) -> None:
 def test_logs_of_earlier_attempts_are_listed_and_chosen(built: World) -> None:
     built.add("broken", {"broken.c": BROKEN})
     built.sync()
-    time.sleep(1.1)
     source = built.source("broken") / "broken.c"
     source.write_text(BROKEN.replace("missing_function(1)", "0"))
     assert built.sync().returncode == 0
@@ -89,14 +88,13 @@ def test_misspelt_words_get_a_suggestion(built: World, words: list[str], status:
 def test_log_is_followed_while_the_build_runs(built: World) -> None:
     built.add("slow", {"slow.c": BROKEN.replace("missing_function(1)", "0"), "Makefile": SLOW})
     sync = subprocess.Popen([sys.executable, "-m", "kmodd.ctl", "sync", "--root", str(built.root)])
-    logs = built.root / "var/log/kmodd/slow"
-    end = time.monotonic() + LIMIT
-    while not list(logs.glob("*/*.log")):
-        assert time.monotonic() < end
-        time.sleep(0.05)
-    followed = built.ctl("logs", "slow", "--follow")
-    last = followed.stdout.splitlines()[-1]
-    assert last.startswith("[kmodd: succeeded after ") and followed.returncode == 0
+    built.hold()
+    argv = [sys.executable, "-m", "kmodd.ctl", "logs", "slow", "--follow", "--root", str(built.root)]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as following:
+        assert following.stdout is not None and following.stdout.readline() != ""
+        built.release()
+        last = following.stdout.read().splitlines()[-1]
+    assert last.startswith("[kmodd: succeeded after ") and following.returncode == 0
     assert sync.wait(LIMIT) == 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, Optional
 import pytest
 from ground.dkmssource import fetch_source
 from inside import enter
+from patience import LIMIT
 from world import GOOD, World
 
 from kmodd.paths import PROGRAM_PATH
@@ -73,7 +74,7 @@ def test_packages_are_taken_over_and_built_for_two_kernels_as_far_as_they_compil
     world.install(world.releases.other)
     taken = take(world)
     assert {one["error"] for one in taken.values()} == {None}
-    world.sync(timeout=900)
+    world.sync(timeout=3 * LIMIT)
     targets = {(t["module"], t["kernel"]): t for t in world.status()["targets"]}
     assert {module for module, _ in targets} == {name for name, _, _ in PACKAGES.values()}
     for name, objects, wrong in PACKAGES.values():
@@ -234,7 +235,7 @@ def test_install_hooks_run_as_root_where_the_administrator_allows_it(world: Worl
     told = world.root / "var/log/hooks"
 
     def run(*words: str) -> str:
-        done = enter(world.root, *argv, *words, env={"SECRET": "something"}, timeout=300)
+        done = enter(world.root, *argv, *words, env={"SECRET": "something"}, timeout=LIMIT)
         assert "Traceback" not in done.stderr, done.stderr
         return " ".join((done.stdout + done.stderr).split())
 

@@ -13,6 +13,7 @@ import pytest
 from ground import debian, dkmspackage, privateroot
 from ground.cache import find_cache
 from inside import enter
+from patience import LIMIT
 from test_dkms import put
 from world import World
 
@@ -23,7 +24,7 @@ OWN = [sys.executable, "-m", "kmodd.ctl.dkms"]
 
 def dkms(world: World, *words: str) -> Done:
     """Run kmodd's dkms on the root."""
-    done = subprocess.run([*OWN, *words, "--root", world.root], capture_output=True, text=True, timeout=300)
+    done = subprocess.run([*OWN, *words, "--root", world.root], capture_output=True, text=True, timeout=LIMIT)
     assert "Traceback" not in done.stderr, done.stderr
     return done
 
@@ -173,7 +174,7 @@ def test_script_of_dkms_that_scriptlets_call_is_served_and_there_is_one_like_it(
 
     def run(script: str, name: str, code: int = 0) -> str:
         argv = ["sh", f"/opt/{script}", name, "1.0", "", "x86_64"]
-        done = enter(world.root, *argv, env={"PATH": "/opt:/usr/bin:/usr/sbin"}, timeout=300)
+        done = enter(world.root, *argv, env={"PATH": "/opt:/usr/bin:/usr/sbin"}, timeout=LIMIT)
         said = done.stdout + done.stderr  # debconf, where it is there, makes stdout its own
         assert done.returncode == code, said
         return said
@@ -301,7 +302,7 @@ def rpm(world: World, *words: object) -> str:
     lay_out(world)
     options = ["--dbpath", privateroot.DBPATH, "--noplugins", "--nosignature", "--nodeps"]
     options += ["--define", "_install_script_path /opt:/usr/bin:/usr/sbin"]
-    done = enter(world.root, "rpm", *options, *words, env={}, timeout=120)
+    done = enter(world.root, "rpm", *options, *words, env={}, timeout=LIMIT)
     assert done.returncode == 0 and "scriptlet failed" not in done.stderr, done.stdout + done.stderr
     return done.stdout + done.stderr
 

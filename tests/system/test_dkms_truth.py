@@ -15,6 +15,7 @@ import pytest
 from ground import debian
 from ground.cache import find_cache
 from ground.dkmssource import fetch_source
+from patience import LIMIT
 from test_dkms import take
 from world import World
 
@@ -62,7 +63,7 @@ def build_by_dkms(world: World, out: Path, *releases: str) -> None:
     debian.unpack([debian.fetch("dkms", find_cache(""))], out / "dkms")
     dkms = out / "dkms/usr/sbin/dkms"
     argv = ["unshare", "--mount", "bash", "-c", SIDE, "bash", str(world.root), str(out), str(dkms), *releases]
-    subprocess.run(argv, check=True, timeout=3000)
+    subprocess.run(argv, check=True, timeout=6 * LIMIT)
 
 
 def fields(path: Path) -> Iterator[tuple[str, str]]:
@@ -84,7 +85,7 @@ def test_dkms_and_kmodd_build_the_same(world: World, tmp_path: Path) -> None:
     for name, one in taken.items():
         if one["enabled"] is False:  # its conf does not say AUTOINSTALL
             assert world.ctl("enable", name).returncode == 0
-    world.sync(timeout=3000)
+    world.sync(timeout=6 * LIMIT)
     build_by_dkms(world, tmp_path, *releases)
     targets = {(t["module"], t["kernel"]): t for t in world.status()["targets"]}
     rows, differing = [], []

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
-from typing import IO, Any
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from world import GOOD, World
+from patience import LIMIT
+from world import GOOD, HELD, World
 
 from kmodd.ctl.gate import News
 
 pytestmark = pytest.mark.system
 
-SLOW = {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 4)\n"}
+SLOW = {"alpha.c": GOOD.format(name="alpha"), "Makefile": f"obj-m := alpha.o\n{HELD}"}
 BAD = {"bad.c": "#error no\n"}
 HOLD = "import fcntl,sys; f=open(sys.argv[1],'w'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
 
@@ -35,6 +38,17 @@ def hold_rpm_lock(world: World) -> subprocess.Popen[str]:
     return lock
 
 
+@contextlib.contextmanager
+def gate_that_waits(world: World, said: str) -> Iterator[subprocess.Popen[str]]:
+    """Run a gate that waits, once it has said for what."""
+    argv = [sys.executable, "-m", "kmodd.ctl", "gate", "--wait", "10min", "--root", world.root]
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as waiting:
+        assert waiting.stderr is not None
+        while said not in waiting.stderr.readline():
+            assert waiting.poll() is None
+        yield waiting
+
+
 def test_gate_is_shut_for_a_kernel_that_the_daemon_has_not_seen_yet(world: World) -> None:
     """The daemon is stopped from before the kernel comes; its last word is that all is ready."""
     world.add("alpha")
@@ -52,7 +66,7 @@ def test_gate_is_shut_for_a_kernel_that_the_daemon_has_not_seen_yet(world: World
     assert f"which kernel boots next cannot be told; looking at the newest, {world.releases.other}" in said
     assert gate(world, "--kernel", world.kernel)[0] == 0
     world.child.send_signal(signal.SIGCONT)
-    code, found, said = gate(world, "--wait", "5min")
+    code, found, said = gate(world, "--wait", "10min")
     assert (code, found["ready"], found["verdict"]) == (0, True, "ready")
     assert f"waiting for alpha (building) on {world.releases.other}" in said
     assert world.extra(world.releases.other) == ["alpha/alpha.ko.xz"]
@@ -93,15 +107,9 @@ def test_gate_is_shut_during_an_rpm_transaction(world: World) -> None:
     code, found, _ = gate(world)
     assert (code, found["ready"], found["verdict"], found["transaction"]) == (4, False, "ready", lock.pid)
     assert f"rpm transaction is running (pid {lock.pid})" in world.ctl("gate").stdout
-    argv = [sys.executable, "-m", "kmodd.ctl", "gate", "--wait", "5min", "--root", world.root]
-    waiting = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True)
-    assert waiting.stderr is not None
-    said: IO[str] = waiting.stderr
-    while f"waiting for the rpm transaction of pid {lock.pid}" not in said.readline():
-        assert waiting.poll() is None
-    lock.communicate("\n")
-    assert waiting.wait(60) == 0
-    said.close()
+    with gate_that_waits(world, f"waiting for the rpm transaction of pid {lock.pid}") as waiting:
+        lock.communicate("\n")
+        assert waiting.wait(LIMIT) == 0
 
 
 def test_gate_waits_for_a_build_and_for_headers(world: World) -> None:
@@ -113,20 +121,23 @@ def test_gate_waits_for_a_build_and_for_headers(world: World) -> None:
     assert (code, found["verdict"]) == (4, "waiting")
     assert found["waited"] >= 1
     world.rpm("-i", devel)
-    assert gate(world, "--wait", "5min")[:1] == (0,)
+    world.hold()
+    with gate_that_waits(world, "waiting for alpha (building)") as waiting:
+        world.release()
+        assert waiting.wait(LIMIT) == 0
 
 
 def test_wait_follows_the_daemon_and_does_without_it(world: World) -> None:
     news = News(str(world.root))
     news.listen()
-    assert not news.wait(0, 600)
+    assert not news.wait(0, LIMIT)
     world.start()
     news.listen()
     world.add("alpha")
-    assert news.wait(0, 600)
+    assert news.wait(0, LIMIT)
     world.wait_for("alpha", "ready")
     world.stop()
-    while news.wait(0, 600):
+    while news.wait(0, LIMIT):
         pass
     assert news._client is None
 

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Callable
 
 import pytest
+from patience import turns, until, within_limit
 
 from kmodd.build.jobserver import Jobserver, Share
 
-PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
 MAKEFILE = """
 all: $(foreach n,$(NUMBERS),job-$(n))
 job-%:
@@ -60,8 +60,8 @@ def go(jobs: int, main: Callable[[Jobserver], Awaitable[None]]) -> None:
     async def guarded() -> None:
         server = Jobserver(jobs)
         try:
-            await asyncio.wait_for(main(server), PLENTY)
-            await asyncio.sleep(0)
+            await within_limit(main(server))
+            await turns()
             assert asyncio.all_tasks() == {asyncio.current_task()}
         finally:
             server.close()
@@ -85,14 +85,9 @@ async def make(server: Jobserver, makefile: Path, goal: str, log: Path, count: i
         assert (child.returncode, said) == (0, b"")  # make warns of a jobserver that it cannot use
 
 
-async def settled(reached: Callable[[], bool]) -> None:
-    while not reached():  # noqa: ASYNC110
-        await asyncio.sleep(0.01)
-
-
 async def started(log: Path, count: int) -> None:
     """Wait until so many recipes run."""
-    await settled(lambda: log.exists() and log.read_text().count("+") >= count)
+    await until(lambda: log.exists() and log.read_text().count("+") >= count)
 
 
 def peak(log: Path) -> int:
@@ -161,7 +156,7 @@ def test_cancelled_waiter_leaves_no_trace() -> None:
 
         async with server.job():
             waiters = [asyncio.ensure_future(wait()) for _ in range(3)]
-            await asyncio.sleep(0.02)
+            await turns()
             for waiter in waiters:
                 waiter.cancel()
             await asyncio.wait(waiters)
@@ -181,7 +176,7 @@ def test_waiters_are_served_in_order() -> None:
             async with server.job():
                 served.append(number)
                 assert server.running == 1
-                await asyncio.sleep(0)
+                await turns()
 
         await asyncio.gather(*(work(number) for number in range(20)))
         assert served == list(range(20))
@@ -207,7 +202,7 @@ def test_build_that_keeps_every_token_cannot_stop_the_next(makefile: Path, tmp_p
             assert len(os.read(greedy.descriptors[0], 100)) == 2
             await make(server, makefile, "all", tmp_path / "log", 3)  # one of the tokens is written off for it
             os.write(greedy.descriptors[1], b"++")
-            await settled(lambda: server.granted == 3)
+            await until(lambda: server.granted == 3)
         await make(server, makefile, "meet", tmp_path / "other")
 
     go(3, main)
@@ -248,7 +243,7 @@ def test_full_pipes_and_changed_flags_of_one_build_are_no_other_builds(makefile:
             work = asyncio.ensure_future(make(server, makefile, "meet", tmp_path / "log"))
             while not work.done():
                 turns += 1
-                await asyncio.sleep(0.001)
+                await asyncio.sleep(0)
             await work
             assert turns > 1
 
@@ -260,7 +255,7 @@ def test_tokens_that_one_build_leaves_unread_go_to_another(makefile: Path, tmp_p
         async with server.job() as idle:
             assert idle.unread == 3
             await make(server, makefile, "three", tmp_path / "log")  # each of three recipes ends once all run
-            await settled(lambda: idle.unread == 3)
+            await until(lambda: idle.unread == 3)
             assert server.granted == server.jobs
 
     go(4, main)
@@ -272,7 +267,7 @@ def test_fewer_jobs_hold_once_tokens_come_back(makefile: Path, tmp_path: Path) -
             assert len(os.read(first.descriptors[0], 100)) == 3
             server.jobs = 2
             os.write(first.descriptors[1], b"+++")
-            await settled(lambda: server.granted == 2)
+            await until(lambda: server.granted == 2)
             server.jobs = 4
         log = tmp_path / "log"
         server.jobs = 2

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +383,5 @@ def test_a_token_that_cannot_sign_is_explained(world: World, token: dict[str, st
         assert "p11tool" in target["hint"]
         assert world.extra() == []
     use_token(world, token)
-    time.sleep(0.01)
     world.sync()
     assert world.verdict("alpha") == "ready"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from patience import LIMIT
 from world import GOOD, World
 
 pytestmark = pytest.mark.system
@@ -64,7 +65,7 @@ def kill_everywhere(world: World, state: Saved, check: Callable[[dict[str, str]]
     for number in steps:
         state.restore()
         argv = [sys.executable, str(KILLED), str(number), str(world.root)]
-        done = subprocess.run(argv, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=LIMIT)
         if done.returncode >= 0:
             found = re.search(r"steps=(\d+)", done.stdout)
             assert found, done.stdout + done.stderr

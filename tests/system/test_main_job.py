@@ -7,11 +7,11 @@ import re
 import shutil
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
-from world import GOOD, World
+from patience import LIMIT, pause
+from world import GOOD, HELD, World
 
 pytestmark = pytest.mark.system
 
@@ -213,14 +213,16 @@ def test_symbols_of_a_module_are_handed_to_those_that_depend_on_it(world: World)
 
 
 def test_a_stopped_build_goes_on_at_the_next_start(world: World) -> None:
-    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 4)\n"})
+    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": f"obj-m := alpha.o\n{HELD}"})
     world.start()
-    world.wait(lambda: any("building alpha" in line for line in world.heard()), "the build to start")
+    world.hold()
+    world.wait(lambda: any("building alpha" in line for line in world.heard()), "the service manager to be told")
     assert world.kill(signal.SIGTERM) == 0
     assert "STOPPING=1" in world.heard()
     assert world.extra() == []
     world.told.clear()
     world.start()
+    world.release()
     world.wait_for("alpha", "ready")
 
 
@@ -249,7 +251,7 @@ def test_no_reload_is_lost_in_the_midst_of_a_look(world: World) -> None:
     assert world.child is not None
     for round in range(8):
         world.settings(f"[daemon]\nquiet = 'nonsense {round}'\n")  # this alone makes it look
-        time.sleep(0.15 + 0.05 * round)
+        pause(0.15 + 0.05 * round)  # any moment of a look is a good one
         world.child.send_signal(signal.SIGHUP)
         refused = round + 1
         world.wait(lambda n=refused: world.log.read_text().count("settings refused") == n, "the reload to be answered")
@@ -260,7 +262,7 @@ def test_two_on_one_root_exclude_each_other(world: World) -> None:
     world.start()
     world.wait_for("alpha", "ready")
     assert world.child is not None
-    second = subprocess.run(world.command(), capture_output=True, text=True, timeout=60)
+    second = subprocess.run(world.command(), capture_output=True, text=True, timeout=LIMIT)
     assert second.returncode == 1
     assert f"kmodd (pid {world.child.pid}) is at work on" in second.stderr
     assert world.ctl("status").returncode == 0  # the first one's socket was left alone
@@ -275,11 +277,10 @@ def test_the_rpm_lock_is_waited_for(world: World) -> None:
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
     )  # fmt: skip
     assert lock.stdout is not None and lock.stdout.readline().strip() == "1"
-    import threading
-
-    threading.Timer(2.0, lambda: lock.communicate("\n")).start()
     world.start()
-    assert lock.wait(30) == 0
+    world.wait(lambda: "waiting for the rpm transaction" in world.log.read_text(), "the daemon to wait for the lock")
+    lock.communicate("\n")
+    assert lock.returncode == 0
     world.wait_for("alpha", "ready")
     text = world.log.read_text()
     assert text.index("waiting for the rpm transaction") < text.index("build started")
@@ -287,8 +288,11 @@ def test_the_rpm_lock_is_waited_for(world: World) -> None:
 
 
 def test_the_watchdog_hears_of_a_daemon_at_work(world: World) -> None:
-    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": "obj-m := alpha.o\n$(shell sleep 3)\n"})
+    world.add("alpha", {"alpha.c": GOOD.format(name="alpha"), "Makefile": f"obj-m := alpha.o\n{HELD}"})
     world.start({"WATCHDOG_USEC": "1000000"})
-    world.wait(lambda: world.heard().count("WATCHDOG=1") >= 4, "signs of life while it builds")
+    world.hold()
+    before = world.heard().count("WATCHDOG=1")
+    world.wait(lambda: world.heard().count("WATCHDOG=1") >= before + 4, "signs of life while it builds")
     assert world.verdict("alpha") == "building"
+    world.release()
     world.wait_for("alpha", "ready")

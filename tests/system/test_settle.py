@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from watching import KERNEL, LOCK, PLENTY, go, no_leak, rings, root, watching, write
+from patience import LIMIT, meanwhile, skip, turns, until, within_limit
+from watching import KERNEL, LOCK, go, no_leak, rings, root, watching, write
 
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
@@ -24,6 +25,8 @@ from kmodd.watch.transaction import settle, transaction_holder
 
 __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
+
+NEVER = 3 * LIMIT  # seconds
 
 
 async def heard(bell: Bell) -> tuple[str, ...]:
@@ -60,7 +63,7 @@ def test_bell_loses_nothing_when_its_waiter_is_cancelled() -> None:
     async def main() -> None:
         bell = Bell()
         task = asyncio.ensure_future(heard(bell))
-        await asyncio.sleep(0)
+        await turns()
         bell.ring("kept")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -162,15 +165,16 @@ def test_settle_waits_for_the_end_of_a_transaction(root: Path) -> None:
         told: list[int] = []
         with watching(root) as (_watcher, bell), holding(root / LOCK) as child:
             await rings(bell)
-            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.1, 0.2, poll=PLENTY, on_transaction=told.append))
-            await asyncio.sleep(0.6)
+            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.1, 0.2, poll=NEVER, on_transaction=told.append))
+            await until(lambda: bool(told))
+            await meanwhile(0.6)
             assert not task.done()  # longest has passed
             assert told == [child.pid]
             (root / KERNEL).mkdir()
-            await asyncio.sleep(0.2)
+            await meanwhile(0.2)
             assert not task.done()
             release(child)
-            reasons = await asyncio.wait_for(task, PLENTY / 2)  # sooner than poll: the release rang
+            reasons = await within_limit(task)  # sooner than poll: the release rang
             assert transaction_holder(Sysroot(root)) is None
             assert "/lib/modules changed" in reasons
             assert reasons[-1] == "an rpm transaction ended"
@@ -185,10 +189,10 @@ def test_settle_sees_a_release_that_rings_no_bell(root: Path) -> None:
         bell.ring("unwatched")
         with holding(root / LOCK) as child:
             task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.05, poll=0.05))
-            await asyncio.sleep(0.3)
+            await meanwhile(0.3)
             assert not task.done()
             release(child)
-            assert await asyncio.wait_for(task, PLENTY) == ("unwatched",)
+            assert await within_limit(task) == ("unwatched",)
 
     go(main)
 
@@ -208,9 +212,9 @@ def test_settle_tells_of_each_transaction_once(root: Path) -> None:
             with holding(root / LOCK) as child:
                 if task is None:
                     task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=1.0, poll=0.02, on_transaction=tell))
-                assert await asyncio.wait_for(heard(telling), PLENTY) == (str(child.pid),)
+                assert await within_limit(heard(telling)) == (str(child.pid),)
                 bell.ring("more")
-                await asyncio.sleep(0.1)
+                await until(lambda: not bell)
         assert task is not None
         assert await task == ("start", "more")
         assert len(told) == 2
@@ -226,11 +230,11 @@ def test_settle_ends_under_ceaseless_rings(root: Path) -> None:
             number = 0
             while True:
                 bell.ring(str(number := number + 1))
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0)
 
         noise = asyncio.ensure_future(ceaseless())
         await bell.rung()
-        reasons = await asyncio.wait_for(settle(Sysroot(root), bell, quiet=PLENTY, longest=0.5), PLENTY / 2)
+        reasons = await within_limit(settle(Sysroot(root), bell, quiet=NEVER, longest=0.5))
         assert len(reasons) == MOST_REASONS
         noise.cancel()
         await asyncio.wait([noise])
@@ -238,33 +242,39 @@ def test_settle_ends_under_ceaseless_rings(root: Path) -> None:
     go(main)
 
 
-def test_settle_waits_for_silence_and_gathers(root: Path) -> None:
+def test_settle_waits_for_silence_and_gathers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         bell = Bell()
         bell.ring("first")
         assert await bell.rung()
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4))
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=100, longest=NEVER))
         for number in range(3):
-            await asyncio.sleep(0.2)
+            await turns()
+            skip(monkeypatch, 60)
+            await turns()
             assert not task.done()
             bell.ring(str(number))
+        await turns()
+        skip(monkeypatch, 101)
         assert await task == ("first", "0", "1", "2")
 
     go(main)
 
 
-def test_settle_waits_for_the_end_of_changes_only(root: Path) -> None:
+def test_settle_waits_for_the_end_of_changes_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         bell = Bell()
         bell.ring("asked", moving=False)
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY))
-        assert await asyncio.wait_for(task, PLENTY / 2) == ("asked",)
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=NEVER))
+        assert await within_limit(task) == ("asked",)
         bell.ring("changed")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=0.4))
-        await asyncio.sleep(0.1)
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=100, longest=NEVER))
+        await turns()
+        skip(monkeypatch, 60)
         bell.ring("asked", moving=False)
-        await asyncio.sleep(0.1)
+        await turns()
         assert not task.done()
+        skip(monkeypatch, 41)
         assert await task == ("changed", "asked")
 
     go(main)
@@ -285,8 +295,8 @@ def test_settle_can_be_cancelled(root: Path) -> None:
     async def main() -> None:
         bell = Bell()
         bell.ring("x")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=PLENTY))
-        await asyncio.sleep(0.01)
+        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=NEVER))
+        await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task

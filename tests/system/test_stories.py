@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from ground import stories
+from patience import LIMIT
 from world import Kernels, World
 
 pytestmark = [pytest.mark.system, pytest.mark.stories]
@@ -31,7 +32,7 @@ def world(ground: Path, told: list[str]) -> Iterator[World]:
         world = World(root, Kernels(release, release, release, {release: packages}))
         for module in stories.MODULES:
             stories.register(root, module)
-        done = world.sync(timeout=1800)
+        done = world.sync(timeout=3 * LIMIT)
         told.append(done.stderr)
         assert done.returncode == 0, done.stdout + done.stderr
         yield world

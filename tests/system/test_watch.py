@@ -15,6 +15,7 @@ from typing import Any, Callable
 
 import pyinotify
 import pytest
+from patience import meanwhile
 from watching import KERNEL, LOCK, USUAL, go, no_leak, replace, rings, root, silent, watching, write
 
 from kmodd.paths import Sysroot
@@ -302,7 +303,7 @@ def test_idle_watcher_wakes_nobody(root: Path) -> None:
 
             loop._selector.select = counted
             try:
-                await asyncio.sleep(0.5)
+                await meanwhile(0.5)
             finally:
                 loop._selector.select = select
             assert turns <= 2  # those of this sleep itself
@@ -333,14 +334,14 @@ def test_start_and_stop_may_be_repeated(root: Path) -> None:
             watcher.start()
             watcher.start()
             write(root / f"etc/kmodd/modules.d/{number}.toml")
-            await rings(bell)
+            await rings(bell, watcher)
             (root / KERNEL / str(number)).mkdir(parents=True)
             await asyncio.sleep(0)
             watcher.stop()  # with events unread
             watcher.stop()
             bell.take()
             watcher.rearm()
-            await silent(bell)
+            await silent(bell, watcher)
 
     go(main)
 
@@ -397,7 +398,7 @@ def test_lack_of_an_instance_is_a_fault_that_ends(root: Path, monkeypatch: pytes
         ]
         watcher.rearm()
         assert watcher.faults == []
-        assert "/lib/modules appeared" in await rings(bell)
+        assert "/lib/modules appeared" in await rings(bell, watcher)
         watcher.stop()
 
     go(main)

@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import gc
 import os
+import select
 from collections.abc import Awaitable, Iterator
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any, Callable, Optional
 
 import pytest
+from patience import LIMIT, turns, until, within_limit
 
 from kmodd.paths import Sysroot
 from kmodd.watch.bell import Bell
 from kmodd.watch.inotify import Watcher
 
-PLENTY = 20.0  # seconds; nothing here takes them, a busy machine may
 KERNEL = "lib/modules/6.1.0-1.el9.x86_64"
 LOCK = "var/lib/rpm/.rpm.lock"
+#: Those of watching, by their bells.
+WATCHERS: dict[Bell, Watcher] = {}
 USUAL = (
     "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
     "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d", "run/kmodd",
@@ -48,8 +51,8 @@ def go(main: Callable[[], Awaitable[None]]) -> None:
     """Run a test's coroutine, and fail if it leaves tasks or timers."""
 
     async def guarded() -> None:
-        await asyncio.wait_for(main(), 3 * PLENTY)
-        await asyncio.sleep(0)
+        await within_limit(main())
+        await turns()
         assert asyncio.all_tasks() == {asyncio.current_task()}
         loop: Any = asyncio.get_running_loop()
         assert [timer for timer in loop._scheduled if not timer.cancelled()] == []
@@ -68,24 +71,35 @@ def root(tmp_path: Path) -> Path:
 def watching(root: Path) -> Iterator[tuple[Watcher, Bell]]:
     bell = Bell()
     watcher = Watcher(Sysroot.at(str(root)), bell)
+    WATCHERS[bell] = watcher
     watcher.start()
     try:
         yield watcher, bell
     finally:
         watcher.stop()
+        del WATCHERS[bell]
 
 
-async def rings(bell: Bell) -> str:
-    """Return the reasons, once it has rung and has been silent for a while."""
-    assert await bell.rung(PLENTY), "did not ring"
+def is_at_rest(watcher: Watcher) -> bool:
+    """Tell whether a watcher has seen all that happened so far, and watches what is there."""
+    if watcher._manager is None:
+        return True
+    return watcher._again is None and not select.select([watcher._manager.get_fd()], [], [], 0)[0]
+
+
+async def rings(bell: Bell, watcher: Optional[Watcher] = None) -> str:
+    """Return the reasons, once it has rung and its watcher is at rest. watcher: of a bell that is not of watching."""
+    assert await bell.rung(LIMIT), "did not ring"
     reasons: list[str] = []
-    while await bell.rung(0.15):
+    while bell:
         reasons += bell.take()
+        await until(lambda: is_at_rest(watcher or WATCHERS[bell]))
     return "; ".join(reasons)
 
 
-async def silent(bell: Bell) -> None:
-    assert not await bell.rung(0.3), bell.take()
+async def silent(bell: Bell, watcher: Optional[Watcher] = None) -> None:
+    await until(lambda: is_at_rest(watcher or WATCHERS[bell]))
+    assert not bell, bell.take()
 
 
 def write(path: Path) -> None:

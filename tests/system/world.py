@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ground import privateroot
+from patience import LIMIT, wait_until
 
-LIMIT = 90.0  # seconds that anything may take on a busy machine
 #: Short pauses, and a key that costs no second to make.
 QUICK = '[retry]\nfirst = "1s"\nlongest = "2s"\n[sign]\nalgorithm = "ecdsa"\n'
 GOOD = """\
@@ -29,6 +29,8 @@ module_init({name}_init);
 module_exit({name}_exit);
 MODULE_LICENSE("GPL");
 """
+#: A line of a Makefile that holds its build until World.release, so that something can be seen meanwhile.
+HELD = "$(shell touch /build/source/held; until test -e /build/source/released; do sleep 0.1; done)\n"
 
 
 @dataclass(frozen=True)
@@ -94,12 +96,12 @@ class World:
 
     # -- kmoddctl --------------------------------------------------------------------------------------------------
     def ctl(
-        self, *words: str, env: Optional[dict[str, str]] = None, timeout: float = 300
+        self, *words: str, env: Optional[dict[str, str]] = None, timeout: float = LIMIT
     ) -> subprocess.CompletedProcess[str]:
         argv = [sys.executable, "-m", "kmodd.ctl", *words, "--root", str(self.root)]
         return subprocess.run(argv, capture_output=True, text=True, env={**os.environ, **(env or {})}, timeout=timeout)
 
-    def sync(self, env: Optional[dict[str, str]] = None, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    def sync(self, env: Optional[dict[str, str]] = None, timeout: float = LIMIT) -> subprocess.CompletedProcess[str]:
         done = self.ctl("sync", "--verbose", env=env, timeout=timeout)
         assert "Traceback" not in done.stderr, done.stderr
         return done
@@ -122,6 +124,20 @@ class World:
 
     def plan(self) -> str:
         return self.ctl("plan").stdout.strip()
+
+    def held(self) -> list[Path]:
+        """Return the sources of the builds that HELD holds, as they are outside of the sandbox."""
+        return [path.parent for path in self.root.glob("var/cache/kmodd/build/*/source/held")]
+
+    def hold(self) -> None:
+        """Wait until HELD holds a build."""
+        self.wait(lambda: bool(self.held()), "a build that is held")
+
+    def release(self) -> None:
+        """Let the build go on that HELD holds; those that begin later are held again."""
+        self.hold()
+        for source in self.held():
+            (source / "released").touch()
 
     def extra(self, kernel: str = "") -> list[str]:
         """Return the files under a kernel's extra/."""
@@ -167,7 +183,7 @@ class World:
     def kill(self, number: int) -> int:
         assert self.child is not None
         self.child.send_signal(number)
-        return self.child.wait(60)
+        return self.child.wait(LIMIT)
 
     def stop(self) -> None:
         """Stop the daemon if one runs; it must end well."""
@@ -185,14 +201,17 @@ class World:
 
     def wait(self, reached: Callable[[], bool], what: str) -> None:
         """Wait for something; fails with the daemon's log."""
-        end = time.monotonic() + LIMIT
-        while not reached():
+
+        def come_true() -> bool:
             if self.is_alive():
                 self.heard()
-            if time.monotonic() > end or (self.child is not None and not self.is_alive()):
-                log = self.log.read_text()[-6000:] if self.log.exists() else ""
-                raise AssertionError(f"waited in vain for {what}\n{log}\n{self.ctl('status').stdout}")
-            time.sleep(0.1)
+            return reached()
+
+        try:
+            wait_until(come_true, what, over=lambda: self.child is not None and not self.is_alive())
+        except AssertionError as error:
+            log = self.log.read_text()[-6000:] if self.log.exists() else ""
+            raise AssertionError(f"{error}\n{log}\n{self.ctl('status').stdout}") from error
 
     def wait_for(self, module: str, verdict: str, kernel: str = "") -> None:
         self.wait(lambda: self.verdict(module, kernel) == verdict, f"{module} {verdict} on {kernel or self.kernel}")

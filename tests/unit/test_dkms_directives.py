@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import LIMIT
 
 from kmodd.dkms.answer import Answer, parse
 from kmodd.dkms.conf import guess
@@ -31,7 +32,7 @@ def said(tmp_path: Path, text: str, release: str = RELEASE) -> Answer:
     conf.write_bytes(text.encode())
     words = ["mark", str(conf), release, "x86_64", TREE, "foo", "1.2", str(tmp_path / "etc")]
     argv = ["bash", "--noprofile", "--norc", "-c", SCRIPT, "bash", *words]
-    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30)
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=LIMIT)
     return parse(done.stdout, "mark")
 
 

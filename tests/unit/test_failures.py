@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 import pytest
+from patience import LIMIT, until
 from worlds import K2, T, build, kernel, module, world
 
 from kmodd.config import Settings
@@ -55,13 +56,6 @@ def serve(root: Path, act: Callable[[Daemon], Awaitable[object]], prepare: Calla
         await acting
 
     asyncio.run(both())
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    while True:
-        if reached():
-            return
-        await asyncio.sleep(0.01)
 
 
 async def looked(daemon: Daemon) -> None:
@@ -144,7 +138,7 @@ def test_wiped_runtime_directory_is_made_anew(tmp_path: Path) -> None:
         for wipe in (shutil.rmtree, lambda path: (path / "io.kmodd.Manager").unlink()):
             wipe(daemon.sysroot.runtime)
             await until(lambda: not daemon.listener.is_lost())
-            status = await asyncio.to_thread(lambda: Client(str(daemon.sysroot.socket), 30.0).call("Status"))
+            status = await asyncio.to_thread(lambda: Client(str(daemon.sysroot.socket), LIMIT).call("Status"))
             assert status["holder"] == daemon.lock.holder()
         await until(daemon.sysroot.progress.exists)
 
@@ -173,7 +167,7 @@ def test_what_waits_for_others_sets_no_timers_and_is_forgotten_with_them(tmp_pat
 # -- what kmoddctl prints ----------------------------------------------------------------------------------------------
 def run_ctl(root: Path, *words: str, stdout: int) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-m", "kmodd.ctl", *words, "--root", str(root)]
-    return subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=300)
+    return subprocess.run(argv, stdout=stdout, stderr=subprocess.PIPE, text=True, timeout=LIMIT)
 
 
 @pytest.mark.parametrize("words", [("status",), ("status", "--json"), ("sync",), ("plan", "--json"), ("verify",)])

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
+from patience import turns
 from worlds import K, T
 
 from kmodd.config import Settings
@@ -84,7 +85,7 @@ def test_only_what_the_settings_allow_is_fetched_one_at_a_time(
             fetching.start([OTHER, SAME, DEVEL, OTHER, SOURCE, DEVEL])
             assert len(fetching.running) <= 1
             await asyncio.gather(*fetching.running.values())
-        await asyncio.sleep(0)
+        await turns()
         return len(knocks)
 
     assert asyncio.run(go()) == len(remedies)

@@ -14,6 +14,7 @@ from typing import Optional
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import within_limit
 
 from kmodd.journal import MOST_PENDING, Journal, encode
 
@@ -107,7 +108,7 @@ def test_full_journal_gets_the_rest_by_itself_where_a_loop_runs(receiver: Receiv
         await came.wait()
         return receiver.entries()
 
-    (entry,) = asyncio.run(asyncio.wait_for(wait(), 30))
+    (entry,) = asyncio.run(within_limit(wait()))
     assert entry["MESSAGE"].startswith("filler")
 
 

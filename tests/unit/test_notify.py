@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from pathlib import Path
 
 import pytest
+from patience import until
 
 from kmodd.notify import Notifier
 
@@ -25,11 +27,14 @@ def test_a_manager_that_does_not_listen_stops_nobody(tmp_path: Path, monkeypatch
                 notifier.watchdog()
             notifier.ready()
             heard: list[str] = []
-            while "READY=1" not in heard:
-                try:
-                    heard.append(listener.recv(4096).decode())
-                except BlockingIOError:
-                    await asyncio.sleep(0.05)
+
+            def is_ready() -> bool:
+                with contextlib.suppress(BlockingIOError):
+                    while True:
+                        heard.append(listener.recv(4096).decode())
+                return "READY=1" in heard
+
+            await until(is_ready)
             return heard
 
     heard = asyncio.run(main())

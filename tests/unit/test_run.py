@@ -9,12 +9,12 @@ import random
 import resource
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from processes import PATIENCE, STUBBORN, cancel_many, find_children, nothing_left
+from patience import LIMIT, pause, until
+from processes import STUBBORN, cancel_many, find_children, nothing_left
 
 from kmodd import run as running
 from kmodd import spawn
@@ -47,13 +47,13 @@ def test_whatever_was_started_dies_whenever_it_is_cancelled(
 ) -> None:
     if slow:
         die = running._die_with_parent
-        monkeypatch.setattr(running, "_die_with_parent", lambda: (time.sleep(0.02), die()))
+        monkeypatch.setattr(running, "_die_with_parent", lambda: (pause(0.02), die()))
 
     cancel_many(15, mark)
 
 
 def test_the_time_limit_covers_the_start(mark: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_die_with_parent", lambda: time.sleep(PATIENCE))
+    monkeypatch.setattr(running, "_die_with_parent", lambda: pause(LIMIT))
     with pytest.raises(Problem) as caught:
         asyncio.run(run(["true"], timeout=0.05, env={"MARK": mark}))
     assert caught.value.code == "tool-timeout"
@@ -81,8 +81,7 @@ def test_what_outlives_its_caller_is_not_killed(mark: str, monkeypatch: pytest.M
         assert await asyncio.to_thread(os.waitid, os.P_PID, pid, ended | os.WNOHANG) is None
         os.kill(pid, signal.SIGKILL)
         await asyncio.to_thread(os.waitid, os.P_PID, pid, ended)
-        while str(pid) in find_children():  # the loop reaps it
-            await asyncio.to_thread(time.sleep, 0.01)
+        await until(lambda: str(pid) not in find_children(), "the loop to reap it")
 
     asyncio.run(start())
 

@@ -20,11 +20,11 @@ from pathlib import Path
 
 from archive import Archive
 from machine import BootError, add_libraries, add_modules, add_programs, emulate
+from patience import LIMIT
 
 PROJECT = Path(__file__).resolve().parents[2]
 LIBRARY = "/opt/kmodd"  # in the guest: kmodd and the distributions that it needs
 MEMORY = 1024  # MiB: the archive is unpacked into it
-LIMIT = 1800.0  # seconds for a whole session, on a busy machine: it only ends what hangs
 PROGRAMS = {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod", "/usr/bin/openssl": "openssl"}
 LINKS = ("modprobe", "insmod", "rmmod", "modinfo", "depmod")
 STATE = ("etc", "var/lib/kmodd")  # what is taken over of the root, besides the kernel's directory
@@ -76,7 +76,7 @@ def run_inside(
         archive.copy_tree(root / name, f"/{name}")
     for name, content in files.items():
         archive.file(name, content)
-    told = emulate(archive, kernel / "vmlinuz", work, options, MEMORY, LIMIT)
+    told = emulate(archive, kernel / "vmlinuz", work, options, MEMORY, 3 * LIMIT)
     return read_session(told, len(session))
 
 

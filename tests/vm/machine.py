@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from archive import Archive
+from patience import LIMIT
 
 SUCCESS = 85  # what isa-debug-exit makes of init's 42; a panic, a hang or an early end cannot look like it
-LIMIT = 120.0  # seconds for one boot
 CONFIGURATION = ("modprobe.d", "modules-load.d", "depmod.d")
 
 

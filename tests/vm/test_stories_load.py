@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from ground import privateroot, stories
 from machine import Outcome, Report, boot
+from patience import LIMIT
 from server import modinfo
 from world import Kernels, World
 
@@ -41,7 +42,7 @@ def boots() -> Iterator[Boots]:
         world = World(top / "root", Kernels(release, release, release, {release: packages}))
         for module in stories.MODULES:
             stories.register(world.root, module)
-        done = world.sync(timeout=1800)
+        done = world.sync(timeout=3 * LIMIT)
         assert done.returncode == 0, done.stdout + done.stderr
         said, sums = {}, {}
         for target in world.status()["targets"]:
