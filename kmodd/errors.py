@@ -1,6 +1,6 @@
 """The one exception type for what an administrator can cause or must know.
 
-Must not: import anything of kmodd but the table of codes, print, or exit.
+Must not: import anything of kmodd but the table of codes and what makes text fit to be shown, print, or exit.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Optional
 
 from .problems import TRANSIENT
+from .visible import visible_lines
 
 
 class Problem(Exception):
@@ -15,6 +16,7 @@ class Problem(Exception):
 
     code: stable; scripts and alerts may key on it (listed in kmodd(8)). Each has a row in problems.TRANSIENT.
     message: one sentence that says what happened to what.
+    Both it and the hint may quote what comes from outside, and are made fit to be shown.
     hint: what to do about it, or "" where nothing helps.
     transient: True where the same try may succeed later without any change of inputs; by default as the table says.
     What another version of kmodd calls by a code that is not in it is taken for transient: trying again does no harm.
@@ -24,10 +26,10 @@ class Problem(Exception):
     def __init__(
         self, code: str, message: str, hint: str = "", *, transient: Optional[bool] = None, **attributes: object
     ) -> None:
-        super().__init__(message)
         self.code = code
-        self.message = message
-        self.hint = hint
+        self.message = visible_lines(message)
+        self.hint = visible_lines(hint)
+        super().__init__(self.message)
         self.transient = TRANSIENT.get(code, True) if transient is None else transient
         self.attributes = attributes
 

@@ -20,6 +20,7 @@ import structlog
 from .journal import Journal, send_line
 from .messages import MESSAGE_IDS
 from .paths import JOURNAL_SOCKET
+from .visible import visible
 
 PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 COLOURS = {"warning": "\x1b[33m", "error": "\x1b[31m", "critical": "\x1b[31;1m"}
@@ -42,11 +43,8 @@ def _value(value: object) -> str:
 
 def _line(event: Mapping[str, Any]) -> str:
     facts = (f"{key}={_value(value)}" for key, value in event.items() if key != "event" and value not in EMPTY)
-    line = " ".join((str(event["event"]), *facts))
-    if line.isprintable():
-        return line
     # a reason may quote what a compiler printed of others' code: nothing of it may steer a terminal
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in line)
+    return visible(" ".join((str(event["event"]), *facts)))
 
 
 def _fields(severity: str, event: Mapping[str, Any]) -> dict[str, str]:
@@ -98,9 +96,14 @@ class Lines:
             data = data[os.write(descriptor, data) :]
 
 
+def _bare(stream: Any) -> Any:
+    """Return what is behind a stream that cleans all that is written (ctl.terminal): lines are clean here already."""
+    return getattr(stream, "bare", stream)
+
+
 def configure(level: str = "info", stream: Optional[TextIO] = None, journal_socket: str = JOURNAL_SOCKET) -> None:
     """Set the lowest level that is written and where to (default: stderr)."""
-    out = stream or sys.stderr
+    out: TextIO = stream if stream is not None else _bare(sys.stderr)
     journal, colour = is_journal(out), out.isatty() and "NO_COLOR" not in os.environ
 
     def render(logger: object, name: str, event: MutableMapping[str, Any]) -> str:

@@ -16,6 +16,7 @@ from .modulefile import Module, canonical
 from .recipe import Recipe
 from .record import Attempt, BuiltObject, TargetRecord
 from .remedy import Remedy
+from .visible import visible_lines
 
 CHANGED = "source-changed"  # what was copied is not what was planned with
 UNSAFE = "source-unsafe"  # others than root can change what would be signed
@@ -48,13 +49,25 @@ class Target:
         return f"{self.module} for {self.kernel}"
 
 
+def _make_visible(thing: object, *names: str) -> None:
+    """Have texts of a frozen object shown as they are, whatever they quote of what comes from outside."""
+    for name in names:
+        text = getattr(thing, name)
+        shown = visible_lines(text)
+        if shown is not text:
+            object.__setattr__(thing, name, shown)
+
+
 @dataclass(frozen=True)
 class Fault:
-    """Something found wrong: problem code, sentence, what to do."""
+    """Something found wrong: problem code, sentence, what to do; they are made fit to be shown."""
 
     problem: str
     message: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        _make_visible(self, "message", "hint")
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,9 @@ class Check:
     message: str
     problem: str = ""
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        _make_visible(self, "object", "message", "hint")
 
     @property
     def is_finding(self) -> bool:
@@ -164,6 +180,9 @@ class Snapshot:
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
     modules: Mapping[str, Module] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
+    skipped: tuple[
+        BrokenFile, ...
+    ] = ()  # directories whose names no kernel and no source can have; path and name shown
     inputs: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # where they can be known
     recipes: Mapping[Target, Recipe] = field(default_factory=dict)  # of those that have a dkms.conf
     input_faults: Mapping[Target, Fault] = field(default_factory=dict)  # e.g. an unreadable source

@@ -18,6 +18,9 @@ UNSEEN = re.compile(
 STEERING = re.compile(f"[\t\n]|{UNSEEN.pattern}")
 
 
+_NAMED = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
+
+
 def visible(text: str) -> str:
     """Return one line of text in which every character is seen, such as \\x1b or \\u202e."""
     return text if text.isascii() and text.isprintable() else STEERING.sub(_escape, text)
@@ -29,6 +32,8 @@ def visible_lines(text: str) -> str:
 
 
 def _escape(found: re.Match[str]) -> str:
+    if found[0] in _NAMED:
+        return _NAMED[found[0]]
     code = ord(found[0])
     if 0xDC80 <= code <= 0xDCFF:  # a byte that is not UTF-8, as Python keeps it (PEP 383)
         return f"\\x{code - 0xDC00:02x}"

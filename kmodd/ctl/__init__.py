@@ -17,6 +17,7 @@ from typing import NoReturn, Optional
 
 from .. import __version__
 from ..errors import Problem
+from .terminal import open_doors
 
 CLOSED = 141  # as of a program that SIGPIPE ends: nobody may take it for an answer
 DONE, FAILED, USAGE, UNREACHABLE, NOT_READY = 0, 1, 2, 3, 4
@@ -162,10 +163,11 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         from .complete import print_names
 
         return print_names(words[1:])
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow is no reason to fail
+    open_doors()
     options = _parse(words)
     if options.command is None:
         options = _parse([*words, "status"])
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow is no reason to fail
     try:
         sys.exit(_run(options))
     except BrokenPipeError:  # who read the output went away, such as head(1)

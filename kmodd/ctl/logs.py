@@ -86,7 +86,15 @@ def _page(text: str) -> None:
 
         if feed(words, terminal.clean(text).encode(errors="replace"), {"LESSSECURE": "1"}):
             return
-    sys.stdout.write(terminal.clean(text) if terminal.is_terminal() else text)
+    _write(text)
+
+
+def _write(text: str) -> None:
+    """Write what a build printed: on a terminal made fit to be shown, elsewhere as it is stored."""
+    if terminal.is_terminal():
+        sys.stdout.write(text)
+    else:
+        terminal.write_bare(text)
 
 
 def _follow(sysroot: Sysroot, log: str) -> None:
@@ -100,7 +108,7 @@ def _follow(sysroot: Sysroot, log: str) -> None:
         while True:
             text = stream.read()
             if text:
-                sys.stdout.write(terminal.clean(text) if terminal.is_terminal() else text)
+                _write(text)
                 sys.stdout.flush()
                 idle, tail = 0.0, (tail + text)[-200:]
             if is_ended(tail) or (idle >= PATIENCE and not _is_busy(sysroot)):

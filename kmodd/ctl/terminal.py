@@ -1,5 +1,6 @@
-"""How text is put on a terminal: colours that repeat what the words say, and the width there is.
+"""How text is put on a terminal: colours that repeat what the words say, the width, and nothing that steers it.
 
+All that a command prints goes through the Door, which shows as escapes what is no text, whoever it came from.
 Imports nothing heavy; must not know what a document holds beyond a verdict's name.
 """
 
@@ -10,11 +11,60 @@ import shutil
 import sys
 import textwrap
 import time
+from collections.abc import Iterable
+from typing import Any, TextIO
+
+from ..visible import visible_lines
 
 COLOURS = {
     "ready": "32", "failed": "31;1", "blocked": "31", "waiting": "33", "building": "36", "excluded": "2",
     "ok": "32", "warning": "33", "stale": "33", "fail": "31;1", "title": "1",
 }  # fmt: skip
+
+
+#: Begins our own control sequences until they are through the door; nobody else can know it.
+_OURS = f"\0{os.urandom(8).hex()}["
+
+
+class Door:
+    """A stream for text whose every character is seen; control sequences of steer pass. The rest is the stream's own.
+
+    bare: the stream itself, for text that is to stay as it is.
+    """
+
+    def __init__(self, bare: TextIO) -> None:
+        self.bare = bare
+
+    def write(self, text: str) -> int:
+        """Write a text; returns its length."""
+        self.bare.write(visible_lines(text).replace(visible_lines(_OURS), "\x1b["))
+        return len(text)
+
+    def writelines(self, lines: Iterable[str]) -> None:
+        """Write texts."""
+        for line in lines:
+            self.write(line)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bare, name)
+
+
+def open_doors() -> None:
+    """Have all that is printed go through doors."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is not None and not isinstance(stream, Door):
+            setattr(sys, name, Door(stream))
+
+
+def write_bare(text: str) -> None:
+    """Write a text to stdout as it is; it must not be a terminal."""
+    getattr(sys.stdout, "bare", sys.stdout).write(text)
+
+
+def steer(sequence: str) -> str:
+    """Return a control sequence (ECMA-48, without its introducer) that passes the door."""
+    return _OURS + sequence
 
 
 def is_terminal() -> bool:
@@ -30,7 +80,7 @@ def has_colours() -> bool:
 def paint(text: str, verdict: str) -> str:
     """Return a text in a verdict's colour, or as it is where there are none."""
     colour = COLOURS.get(verdict)
-    return f"\x1b[{colour}m{text}\x1b[0m" if colour and has_colours() else text
+    return f"{steer(f'{colour}m')}{text}{steer('0m')}" if colour and has_colours() else text
 
 
 def width() -> int:
@@ -56,10 +106,8 @@ def clip(text: str, room: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a text without what would steer a terminal: it may come from a compiler that quotes code of others."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else "�" for c in text)
+    """Return a text as the door would let it through, for what measures it or hands it to somebody else."""
+    return visible_lines(text)
 
 
 def moment(stamp: float) -> str:

@@ -17,7 +17,7 @@ from ..control.client import Client
 from ..errors import Problem
 from . import DONE
 from .daemon import connect
-from .terminal import clean, clip, paint, span, width
+from .terminal import clean, clip, paint, span, steer, width
 
 TICK = 1.0  # seconds between two drawings of what only grows older
 BAR = 24  # columns
@@ -64,7 +64,7 @@ class Progress:
 
     def _erase(self) -> None:
         if self._drawn:
-            self.stream.write(f"\x1b[{self._drawn}F\x1b[J")  # to the first of the lines, and clear to the end
+            self.stream.write(steer(f"{self._drawn}F") + steer("J"))  # to the first of the lines, and clear to the end
             self._drawn = 0
 
 

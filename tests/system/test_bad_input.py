@@ -61,7 +61,7 @@ BUILDS = {
         {"Makefile": "obj-n :=\n$(shell cp /bin/true \"$$(printf '/build/source/a\\nb\\033[31m.ko')\")\n", "bad.c": ""},
         "[build]\nstrip = false\n",
         "object-invalid",
-        "the build yielded a\\x0ab\\x1b[31m.ko:",
+        "the build yielded a\\nb\\x1b[31m.ko:",
     ),
     "object named by bytes that are no text": (
         {"Makefile": "obj-n :=\n$(shell cp /bin/true \"$$(printf '/build/source/a\\377.ko')\")\n", "bad.c": ""},

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from typing import Any, Optional
+from contextlib import redirect_stdout
+from typing import Any, Optional, TextIO, cast
 
 import pytest
 
@@ -53,7 +54,8 @@ def status(
 
 
 def shown(document: dict[str, Any], capsys: pytest.CaptureFixture[str], detailed: bool = False) -> list[str]:
-    print_status(document, detailed, as_json=False)
+    with redirect_stdout(cast(TextIO, terminal.Door(sys.stdout))):
+        print_status(document, detailed, as_json=False)
     return capsys.readouterr().out.splitlines()
 
 

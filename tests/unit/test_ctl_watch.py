@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
+from typing import Any, TextIO, cast
 
 import pytest
 
+from kmodd.ctl.terminal import Door
 from kmodd.ctl.watch import BAR, Progress, bar, sentence
 
 TARGET = {"module": "m", "kernel": "6.1", "time": 0.0}
@@ -72,7 +73,7 @@ def test_build_without_an_estimate_has_no_bar() -> None:
 
 def test_terminal_shows_bars_below_the_lines_as_long_as_builds_run() -> None:
     terminal = Terminal()
-    progress = Progress(terminal)
+    progress = Progress(cast(TextIO, Door(terminal)))
     progress.show({"event": "activity", "text": "building", "time": 0.0})
     progress.show(dict(STARTED))
     progress.show({**STARTED, "module": "n"})
@@ -92,7 +93,7 @@ def test_terminal_shows_bars_below_the_lines_as_long_as_builds_run() -> None:
 
 def test_nothing_from_a_log_steers_the_terminal() -> None:
     terminal = Terminal()
-    progress = Progress(terminal)
+    progress = Progress(cast(TextIO, Door(terminal)))
     verdict = {**TARGET, "event": "verdict", "verdict": "failed", "reason": "x.c:1: \x1b[2Jerror"}
     progress.show(verdict, tail="\x1b]0;title\x07\n")
     assert "\x1b" not in "".join(terminal.seen())

@@ -146,7 +146,7 @@ SHOWN = [
     ("a\x9bb", r"a\x9bb"),
     ("a\u202eb", r"a\u202eb"),
     ("a\u2066b\u200bc\ufeff", r"a\u2066b\u200bc\ufeff"),
-    ("a\nb\tc\r", r"a\x0ab\x09c\x0d"),
+    ("a\nb\tc\r", r"a\nb\tc\r"),
     ("a\x7f", r"a\x7f"),
     (b"a\xff".decode(errors="surrogateescape"), r"a\xff"),
     (chr(0xD800), r"\ud800"),

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Optional
 
 from ...errors import Problem
+from ..terminal import open_doors
 from .arguments import USAGE, Arguments, Refusal, parse
 
 VERSION = "3.0.10"  # of the DKMS whose command line this is
@@ -18,6 +19,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
     os.umask(0o022)
     words = list(sys.argv[1:] if argv is None else argv)
     sys.stdout.reconfigure(errors="replace", line_buffering=True)  # type: ignore[union-attr]
+    open_doors()
     try:
         arguments = parse(words)
         if arguments.quiet:
