@@ -6,10 +6,11 @@ Must not: decide what they say; `loading` does.
 from __future__ import annotations
 
 import contextlib
+import os
 from pathlib import Path
 
 from .errors import Problem
-from .files import TEMPORARY, explained, remove_file, replace_file
+from .files import TEMPORARY, explained, list_names, remove_file, replace_file
 from .loading import MARK, kernels_of
 from .model import Dropin
 from .paths import Sysroot
@@ -28,23 +29,38 @@ class DropinFiles:
         """Return all drop-ins that kmodd wrote."""
         found = []
         for kind in KINDS:
-            for path in sorted(self.sysroot.dropin_directory(kind).glob(f"{PREFIX}*{SUFFIX}")):
+            directory = self.sysroot.dropin_directory(kind)
+            for name in list_names(directory, SUFFIX):
                 with contextlib.suppress(OSError, UnicodeDecodeError):
-                    content = path.read_text()
+                    content = self._read(directory / f"{name}{SUFFIX}") if name.startswith(PREFIX) else ""
                     if content.startswith(MARK):
                         kernels = kernels_of(content) if kind == "depmod" else ()
-                        found.append(Dropin(kind, path.name[len(PREFIX) : -len(SUFFIX)], content, kernels))
+                        found.append(Dropin(kind, name[len(PREFIX) :], content, kernels))
         return tuple(found)
+
+    def _read(self, path: Path) -> str:
+        """Return the text of a file, "" where it is none. Raises OSError, UnicodeDecodeError."""
+        try:
+            real = self.sysroot.below(path.parent, path.name)
+        except Problem:  # a loop of links
+            return ""
+        return real.read_text() if real.is_file() else ""
 
     def _path(self, dropin: Dropin) -> Path:
         return self.sysroot.dropin(dropin.kind, dropin.module)
+
+    def _is_ours(self, path: Path) -> bool:
+        try:
+            return self._read(path).startswith(MARK)
+        except UnicodeDecodeError:
+            return False
 
     def write(self, dropin: Dropin) -> None:
         """Write a drop-in. Raises Problem dropin-foreign where a file of somebody else has its name."""
         path = self._path(dropin)
         where = self.sysroot.inside(path)
         with explained(f"writing {where}"):
-            if path.exists() and not path.read_text(errors="replace").startswith(MARK):
+            if os.path.lexists(path) and not self._is_ours(path):
                 raise Problem("dropin-foreign", f"{where} exists and was not written by kmodd", "move it away")
             replace_file(path, dropin.content.encode())
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from .errors import Problem
+from .visible import visible
 
 TEMPORARY = ".kmodd-new"
 _SENTENCES = {
@@ -114,6 +115,18 @@ def remove_empty(*directories: Path) -> None:
     for directory in directories:
         with contextlib.suppress(OSError):
             directory.rmdir()
+
+
+def list_names(directory: Path, suffix: str = "") -> list[str]:
+    """Return the names in a directory, sorted, without the suffix that they must end in; none where there is no such.
+
+    Names that cannot be shown as they are, of which nothing of ours has one, are left out. Raises OSError.
+    """
+    try:
+        names = sorted(os.listdir(directory))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    return [n[: len(n) - len(suffix)] for n in names if n.endswith(suffix) and n.isprintable() and visible(n) == n]
 
 
 def find_leftovers(directory: Path) -> list[Path]:

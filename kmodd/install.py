@@ -7,12 +7,15 @@ compress, or run depmod.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+import contextlib
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Union
 
 from .errors import Problem
-from .files import explained, find_leftovers, remove_empty, remove_file, stage_copy, sync_directory
+from .files import explained, find_leftovers, list_names, remove_empty, remove_file, stage_copy, sync_directory
 from .model import Target
 from .moduleindex import State, find_flaw, find_temporary, is_depmods_own, sync_outputs
 from .paths import Sysroot
@@ -59,7 +62,7 @@ class Installation:
                 path.rename(directory / Path(item.path).name)
             sync_directory(directory)
             for name in pending.superseded:
-                remove_file(self.sysroot.resolve(name))
+                remove_file(self.sysroot.entry(name))
             if not objects:
                 remove_empty(directory, directory.parent)
         done = Installed(objects=objects)
@@ -75,7 +78,7 @@ class Installation:
         """Delete a target's installed objects and the directories that become empty. Raises Problem."""
         with explained(f"removing {target}"):
             for name in (*(item.path for item in installed.objects), *installed.superseded):
-                remove_file(self.sysroot.resolve(name))
+                remove_file(self.sysroot.entry(name))
             directory = self.sysroot.extra(target.kernel, target.module)
             for leftover in find_leftovers(directory):
                 remove_file(leftover)
@@ -99,12 +102,14 @@ class Installation:
 
     def heal(self) -> None:
         """Delete what a kill left: staged files under any kernel's extra/, and depmod's. Raises OSError."""
-        for directory in self.sysroot.modules.glob("*"):
-            remove_temporary(directory)
-        for directory in self.sysroot.modules.glob("*/extra/*"):
-            for leftover in find_leftovers(directory):
-                remove_file(leftover)
-            remove_empty(directory, directory.parent)
+        for release in list_names(self.sysroot.modules):
+            with contextlib.suppress(Problem):  # links that lead nowhere
+                remove_temporary(self.sysroot.kernel(release))
+                for module in list_names(self.sysroot.below(self.sysroot.modules, release, "extra")):
+                    directory = self.sysroot.extra(release, module)
+                    for leftover in find_leftovers(directory):
+                        remove_file(leftover)
+                    remove_empty(directory, directory.parent)
 
 
 def remove_temporary(directory: Path) -> None:
@@ -113,13 +118,37 @@ def remove_temporary(directory: Path) -> None:
         remove_file(path)
 
 
+@contextlib.contextmanager
+def _base(sysroot: Sysroot) -> Iterator[Path]:
+    """Give the directory that depmod is to take for the root.
+
+    It follows links as they are: where those of the root would lead it out, that is a directory which has nothing but
+    the place of the modules.
+    """
+    places = ("lib/modules", "usr/lib/modules")
+    if all(os.path.realpath(sysroot.root / place) == str(sysroot.resolve(f"/{place}")) for place in places):
+        yield sysroot.root
+        return
+    with tempfile.TemporaryDirectory(prefix="kmodd-depmod.") as name:
+        for place in places:
+            path = Path(name, place)
+            path.parent.mkdir(parents=True)
+            path.symlink_to(sysroot.modules)
+        yield Path(name)
+
+
 async def run_depmod(sysroot: Sysroot, release: str) -> State:
     """Run depmod for a kernel, with the root's own depmod.d, and bring what it wrote to the disk; returns its state.
 
     Raises Problem depmod-failed and tool-missing.
     """
+    with _base(sysroot) as base:
+        return await _run_depmod(sysroot, base, release)
+
+
+async def _run_depmod(sysroot: Sysroot, base: Path, release: str) -> State:
     directory = sysroot.kernel(release)
-    argv: list[Union[str, Path]] = ["depmod", "-b", sysroot.root]
+    argv: list[Union[str, Path]] = ["depmod", "-b", base]
     if not sysroot.is_host:  # else depmod would take the host's configuration
         for place in sysroot.depmod_directories:
             argv += ["-C", place]

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Optional
 
 from .files import stat_signature
-from .model import Fault, Kernel
+from .model import BrokenFile, Fault, Kernel
 from .modulefile import canonical
 from .moduleindex import IndexReader, read_configuration
 from .paths import Sysroot
 from .record import Depmod
 from .remedy import Remedy
+from .visible import visible
 
 #: Symbols that kmodd itself asks for.
 SYMBOLS = frozenset(
@@ -38,6 +39,9 @@ SUFFIXES = {".xz": "xz", ".zst": "zst", ".gz": "gz"}
 #: What a tree must hold to build modules against it.
 NEEDED = ("Makefile", ".config", "Module.symvers", "include/generated/autoconf.h", "scripts/Makefile.modpost")
 ARCHITECTURES = {"amd64": "x86_64", "arm64": "aarch64"}
+#: What a release can be: depmod(8) wants two numbers first, uname(2) takes 64 bytes, and the rest is one plain word.
+RELEASE = re.compile(r"[0-9]+\.[0-9]+[A-Za-z0-9._+~^@=:,%-]*")
+LONGEST_RELEASE = 64
 _FLAVOUR = re.compile(r"\+([a-z0-9][a-z0-9.-]*)$|\.(rt|debug)(?:[.\d]|$)|-(rt|cloud)-")
 _UTS_RELEASE = re.compile(r'UTS_RELEASE "([^"]+)"')
 _MACHINE = re.compile(r"[.-](x86_64|aarch64|ppc64le|s390x|amd64|arm64)(?:[+.-]|$)")
@@ -54,6 +58,11 @@ def read_config(path: Path, symbols: Collection[str]) -> dict[str, str]:
             if equals and name in symbols:
                 found[name] = value.strip().strip('"')
     return found
+
+
+def is_release(name: str) -> bool:
+    """Tell whether a directory of modules is named as a kernel release can be."""
+    return len(name) <= LONGEST_RELEASE and RELEASE.fullmatch(name) is not None
 
 
 def find_own(directory: Path, objects: Collection[str]) -> dict[str, Path]:
@@ -80,6 +89,7 @@ class KernelReader:
         self.sysroot = sysroot
         self.indexes = IndexReader()
         self._cache: dict[tuple[str, str], tuple[object, object]] = {}
+        self.skipped: tuple[BrokenFile, ...] = ()  # directories that the last read passed over
 
     def read(
         self,
@@ -98,6 +108,7 @@ class KernelReader:
         the last depmod of kmodd's that ended well.
         Raises OSError where /lib/modules exists and cannot be listed.
         """
+        self.skipped = ()
         try:
             entries = sorted(os.scandir(self.sysroot.modules), key=lambda e: e.name)
         except FileNotFoundError:
@@ -109,6 +120,9 @@ class KernelReader:
             if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
                 continue
             release, directory = entry.name, Path(entry.path)
+            if not is_release(release):
+                self.skipped += (self._skip(release),)
+                continue
             if not any((directory / name).exists() for name in LANDMARKS):
                 kernels[release] = Kernel(release, present=False)
                 continue
@@ -135,6 +149,11 @@ class KernelReader:
                 omitted=omitted,
             )
         return kernels
+
+    def _skip(self, name: str) -> BrokenFile:
+        where = visible(f"{self.sysroot.inside(self.sysroot.modules)}/{name}")
+        text = f"{where} is passed over: it is not named as a kernel release is"
+        return BrokenFile(where, visible(name), Fault("release-invalid", text, "rename or remove it"))
 
     def find_build_tree(self, release: str, package: str) -> tuple[Optional[str], Optional[Fault]]:
         """Return the in-root path of a usable build tree, or why there is none."""

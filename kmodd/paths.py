@@ -49,17 +49,40 @@ class Sysroot:
 
         A missing last part is not an error. Raises Problem symlink-loop.
         """
-        pending = [part for part in reversed(Path(path).parts) if part != "/"]
-        current: list[str] = []
+        return self._follow([], path)
+
+    def below(self, directory: Path, *parts: str) -> Path:
+        """Return the host path of something below a directory that is resolved already, likewise.
+
+        Every part may be a link, to wherever in the root it leads. Raises Problem symlink-loop.
+        """
+        return self._follow(self.inside(directory).split("/")[1:], os.path.join(*parts))
+
+    def entry(self, path: str | os.PathLike[str]) -> Path:
+        """Return the host path of an absolute in-root path, the last part of which is not followed if it is a link.
+
+        It is for what is to be deleted or replaced. Raises Problem symlink-loop.
+        """
+        place = Path(path)
+        return self.resolve(place.parent) / place.name
+
+    def _follow(self, current: list[str], path: str | os.PathLike[str]) -> Path:
+        """Return the host path of a path that begins where the parts in `current` lead, all links followed.
+
+        Plain strings: a look at many modules asks for thousands of paths.
+        """
+        top = str(self.root).rstrip("/")
+        pending = os.fspath(path).split("/")[::-1]
         links = 0
         while pending:
             part = pending.pop()
+            if part in ("", "."):
+                continue
             if part == "..":
                 current[-1:] = []
                 continue
-            here = self.root.joinpath(*current, part)
             try:
-                link = os.readlink(here)
+                link = os.readlink("/".join((top, *current, part)))
             except OSError:
                 current.append(part)
                 continue
@@ -68,8 +91,8 @@ class Sysroot:
                 raise Problem("symlink-loop", f"{path}: too many levels of symbolic links", path=str(path))
             if link.startswith("/"):
                 current = []
-            pending.extend(p for p in reversed(Path(link).parts) if p != "/")
-        return self.root.joinpath(*current)
+            pending += link.split("/")[::-1]
+        return Path("/".join((top, *current)) or "/")
 
     def inside(self, path: Path) -> str:
         """Return the absolute path, as seen from inside the root, of a host path below it."""
@@ -81,10 +104,10 @@ class Sysroot:
         return self.resolve("/lib/modules")
 
     def kernel(self, release: str) -> Path:
-        return self.modules / release
+        return self.below(self.modules, release)
 
     def extra(self, release: str, module: str) -> Path:
-        return self.kernel(release) / "extra" / module
+        return self.below(self.modules, release, "extra", module)
 
     @property
     def kernel_trees(self) -> Path:
@@ -109,7 +132,7 @@ class Sysroot:
         return self.resolve("/etc/kmodd/keys")
 
     def dropin(self, kind: str, module: str) -> Path:
-        """Return the path of a generated file; kind is modules-load, modprobe or depmod."""
+        """Return the path of a generated file, as entry does; kind is modules-load, modprobe or depmod."""
         return self.dropin_directory(kind) / f"kmodd-{module}.conf"
 
     def dropin_directory(self, kind: str) -> Path:
@@ -129,7 +152,7 @@ class Sysroot:
     @property
     def dkms_copies(self) -> Path:
         """Return where objects that DKMS had installed are kept: below it, release and path."""
-        return self.state / "dkms"
+        return self.resolve("/var/lib/kmodd/dkms")
 
     @property
     def cache(self) -> Path:
@@ -137,15 +160,19 @@ class Sysroot:
 
     @property
     def scratch(self) -> Path:
-        return self.cache / "build"
+        return self.resolve("/var/cache/kmodd/build")
 
     @property
     def kernel_sources(self) -> Path:
-        return self.cache / "kernel-source"
+        return self.resolve("/var/cache/kmodd/kernel-source")
 
     @property
     def logs(self) -> Path:
         return self.resolve("/var/log/kmodd")
+
+    def log_directory(self, module: str, release: str) -> Path:
+        """Return where the logs of a target's builds are."""
+        return self.below(self.logs, module, release)
 
     @property
     def runtime(self) -> Path:
@@ -158,7 +185,7 @@ class Sysroot:
 
     @property
     def lock(self) -> Path:
-        return self.state / "lock"
+        return self.resolve("/var/lib/kmodd/lock")
 
     @property
     def progress(self) -> Path:

@@ -18,6 +18,7 @@ from .model import BrokenFile, Fault
 from .modulefile import NAME, Module, ModuleFile
 from .paths import Sysroot
 from .reading import reach
+from .visible import visible
 
 LARGEST = 1 << 20  # bytes; a module file is a few lines
 
@@ -68,6 +69,11 @@ class RegistryReader:
 
     def _take(self, path: Path, modules: dict[str, Module], broken: list[BrokenFile]) -> None:
         inside = self.sysroot.inside(path)
+        if visible(inside) != inside:
+            text = f"{visible(inside)}: its name cannot be shown as it is"
+            fault = Fault("module-file-invalid", text, "rename it")
+            broken.append(BrokenFile(visible(inside), visible(path.stem), fault))
+            return
         try:
             content = self._load(path, inside)
             if content is None:

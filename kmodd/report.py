@@ -131,7 +131,7 @@ def status_document(
         "leftovers": leftovers,
         "problems": [
             {"file": b.path, "problem": b.fault.problem, "message": b.fault.message, "hint": b.fault.hint}
-            for b in snapshot.broken
+            for b in (*snapshot.broken, *snapshot.skipped)
         ],
     }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +16,16 @@ from pydantic import ValidationError
 
 from .deleting import delete_tree
 from .errors import Problem
-from .files import digest_file, find_leftovers, remove_empty, remove_file, replace_file, stage_copy, stat_signature
+from .files import (
+    digest_file,
+    find_leftovers,
+    list_names,
+    remove_empty,
+    remove_file,
+    replace_file,
+    stage_copy,
+    stat_signature,
+)
 from .log import get_logger
 from .model import Target
 from .paths import Sysroot
@@ -29,27 +39,33 @@ class Store:
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
-        self.targets = sysroot.state / "targets"
-        self.kernels = sysroot.state / "kernels"
+        self.targets = sysroot.below(sysroot.state, "targets")
+        self.kernels = sysroot.below(sysroot.state, "kernels")
         self._known: dict[Path, tuple[object, TargetRecord]] = {}
         self._checked: dict[Path, tuple[object, str]] = {}
 
     def _path(self, target: Target) -> Path:
-        return self.targets / target.kernel / f"{target.module}.json"
+        return self.sysroot.below(self.targets, target.kernel) / f"{target.module}.json"
 
     def objects(self, target: Target) -> Path:
         """Return the directory of a target's unsigned objects."""
-        return self.targets / target.kernel / f"{target.module}.objects"
+        return self.sysroot.below(self.targets, target.kernel, f"{target.module}.objects")
+
+    def _directories(self) -> Iterator[tuple[str, Path]]:
+        """Yield the releases that something is remembered for, and where."""
+        for release in list_names(self.targets):
+            with contextlib.suppress(Problem):  # links that lead nowhere
+                yield release, self.sysroot.below(self.targets, release)
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def records(self) -> dict[Target, TargetRecord]:
         """Return all records."""
         found: dict[Target, TargetRecord] = {}
-        for path in sorted(self.targets.glob("*/*.json")):
-            target = Target(path.stem, path.parent.name)
-            record = self._read(path)
-            if record is not None:
-                found[target] = record
+        for release, directory in self._directories():
+            for module in list_names(directory, ".json"):
+                record = self._read(directory / f"{module}.json")
+                if record is not None:
+                    found[Target(module, release)] = record
         return found
 
     def record(self, target: Target) -> TargetRecord:
@@ -77,9 +93,9 @@ class Store:
     def kernel_records(self) -> dict[str, KernelRecord]:
         """Return what is remembered of kernels, by release."""
         found = {}
-        for path in sorted(self.kernels.glob("*.json")):
+        for release in list_names(self.kernels, ".json"):
             with contextlib.suppress(OSError, ValidationError):
-                found[path.stem] = KernelRecord.model_validate_json(path.read_bytes())
+                found[release] = KernelRecord.model_validate_json((self.kernels / f"{release}.json").read_bytes())
         return found
 
     def is_damaged(self, target: Target, built: Built) -> bool:
@@ -144,11 +160,11 @@ class Store:
 
     def heal(self) -> None:
         """Delete what a kill left behind. Call only while holding the lock."""
-        for directory in [self.kernels, *self.targets.glob("*")]:
+        for directory in [self.kernels, *(directory for _, directory in self._directories())]:
             for path in find_leftovers(directory):
                 remove_file(path)
-        for path in self.targets.glob("*/*.objects.new"):
-            delete_tree(path)
+            for name in list_names(directory, ".objects.new"):
+                delete_tree(directory / f"{name}.objects.new")
 
     def check_writable(self) -> None:
         """Raise Problem state-unwritable where nothing can be remembered."""

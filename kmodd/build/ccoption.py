@@ -80,7 +80,7 @@ class CompilerAnswers:
 
     async def find(self, kernel: Kernel, compiler: Compiler) -> Optional[Path]:
         """Return the makefile for a kernel and compiler, asking first where it is not there; None where that fails."""
-        path = self.sysroot.cache / "cc-option" / f"{kernel.release}.mk"
+        path = self.sysroot.below(self.sysroot.cache, "cc-option") / f"{kernel.release}.mk"
         async with self._asking.setdefault(kernel.release, asyncio.Lock()):
             identity = ""
             try:

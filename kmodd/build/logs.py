@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from ..errors import Problem
+from ..files import list_names
 from ..paths import Sysroot
 
 #: What kmodd writes as a log's last line.
@@ -42,11 +43,11 @@ class LogReader:
 
     def modules(self) -> list[str]:
         """Return the modules that have logs."""
-        return _names(self.sysroot.logs)
+        return list_names(self.sysroot.logs)
 
     def kernels(self, module: str) -> list[str]:
         """Return the kernel releases that a module has logs for."""
-        return _names(self.sysroot.logs / module)
+        return list_names(self.sysroot.below(self.sysroot.logs, module))
 
     def attempts(self, module: str, release: str) -> list[dict[str, Any]]:
         """Return a target's attempts, newest first.
@@ -55,17 +56,19 @@ class LogReader:
         stopped, discarded; "" where the log says nothing, as of one that runs or was killed), seconds, bytes.
         """
         found = []
-        directory = self.sysroot.logs / module / release
-        for name in _names(directory, ".log"):
+        directory = self.sysroot.log_directory(module, release)
+        for name in list_names(directory, ".log"):
             path = directory / f"{name}.log"
-            stamp = _STAMP.fullmatch(name)
+            if not path.is_file():
+                continue
+            began = _began(name)
             ending = self._ending(path)
             found.append(
                 {
                     "attempt": name,
                     "kernel": release,
                     "log": self.sysroot.inside(path),
-                    "began": calendar.timegm(time.strptime(stamp[1], "%Y%m%dT%H%M%S")) if stamp else None,
+                    "began": began,
                     "outcome": ending[1] if ending else "",
                     "seconds": float(ending[2]) if ending else None,
                     "bytes": path.stat().st_size,
@@ -95,8 +98,10 @@ class LogReader:
             return []
 
 
-def _names(directory: Path, suffix: str = "") -> list[str]:
+def _began(name: str) -> Optional[int]:
+    """Return when an attempt began by its name, in seconds since the epoch; None where it does not tell."""
+    stamp = _STAMP.fullmatch(name)
     try:
-        return sorted(n[: len(n) - len(suffix)] for n in os.listdir(directory) if n.endswith(suffix))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
+        return calendar.timegm(time.strptime(stamp[1], "%Y%m%dT%H%M%S")) if stamp else None
+    except ValueError:  # no such day
+        return None

@@ -15,6 +15,8 @@ from ..build.logs import LogReader
 from ..errors import Problem
 from ..paths import Sysroot
 
+#: Shells take what is printed apart, and some expand it.
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^@=:,%-]*")
 _NAME = re.compile(r'^\[module\][^\[]*?^\s*name\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
@@ -37,7 +39,7 @@ def print_names(words: Sequence[str]) -> None:
             names = (one["attempt"] for r in reader.kernels(rest[1]) for one in reader.attempts(rest[1], r))
         else:
             return
-        print("\n".join(sorted(set(names))))
+        print("\n".join(sorted({name for name in names if PLAIN.fullmatch(name)})))
 
 
 def _modules(sysroot: Sysroot) -> Iterator[str]:

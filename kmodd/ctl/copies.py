@@ -30,9 +30,10 @@ def find_copies(sysroot: Sysroot, package: str) -> Iterator[tuple[str, Path]]:
     for built in sorted(sysroot.resolve(f"{DKMS_TREE}/{package}").glob("*/*/*/module/*.ko*")):
         release = built.parents[2].name
         for place in PLACES:
-            path = sysroot.kernel(release) / place / built.name
+            path = sysroot.below(sysroot.kernel(release), place) / built.name
             with contextlib.suppress(OSError):
-                if path not in found and path.is_file() and digest_file(path) == digest_file(built):
+                mine = sysroot.kernel(release) in path.parents and not path.is_symlink()
+                if mine and path not in found and path.is_file() and digest_file(path) == digest_file(built):
                     found.add(path)
                     yield release, path
 
@@ -54,7 +55,8 @@ def put_aside(seen: Look, modules: Iterable[str], dry_run: bool) -> tuple[list[s
                 left.append(f"{inside}: {module} is {judgement.verdict.value if judgement else 'unknown'} there")
                 continue
             if not dry_run:
-                _move(path, seen.sysroot.dkms_copies / release / relative)
+                kept = seen.sysroot.below(seen.sysroot.dkms_copies, release, str(relative.parent))
+                _move(path, kept / path.name)
             moved.append(inside)
             releases.add(release)
     if not dry_run:
@@ -67,7 +69,7 @@ def put_back(sysroot: Sysroot, dry_run: bool) -> list[str]:
     moved, releases = [], set()
     for kept in sorted(path for path in sysroot.dkms_copies.rglob("*") if path.is_file()):
         release, *rest = kept.relative_to(sysroot.dkms_copies).parts
-        path = sysroot.kernel(release).joinpath(*rest)
+        path = sysroot.below(sysroot.kernel(release), *rest[:-1], ".") / rest[-1]
         inside = f"/lib/modules/{release}/{'/'.join(rest)}"
         if not sysroot.kernel(release).is_dir():
             continue  # the kernel was removed

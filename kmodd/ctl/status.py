@@ -18,6 +18,7 @@ from .terminal import paint
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
 CELL = max(map(len, WORST_FIRST)) + 2
 KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
+PASSED_OVER = ("release-invalid", "source-name-invalid")  # problems of what is no module's
 MOST = 3  # lines of a reason
 
 
@@ -143,7 +144,8 @@ def _problems(document: Document) -> list[str]:
         lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
     for broken in document["problems"]:
         if broken["message"] not in said:
-            lines += _paragraph("", "failed", broken["message"], broken["hint"])
+            level = "warning" if broken["problem"] in PASSED_OVER else "failed"
+            lines += _paragraph("", level, broken["message"], broken["hint"])
     return lines
 
 

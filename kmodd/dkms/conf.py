@@ -63,7 +63,7 @@ class ConfReader:
         self.identify = identify
         self.digest = digest
         self.allowed: Collection[str] = ()  # modules whose install hooks are taken
-        self.memory = sysroot.cache / "dkms.json"
+        self.memory = sysroot.below(sysroot.cache, "dkms.json")
         self._known: dict[str, Recipe] = {}
         self._failed: dict[str, tuple[Fault, Optional[float]]] = {}  # and when it is tried again, in s since the epoch
         self._asked: set[str] = set()

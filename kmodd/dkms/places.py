@@ -7,27 +7,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cmp_to_key
 
 from .. import versions
+from ..errors import Problem
+from ..files import list_names
+from ..model import BrokenFile, Fault
 from ..modulefile import NAME, Module, ModuleFile, Source
 from ..paths import DKMS_SOURCES, Sysroot
 from ..reading import reach
 from ..recipe import DKMS_TREE
+from ..visible import visible
 from .conf import LARGEST_CONF, guess
 
 
 def find_confs(sysroot: Sysroot) -> Iterator[str]:
     """Yield the in-root paths of all dkms.conf of /usr/src, and of those that DKMS has registered elsewhere."""
     top = sysroot.resolve(DKMS_SOURCES)
-    for directory in sorted(top.glob("*")):
-        conf = f"{DKMS_SOURCES}/{directory.name}/dkms.conf"
-        if sysroot.resolve(conf).is_file():
+    for name in list_names(top):
+        conf = f"{DKMS_SOURCES}/{name}/dkms.conf"
+        if _is_file(sysroot, conf):
             yield conf
-    for directory in sorted(sysroot.resolve(DKMS_TREE).glob("*/*")):
-        path = sysroot.resolve(f"{sysroot.inside(directory)}/source") / "dkms.conf"
-        if path.is_file() and path.parent.parent != top:
-            yield sysroot.inside(path)
+    tree = sysroot.resolve(DKMS_TREE)
+    for name in list_names(tree):
+        for version in list_names(sysroot.below(tree, name)):
+            with suppress(Problem):  # a loop of links
+                path = sysroot.resolve(f"{DKMS_TREE}/{name}/{version}/source") / "dkms.conf"
+                conf = sysroot.inside(path)
+                if path.is_file() and path.parent.parent != top and visible(conf) == conf:
+                    yield conf
+
+
+def find_unusable(sysroot: Sysroot) -> Iterator[BrokenFile]:
+    """Yield the directories of /usr/src with a dkms.conf whose names no module file could hold."""
+    top = sysroot.resolve(DKMS_SOURCES)
+    for name in sorted(os.listdir(top)) if top.is_dir() else ():
+        if visible(name) != name and (top / name / "dkms.conf").is_file():
+            where = f"{DKMS_SOURCES}/{visible(name)}"
+            text = f"{where} is passed over: its name cannot be shown as it is"
+            yield BrokenFile(where, visible(name), Fault("source-name-invalid", text, "rename or remove it"))
+
+
+def _is_file(sysroot: Sysroot, path: str) -> bool:
+    try:
+        return sysroot.resolve(path).is_file()
+    except Problem:  # a loop of links
+        return False
 
 
 def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:

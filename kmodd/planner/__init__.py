@@ -245,8 +245,11 @@ class _Planning:
 
     def _removals(self) -> list[RemoveModule]:
         removals = []
+        skipped = {item.name for item in self.snapshot.skipped}  # may be a kernel all the same
         for target, record in sorted(self.snapshot.records.items()):
             kernel, module = self.snapshot.kernels.get(target.kernel), self.snapshot.modules.get(target.module)
+            if target.kernel in skipped:
+                continue
             if kernel is None or not kernel.present:
                 removals.append(RemoveModule(target, "the kernel was removed"))
             elif module is None:

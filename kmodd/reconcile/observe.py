@@ -18,7 +18,7 @@ from ..build.evaluation import evaluate
 from ..commandline import merge
 from ..config import Settings
 from ..dkms.conf import ConfReader
-from ..dkms.places import adopt, is_adopted
+from ..dkms.places import adopt, find_unusable, is_adopted
 from ..dropins import DropinFiles
 from ..errors import Problem
 from ..kernels import KernelReader
@@ -149,6 +149,7 @@ class Observer:
             kernels=kernels,
             modules=registry.modules,
             broken=registry.broken,
+            skipped=(*self.kernels.skipped, *(find_unusable(self.sysroot) if self.adopt else ())),
             inputs=inputs,
             recipes=_named(recipes, registry),
             input_faults=input_faults,

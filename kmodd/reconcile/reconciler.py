@@ -122,7 +122,7 @@ class Reconciler:
                 get_logger().warning("clean-up incomplete", reason=f"{type(error).__name__}: {error}")
 
     def _heal_scratch(self) -> None:
-        for directory in (self.sysroot.scratch, self.sysroot.cache / "sign"):
+        for directory in (self.sysroot.scratch, self.sysroot.below(self.sysroot.cache, "sign")):
             if directory.is_dir():
                 for path in directory.iterdir():
                     delete_tree(path)

@@ -156,7 +156,7 @@ class TargetWork:
 
     def _open_log(self, target: Target) -> Path:
         """Return the path of a new attempt's log, older ones beyond the limit deleted. Raises Problem."""
-        directory = self.sysroot.logs / target.module / target.kernel
+        directory = self.sysroot.log_directory(target.module, target.kernel)
         with explained(f"opening a log in {self.sysroot.inside(directory)}"):
             directory.mkdir(parents=True, exist_ok=True)
             names = (new_name(time.time(), number) for number in range(10_000))
@@ -219,7 +219,7 @@ class TargetWork:
         try:
             signer = await self._signer(kernel)
             inputs["signer"] = signer.state if kernel.signature_hash else ""
-            work = self.sysroot.cache / "sign" / _directory_name(target)
+            work = self.sysroot.below(self.sysroot.cache, "sign") / _directory_name(target)
             with explained(f"preparing the installation of {target}"):
                 delete_tree(work)
                 work.mkdir(parents=True, mode=0o700)

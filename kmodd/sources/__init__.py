@@ -34,7 +34,7 @@ class SourceReader:
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
-        self.memory = sysroot.cache / "sources.json"
+        self.memory = sysroot.below(sysroot.cache, "sources.json")
         self._known: dict[str, tuple[str, str]] = {}  # path -> (stat digest, content digest)
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
             loaded = json.loads(self.memory.read_bytes())

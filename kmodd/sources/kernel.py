@@ -53,7 +53,7 @@ class KernelSources:
         self.places: tuple[str, ...] = ()  # directories, in-root
 
     def _directory(self, kernel: Kernel) -> Path:
-        return self.sysroot.kernel_sources / kernel.source_package[: -len(SUFFIX)]
+        return self.sysroot.below(self.sysroot.kernel_sources, kernel.source_package[: -len(SUFFIX)])
 
     # -- the source RPM --------------------------------------------------------------------------------------------
     def find(self, kernel: Kernel) -> Optional[Reached]:

@@ -47,7 +47,7 @@ class Verifier:
     def __init__(self, sysroot: Sysroot, anew: bool = False) -> None:
         self.sysroot = sysroot
         self.anew = anew
-        self.memory = sysroot.cache / "verified.json"
+        self.memory = sysroot.below(sysroot.cache, "verified.json")
         self.probe = Probe(sysroot)
         self._digests: dict[str, tuple[object, str]] = {}
         self._known: dict[Target, Answer] = {}

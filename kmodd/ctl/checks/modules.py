@@ -122,6 +122,14 @@ async def depmods(host: Host) -> AsyncIterator[Finding]:
             yield Finding("depmod", "fail", f"{kernel.release}: {kernel.depmod_stale}", fix)
 
 
+async def names(host: Host) -> AsyncIterator[Finding]:
+    """Kernels and sources have names that they can have."""
+    for item in host.snapshot.skipped:
+        yield Finding("names", "warning", item.fault.message, item.fault.hint)
+    if not host.snapshot.skipped:
+        yield Finding("names", "ok", "nothing in /lib/modules is passed over for its name")
+
+
 async def leftovers(host: Host) -> AsyncIterator[Finding]:
     """No removed kernel left its directory behind."""
     for release, kernel in sorted(host.snapshot.kernels.items()):
@@ -208,5 +216,5 @@ def _objects(host: Host, release: str) -> Iterator[tuple[str, str]]:
 
 
 CHECKS = (
-    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, leftovers, owners, others,
+    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, names, leftovers, owners, others,
 )  # fmt: skip

@@ -64,7 +64,7 @@ class SafeUpgrade:
 
     def __init__(self, sysroot: Sysroot, name: str, version: str) -> None:
         self.sysroot = sysroot
-        self.path = sysroot.runtime / "dkms" / f"{name}-{version}"
+        self.path = sysroot.below(sysroot.runtime, "dkms") / f"{name}-{version}"
 
     def mark(self, pid: int) -> None:
         """Remember an addition by a transaction. Raises Problem."""
