@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from typing import Annotated, Literal, Optional
+from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field
 
@@ -20,7 +21,17 @@ LARGEST = 1 << 20  # bytes; a few lines are what it has
 def _key(value: str) -> str:
     if not value.startswith(("/", "pkcs11:")) or any(c.isspace() or not c.isprintable() for c in value):
         raise ValueError("must be an absolute path or a pkcs11: URI (RFC 7512)")
+    if value.startswith("pkcs11:") and _tells_pin(value):
+        raise ValueError("must not hold a PIN (pin-value), which everybody could read; use sign.passphrase_file")
     return value
+
+
+def _tells_pin(uri: str) -> bool:
+    """Tell whether a pkcs11: URI has the attribute pin-value, however it is written: it becomes a word of openssl's."""
+    plain = uri
+    while "%" in plain and (decoded := unquote(plain)) != plain:
+        plain = decoded
+    return "pin-value" in plain.lower()
 
 
 def _variable(value: str) -> str:

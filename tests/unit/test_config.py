@@ -56,6 +56,12 @@ BAD = [
     (b'[retry]\nfirst = "soon"\n', "retry.first: "),
     (b'[sign]\nkey = "key"\n', "sign.key: must be an absolute path"),
     (b'[sign]\nalgorithm = "dsa"\n', "sign.algorithm: "),
+    (b'[sign]\nkey = "pkcs11:token=t?pin-value=8642"\n', "sign.key: must not hold a PIN"),
+    (b'[sign]\nkey = "pkcs11:token=t;object=o?module-name=m&pin-value=8642"\n', "sign.key: must not hold a PIN"),
+    (b'[sign]\nkey = "pkcs11:token=t?PIN-Value=8642"\n', "sign.key: must not hold a PIN"),
+    (b'[sign]\nkey = "pkcs11:token=t?p%69n%2dvalue=8642"\n', "sign.key: must not hold a PIN"),
+    (b'[sign]\nkey = "pkcs11:token=t?%2570in-value=8642"\n', "sign.key: must not hold a PIN"),
+    (b'[sign]\nkey = "pkcs11:token=t;pin-value=8642"\n', "sign.key: must not hold a PIN"),
     (b"[", "not valid TOML"),
     (b"\xff", "utf-8"),
 ]
@@ -68,6 +74,12 @@ def test_bad_setting_names_file_table_and_key(tmp_path: Path, content: bytes, me
     assert caught.value.code == "settings-invalid"
     assert caught.value.message.startswith("/etc/kmodd/kmodd.toml: ")
     assert message in caught.value.message
+    assert "8642" not in caught.value.message  # no message repeats a PIN
+
+
+def test_pin_in_a_file_is_taken(tmp_path: Path) -> None:
+    uri = "pkcs11:token=t;object=o?pin-source=file:/etc/kmodd/keys/pin"
+    assert read(tmp_path, f'[sign]\nkey = "{uri}"\n'.encode()).sign.key == uri
 
 
 def test_directory_in_its_place_is_a_problem(tmp_path: Path) -> None:
