@@ -57,6 +57,7 @@ class BuildTable(Table):
 class SourcesTable(Table):
     srpm_path: tuple[AbsolutePath, ...] = ("/srv/srpms",)  # where the kernels' source RPMs lie
     fetch: bool = False  # those that are missing, by dnf
+    allow_unsigned: bool = False  # those without a good signature by a key that rpm trusts
 
 
 class KernelsTable(Table):

@@ -64,6 +64,7 @@ TRANSIENT = {
     "kernel-source-path": False,
     "kernel-source-unknown": False,
     "kernel-source-unprepared": False,
+    "kernel-source-unsigned": False,
     "kernel-unknown": False,
     "log-missing": False,
     "modprobe-refuses": False,

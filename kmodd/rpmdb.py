@@ -138,6 +138,26 @@ class CommandQueries(_CachedQueries):
         return answer
 
 
+async def find_signature_fault(sysroot: Sysroot, package: Path) -> str:
+    """Return why an RPM file, a host path, has no good signature by a key of the root's rpm keyring; "" if it has.
+
+    rpmkeys(8) demands digests and a signature at the level "all", and prints what of them is good in small letters.
+    Raises Problem tool-missing, tool-killed, tool-timeout.
+    """
+    database = sysroot.resolve(sysroot.rpm_database)
+    if not any((database / name).exists() for name in DATABASES):
+        return "there is no rpm database"
+    argv: list[Union[str, Path]] = ["rpmkeys", "--dbpath", database, "--define", "_pkgverify_level all"]
+    argv += ["--checksig", package]
+    done = await run(argv, check=False, timeout=600)
+    accident = find_accident("rpmkeys", done)
+    if accident is not None:
+        raise accident
+    said = (done.text.strip().splitlines() or done.stderr.decode(errors="replace").strip().splitlines() or [""])[-1]
+    verdict = said.rpartition(": ")[2].strip()
+    return "" if done.status == 0 and verdict.split() == ["digests", "signatures", "OK"] else verdict or "no answer"
+
+
 async def open_queries(sysroot: Sysroot) -> RpmQueries:
     """Return the way of asking that works here; find out once and keep it."""
     return BindingQueries(sysroot) if await BindingQueries.is_usable() else CommandQueries(sysroot)

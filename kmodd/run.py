@@ -33,6 +33,7 @@ PACKAGES = {
     "modprobe": "kmod", "modinfo": "kmod", "depmod": "kmod", "rmmod": "kmod", "bwrap": "bubblewrap",
     "setpriv": "util-linux",
     "make": "make", "gcc": "gcc", "xz": "xz", "zstd": "zstd", "gzip": "gzip", "openssl": "openssl", "rpm": "rpm",
+    "rpmkeys": "rpm",
     "patch": "patch", "strip": "binutils", "mokutil": "mokutil", "keyctl": "keyutils",
     "rpmbuild": "rpm-build",
 }  # fmt: skip

@@ -25,6 +25,7 @@ from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from ..sources import SourceReader
 from ..sources.kernel import companions
+from .signatures import Signatures
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,9 @@ class Laid:
 class Material:
     """Lays out sources of one root."""
 
-    def __init__(self, sysroot: Sysroot, sources: SourceReader, builder: Builder) -> None:
+    def __init__(self, sysroot: Sysroot, sources: SourceReader, builder: Builder, signatures: Signatures) -> None:
         self.sysroot = sysroot
+        self.signatures = signatures
         self.sources = sources
         self.builder = builder
         self._clearing: Optional[asyncio.Future[None]] = None  # referred to, or it could be collected before it ends
@@ -77,6 +79,7 @@ class Material:
         async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
             if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
                 await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
+        await asyncio.to_thread(self.sources.kernel.check_kept, module, kernel, planned.get("source"))
         await asyncio.to_thread(self.sources.kernel.lay, module, kernel, patched, scratch / "source", owner)
         return Laid(tuple(patches), tuple(others), tuple(sorted(patched)))
 
@@ -93,9 +96,12 @@ class Material:
                 if module.file.source.kernel:
                     wanted |= companions(module) | await asyncio.to_thread(self._wanted, module, kernel, scratch)
             digest, srpm = await asyncio.to_thread(self._copy_srpm, kernel, scratch)
+            signed = not await self.signatures.find_fault(srpm, digest)
+            if not signed and not self.signatures.allow_unsigned:
+                raise Problem("source-changed", f"{name} was signed, and no longer is")
             room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log)
             top = await prepare(room, srpm)
-            await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted)
+            await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted, signed=signed)
         finally:  # some 80,000 files: builds do not wait for their end
             self._clearing = asyncio.ensure_future(asyncio.to_thread(self.builder.drop_scratch, scratch))
         await asyncio.to_thread(self.sources.kernel.forget, kernels)

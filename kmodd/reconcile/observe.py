@@ -42,9 +42,12 @@ from ..store import Store
 from ..trust import TrustReader
 from ..verify import Question, Verifier
 from ..verify.owncopies import OwnCopies
+from .signatures import Signatures
 
 #: What is said of a module with source.trust_owner.
 TRUSTING = "source.trust_owner is set: whoever can change its source decides what is signed"
+#: And of one with an archive that is not named by its content.
+UNPINNED = "source.archive has no source.sha256: whatever lies there is built"
 #: Of a build tree, what is looked at for who may change it: what every build reads first.
 BUILD_TREE = ("Makefile", "scripts/Makefile.build", "include/generated/autoconf.h", ".config", "Module.symvers")
 
@@ -69,6 +72,7 @@ class Observer:
         self.boot = BootReader(sysroot)
         self.sources = SourceReader(sysroot)
         self.digests = DigestCache()
+        self.signatures = Signatures(sysroot, self.sources.kernel)
         self.confs = ConfReader(sysroot, partial(evaluate, sysroot), self.sources.identity, self._digest)
         self.own_copies = OwnCopies()
         self.compilers = CompilerFinder()
@@ -88,6 +92,7 @@ class Observer:
         self.keyring = open_keyring(self.sysroot, settings)
         self.trust.vouched = settings.sign.trusted
         self.strict = settings.verify.strict
+        self.signatures.allow_unsigned = settings.sources.allow_unsigned
         self.sources.kernel.places = settings.sources.srpm_path
         self.adopt = settings.dkms.adopt
         self.confs.allowed = settings.dkms.allow_hooks
@@ -137,7 +142,7 @@ class Observer:
         damaged, store_damaged = await asyncio.to_thread(self._damage, records)
         left = await self._left(registry, kernels, records)
         signer = self.keyring.signer()
-        trusting = {target: (TRUSTING,) for target, module in wanted.items() if module.file.source.trust_owner}
+        trusting = {target: notes for target, module in wanted.items() if (notes := _notes(module))}
         trusting |= {
             target: (f"the next build will be refused: {fault.message}",)
             for target, fault in input_faults.items()
@@ -354,6 +359,8 @@ class Observer:
         if kernel.build_tree is None:
             return None
         compiler = await self.compiler(kernel)
+        if module.file.source.kernel:
+            await self.signatures.check(kernel)
 
         def read() -> dict[str, str]:
             parts = self._build_tree(module, str(kernel.build_tree))
@@ -432,6 +439,13 @@ def _omission(kernel: Kernel, installed: Installed) -> tuple[Check, ...]:
             fault = Fault("depmod-omits", text, hint)
             found.append(Check(item.name, "depmod", "failed", fault.message, fault.problem, fault.hint))
     return tuple(found)
+
+
+def _notes(module: Module) -> tuple[str, ...]:
+    """Return what a module's file lets pass, fit to print."""
+    source = module.file.source
+    notes = (TRUSTING,) if source.trust_owner else ()
+    return (*notes, UNPINNED) if source.archive is not None and source.sha256 is None else notes
 
 
 def _named(recipes: Mapping[Target, Recipe], registry: Registry) -> dict[Target, Recipe]:

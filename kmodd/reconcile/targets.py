@@ -57,7 +57,7 @@ class TargetWork:
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
         self.builder.limits = Limits(settings.build.largest_object, settings.build.most_objects)
-        self.material = Material(sysroot, observer.sources, self.builder)
+        self.material = Material(sysroot, observer.sources, self.builder, observer.signatures)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
         self.signing = asyncio.Lock()  # while the key is made or checked

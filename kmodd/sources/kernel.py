@@ -37,11 +37,15 @@ _SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.MULTILINE)
 
 @dataclass(frozen=True)
 class Kept:
-    """What is kept of a source RPM: its sha256, the paths that were asked for, those of them that it lacks."""
+    """What is kept of a source RPM: its sha256, the paths that were asked for, those of them that it lacks.
+
+    signed: it had a good signature when it was unpacked.
+    """
 
     sha256: str
     paths: frozenset[str]
     absent: frozenset[str]
+    signed: bool = False
 
 
 class KernelSources:
@@ -73,13 +77,18 @@ class KernelSources:
             raise self._missing(kernel)
         return found
 
+    def check_kept(self, module: Module, kernel: Kernel, planned: Optional[str]) -> None:
+        """Raise Problem source-changed where what is kept is not what a build was planned with (identity)."""
+        kept = self.kept(kernel)
+        if kept is None or planned not in (None, _identity(module, kept.sha256)):
+            raise Problem("source-changed", f"{kernel.source_package} changed while it was unpacked")
+
     def identity(self, module: Module, kernel: Kernel) -> str:
         """Return what identifies a module's source: the source RPM and the paths in it.
 
         Raises Problem kernel-source-unknown, kernel-source-missing, source-unreadable, source-unsafe.
         """
-        srpm = self._identity(kernel, module)
-        return hashlib.sha256("\n".join((srpm, *module.file.source.kernel)).encode()).hexdigest()
+        return _identity(module, self._identity(kernel, module))
 
     def _identity(self, kernel: Kernel, module: Optional[Module] = None) -> str:
         if not kernel.source_package.endswith(SUFFIX):
@@ -120,7 +129,9 @@ class KernelSources:
         """Return what is kept of a kernel's source, None where nothing is."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             found = json.loads((self._directory(kernel) / "record.json").read_bytes())
-            return Kept(str(found["sha256"]), frozenset(found["paths"]), frozenset(found["absent"]))
+            return Kept(
+                str(found["sha256"]), frozenset(found["paths"]), frozenset(found["absent"]), bool(found.get("signed"))
+            )
         return None
 
     def lacks(self, kernel: Kernel, wanted: Iterable[str]) -> bool:
@@ -128,7 +139,7 @@ class KernelSources:
         kept = self.kept(kernel)
         return kept is None or kept.sha256 != self._identity(kernel) or not kept.paths.issuperset(wanted)
 
-    def keep(self, kernel: Kernel, sha256: str, top: Path, wanted: Collection[str]) -> None:
+    def keep(self, kernel: Kernel, sha256: str, top: Path, wanted: Collection[str], *, signed: bool = False) -> None:
         """Keep what is wanted of a source that was unpacked at top, in place of what was kept before.
 
         The tree was made by code of others: no link is followed. Raises Problem.
@@ -140,7 +151,7 @@ class KernelSources:
             (fresh / "tree").mkdir(parents=True)
             absent = [path for path in sorted(wanted) if not _take(top, path, fresh / "tree", None)]
             replace_file(fresh / "symbols", "".join(f"{name}\n" for name in _symbols(top)).encode())
-            record = {"sha256": sha256, "paths": sorted(wanted), "absent": absent}
+            record = {"sha256": sha256, "paths": sorted(wanted), "absent": absent, "signed": signed}
             replace_file(fresh / "record.json", json.dumps(record).encode())
             delete_tree(final)
             fresh.rename(final)
@@ -179,6 +190,10 @@ class KernelSources:
             text = f"{module.path}: build.config.CONFIG_{name}: no Kconfig file of {kernel.source_package} knows it"
             hint = f"did you mean CONFIG_{close[0]}?" if close else "correct it"
             raise Problem("config-unknown", text, hint, transient=False)
+
+
+def _identity(module: Module, srpm: str) -> str:
+    return hashlib.sha256("\n".join((srpm, *module.file.source.kernel)).encode()).hexdigest()
 
 
 def companions(module: Module) -> set[str]:

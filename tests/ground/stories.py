@@ -20,6 +20,9 @@ STORIES: dict[str, dict[str, tuple[str, ...]]] = {
 MODULES = {name: objects for story in STORIES.values() for name, objects in story.items()}
 IN_TREE = sorted(o for m, objects in MODULES.items() if m != "bcache" for o in objects)
 
+#: The ground's source RPMs are not signed.
+SETTINGS = "[sources]\nallow_unsigned = true\n"
+
 
 def make_packages(directory: Path) -> tuple[str, list[Path], Path]:
     """Return the kernel release of the stories, its packages and its source RPM, which are put into a directory."""

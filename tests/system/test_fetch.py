@@ -11,7 +11,7 @@ from world import World
 
 pytestmark = pytest.mark.system
 
-FETCH = "[kernels]\nfetch_devel = true\n[sources]\nfetch = true\n"
+FETCH = "[kernels]\nfetch_devel = true\n[sources]\nfetch = true\nallow_unsigned = true\n"
 NBD = '[source]\nkernel = ["drivers/block/nbd.c"]\n'
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from ground import kernels, srpm
 from ground.cache import find_cache
-from world import World
+from world import QUICK, World
 
 pytestmark = pytest.mark.system
 
@@ -45,6 +45,12 @@ def sources(ground: Path, releases: object) -> Iterator[Sources]:
     rpm = kernels.make_source(release, top, only=[PART])
     yield Sources(rpm, srpm.make_tarball(release, find_cache(), top, [PART]))
     shutil.rmtree(top)
+
+
+@pytest.fixture(autouse=True)
+def unsigned(world: World) -> None:
+    """Let source RPMs be unsigned, as those of the ground are."""
+    world.settings(f"{QUICK}[sources]\nallow_unsigned = true\n")
 
 
 def put(world: World, path: Path, name: str = "") -> Path:
@@ -81,7 +87,7 @@ def test_reload_takes_another_directory_of_source_rpms(world: World, sources: So
     place = world.root / "var/tmp/srpms"
     place.mkdir()
     shutil.copy(sources.rpm, place)
-    world.settings('[sources]\nsrpm_path = ["/srv/srpms", "/var/tmp/srpms"]\n')
+    world.settings('[sources]\nallow_unsigned = true\nsrpm_path = ["/srv/srpms", "/var/tmp/srpms"]\n')
     assert world.child is not None
     world.child.send_signal(signal.SIGHUP)
     world.wait_for("nbd", "ready")

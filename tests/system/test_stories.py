@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ground import stories
 from patience import LIMIT
-from world import Kernels, World
+from world import QUICK, Kernels, World
 
 pytestmark = [pytest.mark.system, pytest.mark.stories]
 
@@ -30,6 +30,7 @@ def world(ground: Path, told: list[str]) -> Iterator[World]:
         root = Path(name) / "root"
         stories.lay(root, packages, srpm)
         world = World(root, Kernels(release, release, release, {release: packages}))
+        world.settings(QUICK + stories.SETTINGS)
         for module in stories.MODULES:
             stories.register(root, module)
         done = world.sync(timeout=3 * LIMIT)

@@ -12,7 +12,7 @@ from ground import privateroot, stories
 from machine import Outcome, Report, boot
 from patience import LIMIT
 from server import modinfo
-from world import Kernels, World
+from world import QUICK, Kernels, World
 
 pytestmark = [pytest.mark.vm, pytest.mark.stories]
 
@@ -40,6 +40,7 @@ def boots() -> Iterator[Boots]:
         release, packages, srpm = stories.make_packages(top / "packages")
         stories.lay(top / "root", packages, srpm)
         world = World(top / "root", Kernels(release, release, release, {release: packages}))
+        world.settings(QUICK + stories.SETTINGS)
         for module in stories.MODULES:
             stories.register(world.root, module)
         done = world.sync(timeout=3 * LIMIT)

@@ -162,7 +162,14 @@ async def owners(host: Host) -> AsyncIterator[Finding]:
     if trusting:
         text = f"whoever can change the sources of {', '.join(trusting)} decides what is signed (source.trust_owner)"
         yield Finding("owners", "warning", text, "give the sources to root and remove source.trust_owner")
-    if not said and not trusting:
+    unpinned = [n for n, m in host.snapshot.modules.items() if m.file.source.archive and not m.file.source.sha256]
+    if unpinned:
+        text = f"whatever lies in the place of the archive of {', '.join(sorted(unpinned))} is built"
+        yield Finding("owners", "warning", text, "say its source.sha256 in the module file")
+    if host.settings.sources.allow_unsigned:
+        text = "source RPMs are built without a signature of a key that rpm trusts (sources.allow_unsigned)"
+        yield Finding("owners", "warning", text, "import the distribution's key by rpm --import and remove the setting")
+    if not said and not trusting and not unpinned:
         yield Finding("owners", "ok", "what is built can be changed by root alone")
 
 
