@@ -25,6 +25,7 @@ class Notifier:
             self._socket.setblocking(False)
         self._status = ""
         self._pending: list[str] = []
+        self._timer: Optional[asyncio.TimerHandle] = None
 
     def _say(self, text: str) -> None:
         if self._socket is None:
@@ -38,13 +39,21 @@ class Notifier:
             try:
                 self._socket.sendall(self._pending[0].encode())
             except BlockingIOError:
-                with contextlib.suppress(RuntimeError):  # without a loop there is no later
-                    asyncio.get_running_loop().call_later(LATER, self._flush)
+                self._flush_later()
                 return
             except OSError:
                 self._pending.clear()  # nobody is there any more
                 return
             del self._pending[0]
+
+    def _flush_later(self) -> None:
+        if self._timer is None:
+            with contextlib.suppress(RuntimeError):  # without a loop there is no later
+                self._timer = asyncio.get_running_loop().call_later(LATER, self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._timer = None
+        self._flush()
 
     def ready(self) -> None:
         self._say("READY=1")

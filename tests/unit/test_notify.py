@@ -26,6 +26,7 @@ def test_a_manager_that_does_not_listen_stops_nobody(tmp_path: Path, monkeypatch
                 notifier.status(f"look {number}")
                 notifier.watchdog()
             notifier.ready()
+            assert len(asyncio.get_running_loop()._scheduled) == 1, "one timer, however much is to be said"
             heard: list[str] = []
 
             def is_ready() -> bool:
