@@ -145,6 +145,21 @@ def test_wiped_runtime_directory_is_made_anew(tmp_path: Path) -> None:
     serve(tmp_path, act, lambda _: None)
 
 
+@pytest.mark.parametrize("delay", [-5.0, 0.0, 10.0, 5 * 3600.0, 1e9])
+def test_no_pause_is_longer_than_the_longest_whatever_the_clock_was_set_to(tmp_path: Path, delay: float) -> None:
+    async def wake() -> None:
+        daemon = Daemon(Sysroot(tmp_path), Settings())
+        for _ in range(3):
+            daemon._wake_in(delay)
+        assert daemon.timer is not None
+        left = daemon.timer.when() - asyncio.get_running_loop().time()
+        assert left <= min(max(delay, 0.0), daemon.settings.retry.longest) + 0.001
+        daemon._wake_in(None)
+        assert daemon.timer is None
+
+    asyncio.run(wake())
+
+
 # -- timers ----------------------------------------------------------------------------------------------------------
 def test_what_waits_for_others_sets_no_timers_and_is_forgotten_with_them(tmp_path: Path) -> None:
     async def hold() -> None:
