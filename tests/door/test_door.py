@@ -58,7 +58,8 @@ SPOILT = {
         f"keep '!/{KERNEL}6\\.12/'; fetched '3 weeks ago'\n"
     ),
     "of three weeks ago, fetched in vain since": (
-        f"unpack_lists\nkeep '{{ if (/{KERNEL}6\\.1\\./) gsub(/6\\.1\\.0-5/, \"6.1.0-4\"); print }}'\nfetched now\n"
+        f"unpack_lists; keep '!/{KERNEL}6\\.1\\.0-4/'\n"  # of those some can be had still
+        f"keep '{{ if (/{KERNEL}6\\.1\\./) gsub(/6\\.1\\.0-5/, \"6.1.0-4\"); print }}'; fetched now\n"
     ),
     "that name files which are gone": (
         f"unpack_lists\nkeep '{{ if (/{KERNEL}/) gsub(/_amd64.deb/, \".0_amd64.deb\"); print }}'; fetched now\n"
