@@ -28,6 +28,22 @@ _SENTENCES = {
 }
 
 
+#: Errors that are facts about a file. Any other says that it could not be looked at now: no descriptor, memory or disk.
+FACTS = frozenset({
+    errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
+    errno.ENOEXEC,
+})  # fmt: skip
+
+
+def find_accident(error: Exception) -> str:
+    """Return what kept something from being looked at, "" where the error is what was found of it."""
+    if isinstance(error, Problem):
+        return error.message if error.transient else ""
+    if isinstance(error, OSError):
+        return str(error.strerror) if error.errno is not None and error.errno not in FACTS else ""
+    return "out of memory" if isinstance(error, MemoryError) else ""
+
+
 def explain(error: OSError, doing: str) -> Problem:
     """Return the problem that an OSError is; doing says what was tried, such as "writing x"."""
     code, what, hint = _SENTENCES.get(

@@ -74,7 +74,8 @@ class Fault:
 class Check:
     """One thing that verify looked at in an object; message says why.
 
-    outcome: passed, failed, warning, untold (it cannot be told, which counts as a warning), or skipped.
+    outcome: passed, failed, warning, untold (it cannot be told, which counts as a warning), skipped (there is nothing
+    to compare with), or interrupted (it could not be made now, which says nothing of the object).
     """
 
     object: str
@@ -90,6 +91,11 @@ class Check:
     @property
     def is_finding(self) -> bool:
         return self.outcome in ("failed", "warning", "untold")
+
+    @property
+    def is_told(self) -> bool:
+        """Tell whether it matters for a verdict: it is a finding, or nobody knows."""
+        return self.is_finding or self.outcome == "interrupted"
 
 
 @dataclass(frozen=True)
@@ -174,6 +180,14 @@ class Loaded:
 
 
 @dataclass(frozen=True)
+class Unseen:
+    """What could not be looked at of a target; until: when it is looked at again, seconds since the epoch."""
+
+    fault: Fault
+    until: float
+
+
+@dataclass(frozen=True)
 class Snapshot:
     """What is on disk now."""
 
@@ -196,6 +210,8 @@ class Snapshot:
     faults: Mapping[Target, tuple[Fault, ...]] = field(default_factory=dict)  # from verify
     warnings: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)  # from verify
     checks: Mapping[Target, tuple[Check, ...]] = field(default_factory=dict)  # all of them, where they were asked for
+    unseen: Mapping[Target, Unseen] = field(default_factory=dict)  # of what is built and what is to be installed
+    unchecked: Mapping[Target, Unseen] = field(default_factory=dict)  # from verify
     running: frozenset[Target] = frozenset()
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other

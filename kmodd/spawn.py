@@ -14,6 +14,7 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -50,6 +51,7 @@ class Child:
 
     def __init__(self, order: Order) -> None:
         """Fork; the child has yet to become the program. Raises OSError, MemoryError and RuntimeError."""
+        sys.audit("subprocess.Popen", order.argv[0], [*order.argv], order.cwd, order.env)  # as subprocess tells of it
         self.loop = asyncio.get_running_loop()
         self.gone: asyncio.Future[None] = self.loop.create_future()
         self.status: Optional[int] = None  # as Popen.returncode, once it is closed

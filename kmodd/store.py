@@ -18,6 +18,7 @@ from .deleting import delete_tree
 from .errors import Problem
 from .files import (
     digest_file,
+    find_accident,
     find_leftovers,
     list_names,
     remove_empty,
@@ -99,7 +100,10 @@ class Store:
         return found
 
     def is_damaged(self, target: Target, built: Built) -> bool:
-        """Tell whether unsigned objects are gone or changed; unchanged files are not read again."""
+        """Tell whether unsigned objects are gone or changed; unchanged files are not read again.
+
+        Raises OSError where one could not be looked at.
+        """
         directory = self.objects(target)
         for item in built.objects:
             path = directory / f"{item.name}.ko"
@@ -108,7 +112,9 @@ class Store:
                 known = self._checked.get(path)
                 if not known or known[0] != key:
                     known = self._checked[path] = (key, digest_file(path))
-            except OSError:
+            except OSError as error:
+                if find_accident(error):
+                    raise
                 return True
             if known[1] != item.sha256:
                 return True

@@ -12,7 +12,7 @@ from typing import Optional
 
 from .commandline import CommandLine
 from .errors import Problem
-from .files import stat_signature
+from .files import find_accident, stat_signature
 from .model import Fault, Kernel, Signer
 from .paths import Sysroot
 from .run import find_program, run
@@ -40,9 +40,12 @@ class TrustReader:
 
     # -- enforcement -----------------------------------------------------------------------------------------------
     def _read(self, path: str) -> str:
+        """Return a file's text, "" where there is none. Raises OSError where it could not be looked at."""
         try:
             return self.sysroot.resolve(path).read_text(errors="replace").strip()
-        except OSError:
+        except OSError as error:
+            if find_accident(error):
+                raise
             return ""
 
     def enforcement(self, kernel: Kernel) -> str:
@@ -88,38 +91,45 @@ class TrustReader:
 
     # -- trust -----------------------------------------------------------------------------------------------------
     async def is_trusted(self, certificate: Path, kernel: Kernel) -> bool:
-        """Tell whether a kernel trusts a certificate (DER): vouched for, enrolled as a MOK, or in its keyrings."""
-        if self.vouched or await self.enrolment(certificate) == "enrolled":
+        """Tell whether a kernel trusts a certificate (DER): vouched for, enrolled as a MOK, or in its keyrings.
+
+        Raises Problem where that could not be asked.
+        """
+        if self.vouched or await self._enrolment(certificate) == "enrolled":
             return True
         return kernel.running and await self.is_in_keyring(certificate)
 
     async def is_in_keyring(self, certificate: Path) -> bool:
         """Tell whether the running kernel checks modules with a certificate (DER); False without keyctl(1) or root.
 
-        It is known by its subject key identifier, which the kernel calls the key by.
+        It is known by its subject key identifier, which the kernel calls the key by. Raises Problem.
         """
         if not self.sysroot.is_host or find_program("keyctl") is None:
             return False
         argv = ["openssl", "x509", "-inform", "DER", "-noout", "-ext", "subjectKeyIdentifier", "-in"]
-        try:
-            found = await run([*argv, certificate], check=False, timeout=20)
-            identifier = re.search(r"^ *((?:[0-9A-F]{2}:)+[0-9A-F]{2})$", found.text, re.MULTILINE)
-            if identifier is None:
-                return False
-            for keyring in KEYRINGS:
-                shown = await run(["keyctl", "show", f"%:{keyring}"], check=False, timeout=20)
-                if shown.status == 0:
-                    return identifier[1].replace(":", "").lower() in read_identifiers(shown.text)
-        except Problem:
-            pass
+        found = await run([*argv, certificate], check=False, timeout=20)
+        identifier = re.search(r"^ *((?:[0-9A-F]{2}:)+[0-9A-F]{2})$", found.text, re.MULTILINE)
+        if identifier is None:
+            return False
+        for keyring in KEYRINGS:
+            shown = await run(["keyctl", "show", f"%:{keyring}"], check=False, timeout=20)
+            if shown.status == 0:
+                return identifier[1].replace(":", "").lower() in read_identifiers(shown.text)
         return False
 
     async def enrolment(self, certificate: Path) -> str:
         """Return whether this machine's firmware has a certificate (DER) as a MOK.
 
         enrolled, pending (asked for, to be confirmed at the console of the next boot), absent, or unknown: of another
-        root than the running one, without EFI variables, without mokutil(1).
+        root than the running one, without EFI variables, without mokutil(1), or where that could not be asked.
         """
+        try:
+            return await self._enrolment(certificate)
+        except Problem:
+            return "unknown"
+
+    async def _enrolment(self, certificate: Path) -> str:
+        """Raises Problem where mokutil(1) could not be asked."""
         if not self.sysroot.is_host or find_program("mokutil") is None:
             return "unknown"
         try:
@@ -128,18 +138,18 @@ class TrustReader:
             return "unknown"
         known = self._enrolments.get(certificate)
         if known is None or known[0] != key:
-            try:
-                done = await run(["mokutil", "--test-key", certificate], check=False, timeout=20)
-                state = next((state for words, state in ENROLMENTS.items() if words in done.text), "unknown")
-            except Problem:
-                state = "unknown"
+            done = await run(["mokutil", "--test-key", certificate], check=False, timeout=20)
+            state = next((state for words, state in ENROLMENTS.items() if words in done.text), "unknown")
             known = self._enrolments[certificate] = (key, state)
         return known[1]
 
     async def find_fault(
         self, kernel: Kernel, signer: Signer, certificate: Path, signed: bool
     ) -> tuple[Optional[Fault], str]:
-        """Return what keeps, or may keep, a kernel from taking modules as we sign them, and a check's outcome."""
+        """Return what keeps, or may keep, a kernel from taking modules as we sign them, and a check's outcome.
+
+        Raises OSError and Problem where that could not be looked at.
+        """
         why, doubt = self.enforcement(kernel), self.doubt(kernel)
         if not why and not doubt:
             return None, "passed"

@@ -6,10 +6,12 @@ Imports nothing heavy: a look at the root is imported when one is taken. Must no
 from __future__ import annotations
 
 import argparse
+import contextlib
 from collections.abc import Iterable
 from typing import Any
 
 from ..choosing import check_names, choose
+from ..errors import Problem
 from . import DONE, FAILED, NOT_READY, terminal
 from .daemon import ask
 
@@ -34,6 +36,12 @@ def read_verification(options: argparse.Namespace) -> Document:
     check_names(seen.status(), options.module, options.kernel)
     document = seen.verification()
     return {**document, "targets": choose({**seen.status(), **document}, options.module, options.kernel)["targets"]}
+
+
+def forget(root: str) -> None:
+    """Have the running daemon, if any, make all checks anew, too, so that status says what was found."""
+    with contextlib.suppress(Problem):  # only root may ask; anybody may look
+        ask(root, "Verify")
 
 
 def read_plan(options: argparse.Namespace) -> Document:

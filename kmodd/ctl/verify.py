@@ -6,18 +6,20 @@ import argparse
 import json
 
 from . import terminal
-from .documents import Document, exit_code, read_verification
+from .documents import Document, exit_code, forget, read_verification
 from .terminal import paint
 
 #: What is printed for an outcome, in the colour of a verdict.
 OUTCOMES = {"passed": ("ok", "ready"), "failed": ("FAILED", "failed"), "warning": ("warning", "warning"),
-            "untold": ("cannot tell", "warning"), "skipped": ("not checked", "waiting")}  # fmt: skip
+            "untold": ("cannot tell", "warning"), "skipped": ("not checked", "waiting"),
+            "interrupted": ("interrupted", "waiting")}  # fmt: skip
 NAMED = max(map(len, ("dependencies", "not checked")))
 
 
 def run_verify(options: argparse.Namespace) -> int:
     """kmoddctl verify [MODULE] [--kernel R]"""
     document = read_verification(options)
+    forget(options.root)
     if options.json:
         print(json.dumps(document, indent=1))
     else:
@@ -60,5 +62,6 @@ def _summary(document: Document) -> str:
         "warning": "warned of",
         "untold": "cannot tell",
         "skipped": "could not be made",
+        "interrupted": "interrupted",
     }
     return f"{len(checks)} checks: " + ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)

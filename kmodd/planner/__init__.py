@@ -49,6 +49,7 @@ from .decisions import (
     Excluded,
     Failed,
     Settled,
+    Unknown,
     in_tree_fault,
     install_inputs,
     rule_of,
@@ -146,12 +147,21 @@ class _Planning:
         installs = [d for d in decisions if isinstance(d, InstallModule)]
         installs += [InstallModule(build.target, "once it is built") for build in builds]
         files = self._dropins({action.target.module for action in installs})
-        waits = [d for d in decisions if isinstance(d, Wait)]
+        waits = [d for d in decisions if isinstance(d, Wait)] + self._looks()
         depmods, depmod_waits = self._depmods(installs, removals, files)
         busy = {a.target.kernel for a in builds} | {a.target.kernel for a in installs}
         busy |= {a.target.kernel for a in removals} | {a.kernel for a in depmods}
         reloads = [] if files else self._reloads(busy)
         return (*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits)
+
+    def _looks(self) -> list[Wait]:
+        """Return waits for what is looked at again, since it could not be."""
+        found = {**self.snapshot.unchecked, **self.snapshot.unseen}
+        return [
+            Wait(target, seen.fault.message, seen.fault.problem, seen.fault.hint, seen.until)
+            for target, seen in sorted(found.items(), key=lambda item: item[0])
+            if not isinstance(self.deciding.decided.get(target, Excluded("")), Excluded)
+        ]
 
     def judgements(self) -> dict[Target, Judgement]:
         found = {target: self._judge(target) for target in self._ordered()}
@@ -185,6 +195,9 @@ class _Planning:
         if isinstance(decision, Excluded):
             problem, hint = (decision.fault.problem, decision.fault.hint) if decision.fault else ("", "")
             return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
+        if isinstance(decision, Unknown):
+            fault = decision.seen.fault
+            return Judgement(Verdict.WAITING, fault.message, fault.problem, fault.hint, rule)
         if isinstance(decision, Failed):
             fault = decision.fault
             return Judgement(Verdict.FAILED, fault.message + kept, fault.problem, fault.hint, rule)
@@ -210,6 +223,9 @@ class _Planning:
             return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}", rule=7)
         for fault in self.snapshot.faults.get(target, ()):
             return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint, 7)
+        if target in self.snapshot.unchecked:
+            fault = self.snapshot.unchecked[target].fault
+            return Judgement(Verdict.WAITING, fault.message, fault.problem, fault.hint, 7)
         refusal = find_refusal(target, self.snapshot)
         if refusal is not None:
             return Judgement(Verdict.BLOCKED, refusal.message, refusal.problem, refusal.hint, 7)

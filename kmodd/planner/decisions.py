@@ -4,10 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Optional, Union
 
-from ..model import CHANGED, BuildModule, Fault, InstallModule, Kernel, Policy, Snapshot, Target, Wait, fingerprint
+from ..model import (
+    CHANGED,
+    BuildModule,
+    Fault,
+    InstallModule,
+    Kernel,
+    Policy,
+    Snapshot,
+    Target,
+    Unseen,
+    Wait,
+    fingerprint,
+)
 from ..modulefile import Module, canonical
 from ..record import Attempt, TargetRecord
 from ..remedy import find_remedy
@@ -46,11 +58,18 @@ class Failed:
 
 
 @dataclass(frozen=True)
+class Unknown:
+    """What is to become of a target cannot be told, since something of it could not be looked at."""
+
+    seen: Unseen
+
+
+@dataclass(frozen=True)
 class Settled:
     note: str = ""
 
 
-Decision = Union[BuildModule, InstallModule, Wait, Excluded, Failed, Settled]
+Decision = Union[BuildModule, InstallModule, Wait, Excluded, Failed, Unknown, Settled]
 
 
 def rule_of(decision: Decision) -> int:
@@ -59,7 +78,7 @@ def rule_of(decision: Decision) -> int:
         return decision.rule
     if isinstance(decision, Wait):
         return 4 if decision.until is not None else 2 if decision.problem == "depends-not-ready" else 3
-    rules = {Excluded: 1, BuildModule: 5, InstallModule: 6}
+    rules = {Excluded: 1, Unknown: 3, BuildModule: 5, InstallModule: 6}
     return rules.get(type(decision), 7)
 
 
@@ -93,6 +112,9 @@ class Deciding:
         exclusion = find_exclusion(module.file.kernels, kernel)
         if exclusion:
             return Excluded(exclusion)
+        unseen = self.snapshot.unseen.get(target)
+        if unseen is not None and target not in self.snapshot.input_faults:
+            return Unknown(unseen)
         recipe = self.snapshot.recipes.get(target)
         if recipe and recipe.excluded:
             return Excluded(f"{recipe.excluded}: dkms.conf")
@@ -104,7 +126,7 @@ class Deciding:
                 after.append(found)
             elif found is not None and (unready is None or isinstance(found, Failed)):
                 unready = found  # what can never be met outweighs what is only waited for
-        if isinstance(unready, Failed):
+        if isinstance(unready, (Failed, Unknown)):
             return unready
         inputs = self.inputs(target)
         if inputs is None:
@@ -132,6 +154,9 @@ class Deciding:
             return Failed(Fault("depends-excluded", text))
         if isinstance(decision, Failed) and decision.fault.problem == "depends-cycle":
             return Failed(Fault("depends-cycle", f"{module} and {name} depend on each other", "break the cycle"))
+        if isinstance(decision, Unknown):
+            seen = decision.seen
+            return Unknown(replace(seen, fault=replace(seen.fault, message=f"needs {name}: {seen.fault.message}")))
         if isinstance(decision, (Failed, Wait)):
             why = decision.fault.message if isinstance(decision, Failed) else decision.reason
             return Wait(target, f"needs {name}, which is not built: {why}", "depends-not-ready")
@@ -151,6 +176,8 @@ class Deciding:
                 return Settled()
             decision = self._installation(target, kernel, record, record.built.inputs, [])
             return Settled(f"installed; {fault.message}") if isinstance(decision, Settled) else decision
+        if target in self.snapshot.unseen:
+            return Unknown(self.snapshot.unseen[target])
         if kernel.build_tree_fault is not None or fault.problem in WAITED_FOR:
             remedy = find_remedy(fault.problem, kernel.release, kernel.source_package)
             return Wait(target, fault.message, fault.problem, fault.hint, remedy=remedy)

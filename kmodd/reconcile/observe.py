@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import hashlib
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,10 +22,11 @@ from ..dkms.conf import ConfReader
 from ..dkms.places import adopt, find_unusable, is_adopted
 from ..dropins import DropinFiles
 from ..errors import Problem
+from ..files import find_accident
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import REFUSED, Check, Fault, Kernel, Loaded, Signer, Snapshot, Target
+from ..model import REFUSED, Check, Fault, Kernel, Loaded, Signer, Snapshot, Target, Unseen
 from ..modulefile import Module, canonical
 from ..moduleindex import identify, read_configuration
 from ..paths import Sysroot
@@ -42,8 +44,14 @@ from ..store import Store
 from ..trust import TrustReader
 from ..verify import Question, Verifier
 from ..verify.owncopies import OwnCopies
+from .again import Again
 from .signatures import Signatures
 
+#: Problems that say nothing of what was looked at: it is looked at again after a pause, though nothing changes.
+ACCIDENTS = (
+    "build-tree-unreadable", "dkms-conf-timeout", "module-file-unreadable", "source-unreadable", "tool-failed",
+    "tool-killed", "tool-timeout",
+)  # fmt: skip
 #: What is said of a module with source.trust_owner.
 TRUSTING = "source.trust_owner is set: whoever can change its source decides what is signed"
 #: And of one with an archive that is not named by its content.
@@ -85,6 +93,8 @@ class Observer:
         self.packages: dict[str, str] = {}
         self.source_packages: dict[str, str] = {}
         self.rpm_fault: Optional[Problem] = None
+        self._unseen: Again[Target] = Again(settings.retry.first, settings.retry.longest)
+        self._unchecked: Again[Target] = Again(settings.retry.first, settings.retry.longest)
         self.take(settings)
 
     def take(self, settings: Settings) -> None:
@@ -97,6 +107,8 @@ class Observer:
         self.adopt = settings.dkms.adopt
         self.confs.allowed = settings.dkms.allow_hooks
         self.forced = settings.dkms.force_version_override
+        for again in (self._unseen, self._unchecked):
+            again.first, again.longest = settings.retry.first, settings.retry.longest
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
         """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
@@ -108,6 +120,7 @@ class Observer:
             kernels = await asyncio.to_thread(self._kernels, registry, records)
         inputs: dict[Target, Mapping[str, str]] = {}
         input_faults: dict[Target, Fault] = {}
+        unseen: dict[Target, Fault] = {}
         recipes: dict[Target, Recipe] = {}
         turn = asyncio.Semaphore(os.cpu_count() or 1)
 
@@ -119,6 +132,8 @@ class Observer:
                     recipes[target] = recipe
             except Problem as problem:
                 input_faults[target] = Fault(problem.code, problem.message, problem.hint)
+                if problem.transient and problem.code in ACCIDENTS:
+                    unseen[target] = input_faults[target]
 
         wanted = {
             Target(name, release): module
@@ -137,10 +152,12 @@ class Observer:
                     inputs[target] = found
             except Problem as problem:
                 input_faults[target] = Fault(problem.code, problem.message, problem.hint)
+                if problem.transient and problem.code in ACCIDENTS:
+                    unseen[target] = input_faults[target]
         self.sources.remember()
         self.confs.remember()
-        damaged, store_damaged = await asyncio.to_thread(self._damage, records)
-        left = await self._left(registry, kernels, records)
+        damaged, store_damaged = await asyncio.to_thread(self._damage, records, unseen)
+        left = await self._left(registry, kernels, records, unseen)
         signer = self.keyring.signer()
         trusting = {target: notes for target, module in wanted.items() if (notes := _notes(module))}
         trusting |= {
@@ -177,6 +194,8 @@ class Observer:
                 )
                 for target in {*checks, *left, *trusting}
             },
+            unseen=_until(self._unseen, unseen),
+            unchecked=_until(self._unchecked, _interrupted(checks)),
             checks=checks,
             running=running,
             loaded=await asyncio.to_thread(self._loaded, kernels, records, store_damaged),
@@ -207,9 +226,16 @@ class Observer:
         return self.loaded.read(asked)
 
     async def _left(
-        self, registry: Registry, kernels: Mapping[str, Kernel], records: Mapping[Target, TargetRecord]
+        self,
+        registry: Registry,
+        kernels: Mapping[str, Kernel],
+        records: Mapping[Target, TargetRecord],
+        unseen: dict[Target, Fault],
     ) -> dict[Target, dict[str, str]]:
-        """Return what a dkms.conf's targets leave to the kernel, as DKMS would: objects, and why."""
+        """Return what a dkms.conf's targets leave to the kernel, as DKMS would: objects, and why.
+
+        unseen: takes the targets for which that could not be told.
+        """
         found: dict[Target, dict[str, str]] = {}
         taken = {n for n, m in registry.modules.items() if m.file.source.dkms and n not in self.forced}
         for target, record in records.items():
@@ -219,7 +245,11 @@ class Observer:
             for item in record.built.objects:
                 own = self.kernels.own_file(kernel.release, canonical(item.name))
                 ours = self.store.objects(target) / f"{item.name}.ko"
-                reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
+                try:
+                    reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
+                except (Problem, OSError) as error:
+                    unseen[target] = _unread(f"the kernel's own {item.name}", error)
+                    continue
                 if reason:
                     found.setdefault(target, {})[item.name] = reason
         return found
@@ -261,10 +291,14 @@ class Observer:
             )
             questions.append(question)
             signed = present or all(item.signer for item in objects)
-            fault, outcome = await self.trust.find_fault(kernel, signer, published, signed)
-            name = objects[0].name if objects else target.module
+            name = objects[0].name
             omitted[target] = _omission(kernel, record.installed)
             trust[target] = ()
+            try:
+                fault, outcome = await self.trust.find_fault(kernel, signer, published, signed)
+            except (Problem, OSError) as error:
+                fault = _unread("whether the kernel trusts kmodd's key", error)
+                fault, outcome = replace(fault, problem="check-interrupted"), "interrupted"
             if fault is not None:
                 trust[target] = (Check(name, "trust", outcome, fault.message, fault.problem, fault.hint),)
             elif self.verifier.anew:
@@ -403,16 +437,20 @@ class Observer:
             return self.sources.kernel.identity(module, kernel)
         return self.sources.identity(module)
 
-    def _damage(self, records: Mapping[Target, TargetRecord]) -> tuple[dict[Target, str], frozenset[Target]]:
+    def _damage(
+        self, records: Mapping[Target, TargetRecord], unseen: dict[Target, Fault]
+    ) -> tuple[dict[Target, str], frozenset[Target]]:
         damaged: dict[Target, str] = {}
         store_damaged: set[Target] = set()
         for target, record in records.items():
-            if record.installed:
-                text = self.verifier.find_damage(record.installed)
+            try:
+                text = self.verifier.find_damage(record.installed) if record.installed else ""
                 if text:
                     damaged[target] = text
-            if record.built and self.store.is_damaged(target, record.built):
-                store_damaged.add(target)
+                if record.built and self.store.is_damaged(target, record.built):
+                    store_damaged.add(target)
+            except OSError as error:
+                unseen[target] = _unread(f"what is built and installed of {target}", error)
         return damaged, frozenset(store_damaged)
 
 
@@ -446,6 +484,23 @@ def _notes(module: Module) -> tuple[str, ...]:
     source = module.file.source
     notes = (TRUSTING,) if source.trust_owner else ()
     return (*notes, UNPINNED) if source.archive is not None and source.sha256 is None else notes
+
+
+def _unread(what: str, error: Exception) -> Fault:
+    """Return the fault that something could not be looked at."""
+    said = find_accident(error) or str(error)
+    return Fault("look-interrupted", f"{what} could not be looked at: {said}", "kmodd looks again by itself")
+
+
+def _interrupted(checks: Mapping[Target, Sequence[Check]]) -> dict[Target, Fault]:
+    """Return of targets with a check that could not be made the first such."""
+    found = {t: [check for check in made if check.outcome == "interrupted"] for t, made in checks.items()}
+    return {t: Fault(of[0].problem, f"{of[0].object}: {of[0].message}", of[0].hint) for t, of in found.items() if of}
+
+
+def _until(again: Again[Target], faults: Mapping[Target, Fault]) -> dict[Target, Unseen]:
+    times = again.note(faults, time.time())
+    return {target: Unseen(fault, times[target]) for target, fault in faults.items()}
 
 
 def _named(recipes: Mapping[Target, Recipe], registry: Registry) -> dict[Target, Recipe]:

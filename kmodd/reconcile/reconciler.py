@@ -230,6 +230,8 @@ class Reconciler:
         applied: list[Action] = []
         pending = {a.target: a for a in actions if isinstance(a, BuildModule)}
         for target, (running, _) in list(self.builds.items()):
+            if target in snapshot.unseen:
+                continue  # whether it is still wanted could not be told
             if target not in pending or pending[target].inputs != running.inputs:
                 get_logger().info("build no longer wanted", module=target.module, kernel=target.kernel)
                 await self._cancel(target)

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from ..files import digest_file, replace_file, stat_signature
+from ..files import digest_file, find_accident, replace_file, stat_signature
 from ..model import Check, Target
 from ..paths import Sysroot
 from ..record import Installed
@@ -91,7 +91,9 @@ class Verifier:
                     self._dirty = True
             except PermissionError:
                 continue  # the checks say so
-            except OSError:
+            except OSError as error:
+                if find_accident(error):
+                    raise
                 return f"{item.path} is gone"
             if known[1] != item.sha256:
                 return f"{item.path} was changed by somebody else"
@@ -105,6 +107,7 @@ class Verifier:
         damaged: in-root paths of objects that are not asked about, since they are not what was installed, and why.
         """
         asked = list(questions)
+        interrupted: dict[Target, tuple[Check, ...]] = {}
         for release in sorted({question.target.kernel for question in asked}):
             own = [question for question in asked if question.target.kernel == release]
             if all(self._is_fresh(question) for question in own):
@@ -112,14 +115,18 @@ class Verifier:
             self._dirty = True  # and all of that kernel are examined, since they are compared with each other
             examination = Examination(self.sysroot, self.probe, own[0].kernel, self._signed, damaged)
             for question, (checks, beyond) in zip(own, await examination.all(own)):
-                kept = tuple(check for check in checks if self.anew or check.is_finding)
-                self._known[question.target] = Answer(self._key(question, beyond), beyond, kept)
+                kept = tuple(check for check in checks if self.anew or check.is_told)
+                if any(check.outcome == "interrupted" for check in checks):  # nobody knows: nothing is remembered
+                    self._known.pop(question.target, None)
+                    interrupted[question.target] = kept
+                else:
+                    self._known[question.target] = Answer(self._key(question, beyond), beyond, kept)
         gone = self._known.keys() - {question.target for question in asked}
         for target in gone:
             del self._known[target]
         for path in self._signed.keys() - {item.path for question in asked for item in question.installed.objects}:
             del self._signed[path]
-        return {question.target: self._known[question.target].checks for question in asked}
+        return {q.target: interrupted.get(q.target) or self._known[q.target].checks for q in asked}
 
     def _is_fresh(self, question: Question) -> bool:
         known = self._known.get(question.target)

@@ -1,20 +1,22 @@
 """One examination of all installed targets of one kernel: each object by itself, then all beside each other.
 
-What several targets share, such as a module of the kernel's own that they need, is read once and not kept. Must not:
-change anything, or remember findings.
+What several targets share, such as a module of the kernel's own that they need, is read once and not kept. What could
+not be looked at, since a tool was killed or the machine ran out of something, is no finding: that check is interrupted.
+Must not: change anything, or remember findings.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
-from ..files import stat_signature
+from ..files import find_accident, stat_signature
 from ..model import Check, Fault, Kernel, Target
 from ..modulefile import canonical
 from ..paths import Sysroot
@@ -26,6 +28,7 @@ from .probe import Probe, Resolution, module_name
 #: In-root path -> the file's state and our certificate, and what was wrong with the signature.
 Signed = dict[str, tuple[object, list[Fault]]]
 REFERENCES = 20  # of the kernel's own modules that are looked at for one with init and exit functions
+AGAIN = "kmodd checks it again by itself"
 DAMAGED = "remove the file and run kmoddctl sync"
 
 
@@ -82,6 +85,24 @@ class Finding:
         if faults:
             self.add(check, faults, "", outcome)
 
+    @contextlib.contextmanager
+    def attempt(self, check: str) -> Iterator[None]:
+        """Note a check as interrupted where the block could not make it. Raises what says something of the object."""
+        try:
+            yield
+        except (Problem, OSError, MemoryError) as error:
+            accident = find_accident(error)
+            if not accident:
+                raise
+            self.interrupt(check, accident)
+
+    def interrupt(self, check: str, accident: str) -> None:
+        """Note that a check could not be made now."""
+        self.checks.append(Check(self.name, check, "interrupted", accident, "check-interrupted", AGAIN))
+
+    def is_interrupted(self, check: str) -> bool:
+        return any(made.check == check and made.outcome == "interrupted" for made in self.checks)
+
     @property
     def inner(self) -> str:
         """Return the canonical name that the kernel lists it by."""
@@ -89,8 +110,9 @@ class Finding:
 
     @property
     def broken(self) -> Optional[Check]:
-        """Return the first check that failed."""
-        return next((check for check in self.checks if check.outcome == "failed"), None)
+        """Return the first check that failed, else the first that could not be made."""
+        made = (check for outcome in ("failed", "interrupted") for check in self.checks if check.outcome == outcome)
+        return next(made, None)
 
 
 class Examination:
@@ -106,6 +128,7 @@ class Examination:
         self.damaged = damaged
         self.directory = sysroot.kernel(kernel.release)
         self.symvers: Optional[symbols.Symvers] = None
+        self.lack = "the kernel has neither a symvers nor a build tree"
         self.reference = loader.Reference()
         self.taken = names.Taken()
         self.in_tree: frozenset[str] = frozenset()  # canonical names of the kernel's own modules
@@ -116,11 +139,12 @@ class Examination:
 
     async def all(self, questions: Sequence[Question]) -> list[tuple[list[Check], tuple[Path, ...]]]:
         """Return the checks of each target, and the other modules that were looked at for it."""
-        own = symbols.find_symvers(self.sysroot, self.kernel)
-        self.symvers = symbols.Symvers(await content.read_plain(own)) if own else None
-        self.reference = await self._find_reference()
-        self.taken = await asyncio.to_thread(names.read_taken, self.directory)
-        self.own_line = await asyncio.to_thread(self.probe.running_line)
+        try:
+            await self._read_own()
+        except (Problem, OSError, MemoryError) as error:
+            accident = f"the kernel's own files could not be looked at: {find_accident(error) or error}"
+            name = module_name(questions[0].installed.objects[0].path)
+            return [([Check(name, "object", "interrupted", accident, "check-interrupted", AGAIN)], ())] * len(questions)
         found = await asyncio.gather(*(self._target(question) for question in questions))
         every = [finding for findings in found for finding in findings]
         self._compare(every)
@@ -130,6 +154,19 @@ class Examination:
             for findings in found
         ]
 
+    async def _read_own(self) -> None:
+        """Read what all targets are compared with. Raises Problem, OSError and MemoryError where that cannot be now."""
+        own = symbols.find_symvers(self.sysroot, self.kernel)
+        try:
+            self.symvers = symbols.Symvers(await content.read_plain(own)) if own else None
+        except (Problem, OSError, ValueError) as error:
+            if find_accident(error):
+                raise
+            self.lack = f"the kernel's symvers cannot be read: {error}"
+        self.reference = await self._find_reference()
+        self.taken = await asyncio.to_thread(names.read_taken, self.directory)
+        self.own_line = await asyncio.to_thread(self.probe.running_line)
+
     async def _target(self, question: Question) -> list[Finding]:
         return await asyncio.gather(*(self._try_object(question, item) for item in question.installed.objects))
 
@@ -138,7 +175,8 @@ class Examination:
         finding = Finding(question.target, name, item.path, name in question.at_boot)
         try:
             async with self.turn:
-                await self._object(finding, question, bool(item.signer))
+                with finding.attempt("object"):
+                    await self._object(finding, question, bool(item.signer))
         except (Problem, OSError, ValueError) as error:
             message = error.message if isinstance(error, Problem) else str(error)
             hint = DAMAGED
@@ -176,22 +214,29 @@ class Examination:
         faults, doubts = await asyncio.to_thread(loader.check, name, shape, self.reference, self.kernel.release)
         finding.add("object", faults, "the loader takes the file itself")
         finding.add_doubts("object", doubts)
-        finding.resolution = await self.probe.resolve(self.kernel.release, name, finding.path)
-        finding.beyond += [step.path for step in finding.resolution.first]
-        fault = finding.resolution.fault
-        finding.add("modprobe", [fault] if fault else [], f"modprobe loads {finding.path}")
+        with finding.attempt("modprobe"):
+            finding.resolution = await self.probe.resolve(self.kernel.release, name, finding.path)
+            finding.beyond += [step.path for step in finding.resolution.first]
+            fault = finding.resolution.fault
+            finding.add("modprobe", [fault] if fault else [], f"modprobe loads {finding.path}")
+            self._add_options(finding, parsed)
         self._add_magic(finding, contents)
         if finding.at_boot:
-            where = self.probe.blacklisting(name)
-            text = f"{name} is to be loaded at boot, but {where} blacklists it"
-            hint = f"remove the line from {where}, or at_boot from the module"
-            found = [Fault("blacklisted", text, hint)] if where else []
-            finding.add("blacklist", found, "nobody keeps it from being loaded at boot")
+            with finding.attempt("blacklist"):
+                self._add_blacklist(finding)
         finding.checks += bootline.check(self.kernel, name, shape, finding.at_boot)
-        self._add_options(finding, parsed)
-        await self._add_signature(finding, question, signed, parsed)
+        with finding.attempt("signature"):
+            await self._add_signature(finding, question, signed, parsed)
         if name in self.kernel.in_tree:
-            await self._add_dependants(finding, contents, real)
+            with finding.attempt("dependants"):
+                await self._add_dependants(finding, contents, real)
+
+    def _add_blacklist(self, finding: Finding) -> None:
+        where = self.probe.blacklisting(finding.name)
+        text = f"{finding.name} is to be loaded at boot, but {where} blacklists it"
+        hint = f"remove the line from {where}, or at_boot from the module"
+        found = [Fault("blacklisted", text, hint)] if where else []
+        finding.add("blacklist", found, "nobody keeps it from being loaded at boot")
 
     def _add_magic(self, finding: Finding, contents: elf.Contents) -> None:
         if not self.reference.magic:
@@ -236,7 +281,9 @@ class Examination:
         for path in dependants:
             try:
                 other = (await self.parse(path)).contents
-            except (Problem, OSError, ValueError):
+            except (Problem, OSError, ValueError) as error:
+                if find_accident(error):
+                    raise
                 continue  # it would not load with the kernel's own either
             before = symbols.look_up(self.symvers, other.needs)
             versions = self.kernel.config.get("CONFIG_MODVERSIONS") == "y"
@@ -266,10 +313,15 @@ class Examination:
             finding.add("signature", known[1], "is kmodd's, over this content")
 
     async def _find_reference(self) -> loader.Reference:
-        """Return what the kernel's own modules tell of all; empty where there is none to look at."""
+        """Return what the kernel's own modules tell of all; empty where there is none to look at.
+
+        Raises Problem, OSError and MemoryError where they could not be looked at.
+        """
         try:
             lines = (self.directory / "modules.order").read_text().splitlines()
-        except OSError:
+        except OSError as error:
+            if find_accident(error):
+                raise
             return loader.Reference()
         self.in_tree = frozenset(module_name(line) for line in lines)
         found = loader.Reference()
@@ -280,7 +332,9 @@ class Examination:
             try:
                 parsed = await self.parse(path)
                 found = loader.refer(parsed.shape, parsed.contents.first("vermagic"))
-            except (Problem, OSError, ValueError):
+            except (Problem, OSError, ValueError) as error:
+                if find_accident(error):
+                    raise
                 continue
             if len(found.entries) > 1:
                 break
@@ -338,8 +392,9 @@ class Examination:
                 module_name(path), "content", "failed", text, hint="kmoddctl sync"
             )
         for finding in every:
-            if finding.parsed is not None:
-                await self._add_closure(finding, finding.parsed, broken)
+            if finding.parsed is not None and not finding.is_interrupted("modprobe"):
+                with finding.attempt("dependencies"):
+                    await self._add_closure(finding, finding.parsed, broken)
 
     async def _add_closure(self, finding: Finding, parsed: Parsed, broken: Mapping[Path, Optional[Check]]) -> None:
         steps = finding.resolution.first
@@ -349,6 +404,8 @@ class Examination:
             try:
                 parts[step.path] = await self.parse(step.path)
             except (Problem, OSError, ValueError) as error:
+                if find_accident(error):
+                    raise
                 lost.append((module_name(step.path), f"{self.sysroot.inside(step.path)} cannot be read: {error}"))
         self._add_symbols(finding, parsed, parts)
         needed = _required(parsed, parts.values())
@@ -359,6 +416,9 @@ class Examination:
             name = parts[step.path].name
             if step.path in broken:
                 check = broken[step.path]
+                if check is not None and check.outcome == "interrupted":
+                    finding.interrupt("dependencies", f"it needs {name}, which could not be checked: {check.message}")
+                    continue
                 faults += [_broken_provider(finding.name, name, check.message, check.hint)] if check else []
             else:
                 found = await asyncio.to_thread(self._provider, parts[step.path], step.options, parts)
@@ -367,8 +427,7 @@ class Examination:
 
     def _add_symbols(self, finding: Finding, parsed: Parsed, parts: Mapping[Path, Parsed]) -> None:
         if self.symvers is None:
-            text = "the kernel has neither a symvers nor a build tree"
-            finding.checks.append(Check(finding.name, "symbols", "skipped", text))
+            finding.checks.append(Check(finding.name, "symbols", "skipped", self.lack))
             return
         wanted = symbols.needed(parsed.contents)
         exported = self._exported(wanted, parts.values())

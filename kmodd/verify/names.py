@@ -11,6 +11,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..files import find_accident
 from ..model import Fault
 from ..modulefile import canonical
 
@@ -26,16 +27,22 @@ class Taken:
     shown: frozenset[str] = frozenset()
 
 
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        if find_accident(error):
+            raise
+        return b""
+
+
 def read_taken(directory: Path) -> Taken:
-    """Return the names that a kernel has taken. directory: /lib/modules/<release>. A missing file has none."""
-    try:
-        lines = (directory / "modules.builtin").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    try:
-        entries = (directory / "modules.builtin.modinfo").read_bytes().split(b"\0")
-    except OSError:
-        entries = []
+    """Return the names that a kernel has taken. directory: /lib/modules/<release>. A missing file has none.
+
+    Raises OSError where one could not be looked at.
+    """
+    lines = _read(directory / "modules.builtin").decode(errors="replace").splitlines()
+    entries = _read(directory / "modules.builtin.modinfo").split(b"\0")
     shown = set()
     for entry in entries:
         name, _, rest = entry.partition(b".")

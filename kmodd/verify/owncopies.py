@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ..errors import Problem
-from ..files import stat_signature
+from ..files import find_accident, stat_signature
 from ..versions import compare
 from . import content, elf
 
@@ -22,10 +22,15 @@ class OwnCopies:
         self._known: dict[Path, tuple[object, tuple[str, str]]] = {}
 
     async def why_left(self, name: str, own: Path, ours: Path) -> str:
-        """Return why an object is to be left to the kernel, whose own copy is `own`; "" where ours counts."""
+        """Return why an object is to be left to the kernel, whose own copy is `own`; "" where ours counts.
+
+        Raises OSError and Problem where one could not be looked at.
+        """
         try:
             (theirs, their_source), (mine, my_source) = await self._read(own), await self._read(ours)
-        except (OSError, Problem, ValueError):
+        except (OSError, Problem, ValueError) as error:
+            if find_accident(error):
+                raise
             return ""  # what is wrong with either is for others to find
         if theirs and mine and compare(theirs, mine) > 0:
             return f"the kernel's own {name} is newer: version {theirs}, not {mine}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from ..errors import Problem
+from ..files import find_accident
 from ..loading import MARK
 from ..model import Fault
 from ..modulefile import canonical
@@ -24,6 +25,7 @@ PLACES = ("/etc/modprobe.d", "/run/modprobe.d", LOCAL, "/usr/lib/modprobe.d", "/
 #: Options of modprobe by which it passes over install lines, and words that change nothing of what is loaded.
 IGNORING = frozenset({"-i", "--ignore-install"})
 HARMLESS = IGNORING | {"-q", "--quiet", "-s", "--syslog", "$CMDLINE_OPTS"}
+INDEXES = ("modules.dep.bin", "modules.alias.bin")
 LARGEST = 1 << 24  # bytes of the program that are searched
 RUNNING_LINE = "/proc/cmdline"
 
@@ -85,31 +87,52 @@ class Probe:
         return [chosen[name] for name in sorted(chosen)]
 
     def running_line(self) -> str:
-        """Return the command line of the running kernel, whose options modprobe passes for any kernel."""
-        with contextlib.suppress(OSError):
+        """Return the command line of the running kernel, whose options modprobe passes for any kernel.
+
+        Raises OSError where it could not be looked at.
+        """
+        try:
             return Path(RUNNING_LINE).read_text(errors="replace").strip()
-        return ""
+        except OSError as error:
+            if find_accident(error):
+                raise
+            return ""
 
     def blacklisting(self, name: str) -> str:
-        """Return the file of somebody else that blacklists a module, as seen from inside the root, or ""."""
+        """Return the file of somebody else that blacklists a module, as seen from inside the root, or "".
+
+        Raises OSError where one could not be looked at.
+        """
         for path in self.configurations():
-            with contextlib.suppress(OSError):
+            try:
                 text = path.read_text(errors="replace")
-                if text.startswith(MARK):
-                    continue
-                for line in text.splitlines():
-                    words = line.split()
-                    if words[:1] == ["blacklist"] and [canonical(w) for w in words[1:2]] == [name]:
-                        return self.sysroot.inside(path)
+            except OSError as error:
+                if find_accident(error):
+                    raise
+                continue
+            if text.startswith(MARK):
+                continue
+            for line in text.splitlines():
+                words = line.split()
+                if words[:1] == ["blacklist"] and [canonical(w) for w in words[1:2]] == [name]:
+                    return self.sysroot.inside(path)
         return ""
 
     async def resolve(self, release: str, name: str, path: str) -> Resolution:
-        """Return what modprobe would load for a module, with a fault if that is not the file at an in-root path."""
+        """Return what modprobe would load for a module, with a fault if that is not the file at an in-root path.
+
+        Raises OSError and Problem where modprobe could not be asked.
+        """
         try:
             answer = await self._ask(release, name)
             if answer.verb == "install" and _only_loads(answer.words, name):
                 answer = await self._ask(release, name, "--ignore-install")
         except Problem as problem:
+            if problem.transient:
+                raise
+            for index in INDEXES:  # modprobe finds nothing in one that it cannot read, and does not say so
+                with contextlib.suppress(FileNotFoundError), (self.sysroot.kernel(release) / index).open("rb") as found:
+                    found.read()
             text = f"modprobe would not load {name}: {problem.message}"
             return Resolution(fault=Fault("modprobe-refuses", text, f"modprobe -n -v -S {release} {name}"))
         chosen, _, options = answer.words.partition(" ")

@@ -8,15 +8,20 @@ from __future__ import annotations
 import base64
 import contextlib
 import os
+import re
 from typing import BinaryIO
 
+from ..errors import Problem
 from ..model import Fault
-from ..run import run
+from ..run import explain, run
 from .content import Signed
 
 #: openssl-env(7): the machine's authorities, which nothing here is compared with, are not read, which takes longer.
 NO_AUTHORITIES = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/dev/null"}
 HINT = "kmodd signs it again when it is installed anew: remove the file and run kmoddctl sync"
+#: What openssl says of a signature that is none over the content, or is no PKCS #7 message at all. Whatever else it
+#: ends badly for (no memory, a digest that is not allowed here) says nothing of the signature.
+BAD = re.compile(r":verification failure:|:bad signature:|:messagedigest|:asn1 encoding routines:")
 PEM = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n"
 
 
@@ -33,7 +38,10 @@ def _path(file: BinaryIO) -> str:
 
 
 async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
-    """Return what is wrong with the signature of an object. certificate: ours, DER."""
+    """Return what is wrong with the signature of an object. certificate: ours, DER.
+
+    Raises OSError and Problem where it could not be checked.
+    """
     if not signed.signature:
         return [Fault("signature-missing", f"{name} is not signed", HINT)]
     parts = (signed.content, signed.signature)
@@ -49,4 +57,7 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
     said = done.stderr.decode(errors="replace")
     if "signer certificate not found" in said:
         return [Fault("signature-foreign", f"{name} is signed by another key than kmodd's", HINT)]
-    return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]
+    if BAD.search(said):
+        return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]
+    problem = explain("openssl", done)
+    raise Problem(problem.code, problem.message, transient=True)

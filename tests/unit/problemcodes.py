@@ -10,7 +10,7 @@ from kmodd import files
 from kmodd.build import failure, unpackchild
 
 PACKAGE = Path(__file__).resolve().parents[2] / "kmodd"
-CONSTRUCTORS = {"Problem": 0, "Fault": 0, "Wait": 2}  # where each takes the code
+CONSTRUCTORS = {"Problem": 0, "Fault": 0, "Wait": 2, "Check": 4}  # where each takes the code
 FIELDS = ("code", "problem")
 
 

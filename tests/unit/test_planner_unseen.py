@@ -1,0 +1,43 @@
+"""What could not be looked at is nobody's fault: nothing is done with the target, and it is looked at again."""
+
+from __future__ import annotations
+
+import pytest
+from worlds import NOW, POLICY, T, settled, world
+
+from kmodd.model import Fault, Snapshot, Unseen, Verdict, Wait
+from kmodd.planner import judge, plan
+
+UNREAD = Unseen(Fault("look-interrupted", "m could not be looked at", ""), NOW + 60)
+UNCHECKED = Unseen(Fault("check-interrupted", "modprobe was killed", ""), NOW + 60)
+FOUND = Fault("object-shadowed", "modprobe would load another file", "")
+KILLED = Fault("tool-killed", "gcc was killed", "")
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "verdict", "problem"),
+    [
+        (settled(unchecked={T: UNCHECKED}), Verdict.WAITING, "check-interrupted"),
+        (
+            settled(unchecked={T: UNCHECKED}, faults={T: (Fault("object-shadowed", "x"),)}),
+            Verdict.BLOCKED,
+            "object-shadowed",
+        ),
+        (settled(unseen={T: UNREAD}, damaged={T: "m.ko is gone"}), Verdict.WAITING, "look-interrupted"),
+        (settled(unseen={T: Unseen(KILLED, NOW + 60)}, input_faults={T: KILLED}, inputs={}), Verdict.READY, ""),
+        (
+            world(unseen={T: Unseen(KILLED, NOW + 60)}, input_faults={T: KILLED}, inputs={}),
+            Verdict.WAITING,
+            "tool-killed",
+        ),
+    ],
+    ids=["unchecked", "found all the same", "unread", "installed", "not built"],
+)
+def test_what_could_not_be_looked_at_is_looked_at_again_and_nothing_else_is_done(
+    snapshot: Snapshot, verdict: Verdict, problem: str
+) -> None:
+    found = judge(snapshot, POLICY, NOW)[T]
+    assert (found.verdict, found.problem) == (verdict, problem)
+    actions = [action for action in plan(snapshot, POLICY, NOW) if getattr(action, "target", None) == T]
+    assert [type(action) for action in actions] == [Wait]
+    assert isinstance(actions[0], Wait) and actions[0].until == NOW + 60
