@@ -6,13 +6,14 @@
 # make systemd-test   the package's life under a real systemd, with reboots, also in QEMU; make rpm builds the package
 # make power-on   the same, and docs/power-on.md of what was to be seen
 # make door   the set-up with spoilt package lists, and without a network; downloads kernels each time
+# make faults   random faults on a real daemon: SEED=1 CASES=300 WORKERS=2, KIND="power cut" for one kind alone
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on door dkms-truth bench setup clean
+.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on door faults dkms-truth bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -79,6 +80,15 @@ power-on: setup
 
 door: setup
 	@$(BIN)/python -m pytest -q -m door tests/door
+
+# FIRST=N CASES=1 repeats case N of a seed.
+SEED ?= 1
+CASES ?= 300
+FIRST ?= 0
+WORKERS ?= 2
+KIND ?=
+faults: setup
+	@$(BIN)/python tests/faults/driver.py --seed $(SEED) --cases $(CASES) --first $(FIRST) --workers $(WORKERS) --kind "$(KIND)"
 
 dkms-truth: setup
 	@$(BIN)/python -m pytest -q -s -m dkms tests/system

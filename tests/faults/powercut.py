@@ -81,9 +81,26 @@ class Disk:
             os.close(descriptor)
 
     def restore(self) -> None:
-        """Switch the machine on again: the file system recovers by its journal and is mounted."""
+        """Switch the machine on again: the file system recovers by its journal and is mounted.
+
+        A mount namespace that somebody made meanwhile holds what was cut for a moment longer, and mount(8) then gives
+        that once more.
+        """
         self._unmount()
         self.mount()
+        wait_until(self._works, f"the end of all that uses {self.device}")
+
+    def _works(self) -> bool:
+        """Tell whether the disk takes what is written; mounts it once more where it does not."""
+        probe = self.top / "probe"
+        try:
+            probe.touch()
+            probe.unlink()
+        except OSError:
+            self._unmount()
+            self.mount()
+            return False
+        return True
 
     def crash(self) -> None:
         """Cut the power and switch on again; nothing may run on the disk."""
