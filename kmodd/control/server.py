@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import os
 import resource
 import socket
 import struct
 import traceback
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Awaitable, Mapping
 from typing import Any, Callable, Optional, Union
 
@@ -24,7 +25,10 @@ from .codec import LIMIT, Call, Decoder, Malformed, Reply, encode_reply, parse_c
 from .interface import MANAGER, SERVICE, TEXTS, Refusal, describe, find_method, read_parameters, refusal_of
 
 MOST_CONNECTIONS = 4096
-OF_ONE_USER = MOST_CONNECTIONS // 2
+OF_ONE_USER = 256
+FAIR = 16  # of one user, which give way to nobody who has less as long as another one has more
+LOOKED_AT = 64  # connections, to find one that gives way
+ACCEPTED_A_TURN = 128  # of the event loop, so that not more than that many wait to be closed
 FOR_ROOT = 64  # of them, that nobody else gets
 OTHER_FILES = 512  # descriptors that builds and looks need
 CALLS_A_TURN = 8  # of all clients, in a turn of the event loop, which has other work
@@ -76,8 +80,9 @@ class Server:
             f"{SERVICE}.GetInfo": _get_info,
             f"{SERVICE}.GetInterfaceDescription": _get_interface_description,
         }
-        self.connections: set[Connection] = set()
-        self.users: Counter[int] = Counter()
+        self.connections: dict[Connection, None] = {}  # oldest first, as in users
+        self.users: dict[int, dict[Connection, None]] = {}
+        self.greedy: set[int] = set()  # who has more than is fair
         self.input = memoryview(bytearray(LIMIT))  # for all connections, since what is read is taken at once
         self.most = MOST_CONNECTIONS
         self.turnstile = Turnstile(CALLS_A_TURN)
@@ -91,8 +96,9 @@ class Server:
         self.most = min(MOST_CONNECTIONS, _raise_files(MOST_CONNECTIONS + OTHER_FILES) - OTHER_FILES)
         # not create_unix_server, which deletes the socket's file at the end (Python 3.13)
         self._server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self), sock=listener, backlog=MOST_CONNECTIONS
+            lambda: Connection(self), sock=listener, backlog=ACCEPTED_A_TURN
         )
+        listener.listen(MOST_CONNECTIONS)  # that many may wait to be accepted
 
     async def stop(self) -> None:
         """End all calls and connections."""
@@ -104,10 +110,50 @@ class Server:
         if tasks:
             await asyncio.wait(tasks)
 
-    def is_room_for(self, uid: int) -> bool:
-        """Tell whether one more connection of a user is taken."""
+    def admit(self, connection: Connection) -> bool:
+        """Take one more connection, if there is room for its user or somebody else gives way; tells whether."""
+        uid = connection.uid
+        own = len(self.users.get(uid, ()))
         free = self.most - len(self.connections)
-        return free > 0 if uid == 0 else free > FOR_ROOT and self.users[uid] < OF_ONE_USER
+        if uid != 0 and (own >= OF_ONE_USER or (free <= FOR_ROOT and not self._make_room(own))):
+            return False
+        if free <= 0 and not self._make_room(0):
+            return False
+        self.connections[connection] = None
+        self.users.setdefault(uid, {})[connection] = None
+        if uid != 0 and own + 1 > FAIR:
+            self.greedy.add(uid)
+        return True
+
+    def forget(self, connection: Connection) -> None:
+        """Count a connection no more."""
+        if connection not in self.connections:
+            return
+        del self.connections[connection]
+        theirs = self.users[connection.uid]
+        del theirs[connection]
+        if len(theirs) <= FAIR:
+            self.greedy.discard(connection.uid)
+        if not theirs:
+            del self.users[connection.uid]
+
+    def _make_room(self, own: int) -> bool:
+        """End a connection for somebody who has `own`: of the user with the most, or one on which nothing is asked."""
+        greediest = max(self.greedy, key=lambda uid: len(self.users[uid]), default=None)
+        if greediest is not None and len(self.users[greediest]) > own + 1:
+            among = self.users[greediest]
+        elif own < FAIR:
+            among = self.connections
+        else:
+            return False
+        oldest = [one for one in itertools.islice(among, LOOKED_AT) if one.uid != 0]
+        idle = [one for one in oldest if one.task is None]
+        leaves = next(iter(idle if among is self.connections else idle or oldest), None)
+        if leaves is None:
+            return False
+        self.forget(leaves)
+        leaves.transport.abort()
+        return True
 
 
 class Connection(asyncio.BufferedProtocol):
@@ -131,17 +177,12 @@ class Connection(asyncio.BufferedProtocol):
         transport.set_write_buffer_limits(0)
         given = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
         _, self.uid, _ = CREDENTIALS.unpack(given)
-        if not self.server.is_room_for(self.uid):
+        if not self.server.admit(self):
             transport.write(encode_reply(Reply(error=f"{MANAGER}.TooManyConnections")))
             transport.close()
-            return
-        self.server.connections.add(self)
-        self.server.users[self.uid] += 1
 
     def connection_lost(self, exc: Optional[Exception]) -> None:
-        if self in self.server.connections:
-            self.server.connections.discard(self)
-            self.server.users -= Counter([self.uid])  # keeps no zeros
+        self.server.forget(self)
         if self.task is not None:
             self.task.cancel()
 

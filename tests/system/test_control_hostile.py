@@ -21,12 +21,15 @@ from world import World
 from kmodd.control.client import Client
 from kmodd.control.codec import LIMIT, Call, encode_call
 from kmodd.control.interface import MANAGER
+from kmodd.control.server import OF_ONE_USER
 
 pytestmark = pytest.mark.system
 
 STATUS = encode_call(Call(f"{MANAGER}.Status"))
 SUBSCRIBE = encode_call(Call(f"{MANAGER}.Subscribe", more=True))
 MANY = 1000
+NOBODY = 65534
+FIRST_OTHER = 300_000  # uids of nobody else
 
 
 def path_of(world: World) -> str:
@@ -170,40 +173,72 @@ def test_bad_clients_disturb_neither_the_good_one_nor_the_work(running: World) -
     running.wait(lambda: len(os.listdir(descriptors)) <= before + 2, "the connections to be closed")
 
 
-def test_connections_up_to_the_limit_leave_root_room(running: World) -> None:
-    """As an ordinary user takes all that he may have, root is still answered; afterwards he is, too."""
-    running.root.parent.chmod(0o755)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 8192), most))
-    with contextlib.ExitStack() as stack:
-        os.seteuid(65534)
-        try:
-            peers = []
-            for _ in range(2048):
-                peers.append(stack.enter_context(socket.socket(socket.AF_UNIX)))
-                peers[-1].connect(path_of(running))
-            refused = stack.enter_context(socket.socket(socket.AF_UNIX))
-            refused.connect(path_of(running))
-            refused.settimeout(PATIENCE)
-            assert b"TooManyConnections" in refused.recv(1000)
-        finally:
-            os.seteuid(0)
-        assert verdict(running) == "ready"
-        peers[0].sendall(STATUS)
-        peers[0].settimeout(PATIENCE)
-        assert b'"targets"' in peers[0].recv(1 << 16)
-    os.seteuid(65534)
+@contextlib.contextmanager
+def acting(uid: int) -> Iterator[None]:
+    """Be another user, as the kernel tells the daemon."""
+    os.seteuid(uid)
     try:
-        running.wait(lambda: _is_taken(running), "room for the user")
+        yield
     finally:
         os.seteuid(0)
 
 
-def _is_taken(world: World) -> bool:
-    with socket.socket(socket.AF_UNIX) as peer:
-        peer.connect(path_of(world))
-        peer.settimeout(PATIENCE)
+def connect(world: World, stack: contextlib.ExitStack) -> socket.socket:
+    peer = stack.enter_context(socket.socket(socket.AF_UNIX))
+    peer.connect(path_of(world))
+    peer.settimeout(PATIENCE)
+    return peer
+
+
+def is_answered(world: World, uid: int) -> bool:
+    """Ask as a user, in a connection of its own."""
+    with acting(uid), contextlib.ExitStack() as stack:
+        peer = connect(world, stack)
         with contextlib.suppress(ConnectionError):
             peer.sendall(STATUS)
             return b'"targets"' in peer.recv(1 << 16)
     return False
+
+
+@pytest.fixture
+def crowd(running: World) -> Iterator[World]:
+    """A daemon, and room in this process for all connections that it takes."""
+    running.root.parent.chmod(0o755)
+    soft, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, 20_000), most))
+    yield running
+    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, most))
+
+
+def test_a_user_who_takes_all_that_he_may_have_is_refused_more(crowd: World) -> None:
+    with contextlib.ExitStack() as stack:
+        with acting(NOBODY):
+            peers = [connect(crowd, stack) for _ in range(OF_ONE_USER)]
+            assert b"TooManyConnections" in connect(crowd, stack).recv(1000)
+        assert verdict(crowd) == "ready"
+        peers[0].sendall(STATUS)
+        assert b'"targets"' in peers[0].recv(1 << 16)
+    crowd.wait(lambda: is_answered(crowd, NOBODY), "room for the user")
+
+
+def unfinished_or_lost(peer: socket.socket, part: bytes) -> None:
+    with contextlib.suppress(ConnectionError):
+        peer.sendall(part)
+
+
+@pytest.mark.parametrize("part", [b"", STATUS[:20], SUBSCRIBE], ids=["silent", "half a call", "subscribed"])
+@pytest.mark.parametrize(("users", "each"), [(2, 5000), (30, 300), (4200, 1)])
+def test_others_are_answered_beside_users_who_take_all_they_can(
+    crowd: World, users: int, each: int, part: bytes
+) -> None:
+    """Few with very many connections, and very many with few, as who owns a range of uids may be."""
+    if users > 4096 and part == SUBSCRIBE:
+        pytest.skip("who asks for something, and for no more than others, is not thrown out")
+    with contextlib.ExitStack() as stack:
+        for uid in range(FIRST_OTHER, FIRST_OTHER + users):
+            with acting(uid):
+                for _ in range(each):
+                    unfinished_or_lost(connect(crowd, stack), part)
+        assert is_answered(crowd, NOBODY)
+        assert is_answered(crowd, NOBODY - 1)
+        assert verdict(crowd) == "ready"

@@ -356,22 +356,45 @@ def test_connections_beyond_the_limit_are_refused(tmp_path: Path) -> None:
     serve(tmp_path, test)
 
 
+class Taken:
+    """A connection of a user, as far as the server counts it; asked: whether a call of it is being answered."""
+
+    def __init__(self, uid: int, asked: bool = False) -> None:
+        self.uid, self.task, self.transport, self.aborted = uid, asked or None, self, False
+
+    def abort(self) -> None:
+        self.aborted = True
+
+
+ONE, MANY = range(1000, 1001), range(1000, 1000 + room.MOST_CONNECTIONS)
+
+
 @pytest.mark.parametrize(
-    ("uid", "taken", "own", "expected"),
+    ("uid", "own", "others", "each", "asked", "expected"),
     [
-        (0, 4095, 4095, True),
-        (0, 4096, 0, False),
-        (7, 2000, 2000, True),
-        (7, 2100, 2048, False),
-        (7, 4031, 0, True),
-        (7, 4032, 0, False),
+        (0, 4000, ONE, 96, True, True),  # one of the user gives way to root
+        (0, 4096, ONE, 0, True, False),
+        (7, room.OF_ONE_USER - 1, ONE, 0, True, True),
+        (7, room.OF_ONE_USER, ONE, 0, True, False),
+        (7, 0, range(1000, 1016), 252, True, True),
+        (7, 15, MANY, 1, True, False),
+        (7, 15, MANY, 1, False, True),
+        (7, room.FAIR, MANY, 1, False, False),
     ],
 )
-def test_root_finds_room_whoever_else_comes(uid: int, taken: int, own: int, expected: bool) -> None:
+def test_root_finds_room_and_so_does_who_has_less_than_others(
+    uid: int, own: int, others: range, each: int, asked: bool, expected: bool
+) -> None:
     server = Server({})
-    server.connections = set(range(taken))  # type: ignore[arg-type]
-    server.users[uid] = own
-    assert server.is_room_for(uid) == expected
+    taken = [Taken(uid, True) for _ in range(own)] + [Taken(other, asked) for other in others for _ in range(each)]
+    for one in taken:
+        server.admit(one)  # type: ignore[arg-type]
+    before = len(server.connections)
+    assert server.admit(Taken(uid)) == expected  # type: ignore[arg-type]
+    assert not [one for one in taken if one.aborted and one.uid == uid]
+    for connection in list(server.connections):
+        server.forget(connection)
+    assert before and not server.users and not server.greedy
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
