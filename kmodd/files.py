@@ -76,10 +76,24 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY}")
 
 
+def make_directory(path: Path, mode: int = 0o755) -> None:
+    """Make a directory and its parents, whatever the umask is; nothing is done where it is there. Raises OSError."""
+    try:
+        path.mkdir(mode=mode)
+    except FileExistsError:
+        if not path.is_dir():
+            raise
+        return
+    except FileNotFoundError:
+        make_directory(path.parent)
+        path.mkdir(mode=mode)
+    path.chmod(mode)
+
+
 @contextlib.contextmanager
 def _fresh(path: Path, mode: int) -> Iterator[BinaryIO]:
     """Give the temporary file of a path, made with its final mode and synced at the end; gone again on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     temporary = temporary_name(path)
     with contextlib.suppress(FileNotFoundError):
         temporary.unlink()

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Union
 
 from .errors import Problem
-from .files import explained, find_leftovers, list_names, remove_empty, remove_file, stage_copy, sync_directory
+from .files import (
+    explained,
+    find_leftovers,
+    list_names,
+    make_directory,
+    remove_empty,
+    remove_file,
+    stage_copy,
+    sync_directory,
+)
 from .model import Target
 from .moduleindex import State, find_flaw, find_temporary, is_depmods_own, sync_outputs
 from .paths import Sysroot
@@ -51,7 +60,7 @@ class Installation:
         pending = Installed(objects=objects, superseded=tuple(sorted(old - paths)))
         directory = self.sysroot.extra(target.kernel, target.module)
         with explained(f"installing {target}"):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             staged = [
                 (await asyncio.to_thread(stage_copy, source, directory / Path(item.path).name), item)
                 for source, item in files
@@ -132,7 +141,7 @@ def _base(sysroot: Sysroot) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kmodd-depmod.") as name:
         for place in places:
             path = Path(name, place)
-            path.parent.mkdir(parents=True)
+            make_directory(path.parent)
             path.symlink_to(sysroot.modules)
         yield Path(name)
 

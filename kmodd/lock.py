@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from .errors import Problem
-from .files import explained, replace_file
+from .files import explained, make_directory, replace_file
 from .model import Target
 from .paths import PROCESSES, Sysroot
 
@@ -37,7 +37,7 @@ class Lock:
         """Take the lock. what: the program's name for the message to others. Raises Problem already-running."""
         path = self.sysroot.lock
         with explained(f"opening {self.sysroot.inside(path)}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, MODE)
         try:
             fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))

@@ -13,7 +13,7 @@ from typing import Optional
 
 from . import tomlfile
 from .errors import Problem
-from .files import explained, remove_file, replace_file
+from .files import explained, make_directory, remove_file, replace_file
 from .model import BrokenFile, Fault
 from .modulefile import NAME, Module, ModuleFile
 from .paths import Sysroot
@@ -135,14 +135,14 @@ def remove(sysroot: Sysroot, module: Module) -> str:
     if module.path == module.file.source.dkms:  # it has no module file
         path = local / f"{module.name}.toml"
         with explained(f"writing {sysroot.inside(path)}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             path.symlink_to("/dev/null")
         return f"masked {module.path} by {sysroot.inside(path)}"
     path = local / Path(module.path).name
     shipped = vendor / Path(module.path).name
     with explained(f"removing {module.path}"):
         if shipped.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             remove_file(path)
             path.symlink_to("/dev/null")
             return f"masked {sysroot.inside(shipped)} by {sysroot.inside(path)}"

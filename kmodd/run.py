@@ -38,6 +38,8 @@ PACKAGES = {
     "rpmbuild": "rpm-build",
 }  # fmt: skip
 
+CHILDREN = 0o022  # the umask of what kmodd starts: depmod's files, for one, are for everybody
+
 #: Limits of this process as it was started, which children get back: programs that use select(2) fail above 1024.
 FILES = resource.getrlimit(resource.RLIMIT_NOFILE)
 
@@ -149,9 +151,12 @@ async def run(
         if not outlives:
             _die_with_parent()
         _join_new_keyring()
+        os.umask(CHILDREN)
         resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
         for what, most in (limits or {}).items():
-            resource.setrlimit(what, (most, most))
+            hard = resource.getrlimit(what)[1]
+            allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(what, (allowed, allowed))
         if yields:
             _yield_to_others()
 

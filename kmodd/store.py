@@ -21,6 +21,7 @@ from .files import (
     find_accident,
     find_leftovers,
     list_names,
+    make_directory,
     remove_empty,
     remove_file,
     replace_file,
@@ -136,7 +137,7 @@ class Store:
         directory = self.objects(target)
         fresh = directory.with_suffix(".objects.new")
         delete_tree(fresh)
-        fresh.mkdir(parents=True)
+        make_directory(fresh)
         kept = []
         for file in files:
             stage_copy(file, fresh / file.name).rename(fresh / file.name)
@@ -175,7 +176,7 @@ class Store:
     def check_writable(self) -> None:
         """Raise Problem state-unwritable where nothing can be remembered."""
         try:
-            self.targets.mkdir(parents=True, exist_ok=True)
+            make_directory(self.targets)
         except OSError as error:
             where = self.sysroot.inside(self.targets)
             raise Problem("state-unwritable", f"{where} cannot be made: {error.strerror}", "run it as root") from error

@@ -18,7 +18,7 @@ from typing import Optional
 
 from ..deleting import delete_tree
 from ..errors import Problem
-from ..files import explained
+from ..files import explained, make_directory
 from ..model import Kernel
 from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
@@ -62,9 +62,9 @@ class Builder:
         owner = sandbox.free_owner(self.user, self.owners.values())
         with explained(f"making {self.sysroot.inside(scratch)}"):
             delete_tree(scratch)
-            self.sysroot.scratch.mkdir(parents=True, exist_ok=True, mode=0o700)
+            make_directory(self.sysroot.scratch, 0o700)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
-                path.mkdir(mode=0o755)  # others cannot come here, the parent is root's alone
+                make_directory(path)  # others cannot come here, the parent is root's alone
             if os.geteuid() == 0:
                 os.chown(scratch / "tmp", *owner)  # where kmodd itself writes later, builds must not
         self.owners[scratch] = owner

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
-from ..files import replace_file, stat_signature
+from ..files import make_directory, replace_file, stat_signature
 from ..log import get_logger
 from ..model import Kernel
 from ..paths import Sysroot
@@ -114,11 +114,13 @@ class CompilerAnswers:
         """Return the commands that succeeded, spelled, which a failed make also tells. Raises OSError and Problem."""
         with self.enter(f"cc-option.{kernel.release}", kernel) as room:
             source = room.scratch / "source"
-            source.mkdir(mode=0o755)
+            make_directory(source)
             if os.geteuid() == 0:
                 os.chown(source, *room.owner)
-            (source / "Makefile").write_text("obj-m :=\n")
-            (room.scratch / Path(INSIDE).name).write_text(f"{SPELLING}{ASKING}")
+            texts = {source / "Makefile": "obj-m :=\n", room.scratch / Path(INSIDE).name: f"{SPELLING}{ASKING}"}
+            for path, text in texts.items():
+                path.write_text(text)
+                path.chmod(0o644)
             words = ["make", "-C", str(kernel.build_tree), f"M={SOURCE}", *compiler.variables, "modules"]
             await room.run(words, timeout=LIMIT, env={"MAKEFILES": INSIDE})
             return {found["word"] for found in map(TOLD.fullmatch, room.log.read_text().splitlines()) if found}

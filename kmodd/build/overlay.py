@@ -74,6 +74,7 @@ class Overlay:
             exported = {symbol for path in symvers for symbol in _symbols(path.read_text(errors="replace"))}
             kept = without(self._below(SYMVERS).read_text(errors="replace"), module, exported)
             (self.top / SYMVERS).write_text(kept)
+            (self.top / SYMVERS).chmod(0o644)
             self._fill("")
             for directory, _, _ in os.walk(self.top):
                 os.chown(directory, *self.owner)
@@ -190,6 +191,7 @@ class Overlay:
         objects = " ".join(f"{name}.o" for name in part.objects)
         descriptor = os.open(makefile.with_name("Kbuild"), os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o644)
         with os.fdopen(descriptor, "w") as stream:
+            os.fchmod(descriptor, 0o644)
             stream.write(KBUILD.format(original=original.name, objects=objects))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import Problem
-from ..files import explained
+from ..files import explained, make_directory
 from ..model import Fault
 from ..modulefile import Patch
 from .diff import Hunk, Outside, Piece, parse
@@ -70,7 +70,7 @@ class _Patching:
     def _write(self, name: str, text: str) -> str:
         path = self.room.scratch / "patches" / name
         with explained(f"writing {name}"):
-            path.parent.mkdir(mode=0o755, exist_ok=True)
+            make_directory(path.parent)
             path.write_bytes(text.encode(errors="surrogateescape"))
             path.chmod(0o644)
         return f"{WORK}/patches/{name}"

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
-from ..files import explained, temporary_name
+from ..files import explained, make_directory, temporary_name
 from ..log import get_logger
 from ..paths import Sysroot
 from .address import short_name
@@ -42,7 +42,7 @@ class Listener:
     def _bind(self, path: Path) -> socket.socket:
         where = self.sysroot.inside(path)
         with explained(f"opening {where}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
                 raise Problem("socket-unusable", f"{where} is no socket", "move it away and restart kmodd")
             temporary = temporary_name(path)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn, Optional
 
-from .. import __version__
+from .. import UMASK, __version__
 from ..errors import Problem
 from .terminal import open_doors
 
@@ -165,6 +165,7 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
         return print_names(words[1:])
     sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # an arrow is no reason to fail
     open_doors()
+    os.umask(UMASK)
     options = _parse(words)
     if options.command is None:
         options = _parse([*words, "status"])

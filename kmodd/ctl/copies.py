@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import Problem
-from ..files import digest_file, explained, remove_empty
+from ..files import digest_file, explained, make_directory, remove_empty
 from ..install import run_depmod
 from ..model import Target, Verdict
 from ..paths import Sysroot
@@ -90,7 +90,7 @@ def put_back(sysroot: Sysroot, dry_run: bool) -> list[str]:
 
 def _move(source: Path, target: Path) -> None:
     with explained(f"moving {source} to {target}"):
-        target.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(target.parent)
         shutil.move(str(source), target)
         remove_empty(source.parent)
 

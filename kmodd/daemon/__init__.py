@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from typing import Any, Optional
 
-from .. import __version__
+from .. import UMASK, __version__
 from ..alert import Alerts
 from ..build.sandbox import build_owner
 from ..config import Settings, read_settings
@@ -294,6 +294,7 @@ def main() -> None:
     """Entry point of kmodd(8)."""
     options = make_parser().parse_args()
     configure(options.log_level or "info")
+    os.umask(UMASK)
     try:
         sysroot = Sysroot.at(options.root)
         settings = read_settings(sysroot)

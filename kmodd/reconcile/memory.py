@@ -14,9 +14,10 @@ from ..errors import Problem
 from ..files import explained
 from ..log import get_logger
 from ..model import Presence, ReloadModule, Snapshot, Target
+from ..paths import SYSTEMD_RUNS
 from ..record import Reload
 from ..reloading import reload_inputs
-from ..run import run
+from ..run import TRANSIENT_UNIT, explain, run
 from ..store import Store
 
 LIMIT = 120.0  # seconds that taking out or loading one object may take
@@ -52,7 +53,7 @@ class MemoryWork:
         for name in action.objects:
             try:
                 if name in there:  # not modprobe -r, which would take out unused modules that it depends on, too
-                    await run(["rmmod", name], timeout=LIMIT)
+                    await _call("rmmod", name)
             except Problem as problem:
                 text = f"the kernel would not unload {name}: {problem.message}"
                 refused = [Problem("reload-refused", text, f"modprobe -r {name} && modprobe {name}, or reboot")]
@@ -61,7 +62,7 @@ class MemoryWork:
         failed: dict[str, Problem] = {}
         for name in reversed(taken):
             try:
-                await run(["modprobe", name], timeout=LIMIT)
+                await _call("modprobe", name)
             except Problem as problem:
                 text = f"{name} was unloaded, but the installed one could not be loaded: {problem.message}"
                 hint = "dmesg tells the kernel's reason; correct the source, and kmodd loads what it then builds"
@@ -93,3 +94,11 @@ class MemoryWork:
     def _remember(self, target: Target, tried: Reload) -> None:
         with explained(f"storing that {target} is reloaded"):
             self.store.write(self.store.record(target).model_copy(update={"reload": tried}))
+
+
+async def _call(program: str, name: str) -> None:
+    """Have a program take out or load an object; in a unit of its own, since kmodd's may not. Raises Problem."""
+    detached = TRANSIENT_UNIT if SYSTEMD_RUNS.is_dir() else ()
+    done = await run([*detached, program, name], check=False, timeout=LIMIT)
+    if done.status != 0:
+        raise explain(program, done)

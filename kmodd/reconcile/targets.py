@@ -22,7 +22,7 @@ from ..compress import compress
 from ..config import Settings
 from ..deleting import delete_tree
 from ..errors import Problem
-from ..files import digest_file, explain, explained
+from ..files import digest_file, explain, explained, make_directory
 from ..install import Installation, directory_of
 from ..log import get_logger
 from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
@@ -158,10 +158,11 @@ class TargetWork:
         """Return the path of a new attempt's log, older ones beyond the limit deleted. Raises Problem."""
         directory = self.sysroot.log_directory(target.module, target.kernel)
         with explained(f"opening a log in {self.sysroot.inside(directory)}"):
-            directory.mkdir(parents=True, exist_ok=True)
+            make_directory(directory)
             names = (new_name(time.time(), number) for number in range(10_000))
             path = next(p for p in (directory / f"{name}.log" for name in names) if not p.exists())
-            path.touch(mode=0o644, exist_ok=False)
+            path.touch(mode=0o600, exist_ok=False)
+            path.chmod(0o644)
             for old in sorted(directory.glob("*.log"))[: -self.settings.build.keep_logs]:
                 old.unlink()
         return path

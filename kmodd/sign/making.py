@@ -16,7 +16,7 @@ from typing import Optional
 
 from ..deleting import delete_tree, remove_tree
 from ..errors import Problem
-from ..files import explained, replace_file, sync_directory, temporary_name
+from ..files import explained, make_directory, replace_file, sync_directory, temporary_name
 from ..model import Signer
 from ..run import run
 from . import PIN, Keyring, check_pair
@@ -96,7 +96,7 @@ class KeyMaker:
     async def _begin(self, stage: Staging) -> Signer:
         self._check_file()
         with explained(f"making {self.keyring.private}"):
-            self._private.parent.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(self._private.parent.parent)
             with contextlib.suppress(FileExistsError):
                 self._private.parent.mkdir(mode=0o700)
         async with self._locked():

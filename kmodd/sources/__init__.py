@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from ..errors import Problem
-from ..files import explain, replace_file
+from ..files import explain, make_directory, replace_file
 from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from ..reading import SWAPPED, Reached, reach
@@ -197,7 +197,7 @@ class SourceReader:
         also source-changed.
         """
         with _unswapped(f"copying the patches of {module.name}", True):
-            directory.mkdir(mode=0o755)
+            make_directory(directory)
             digest, patches = self._take_patches(module, release, directory)
             check_planned(module, "source.patches", digest, None if planned is None else planned["patches"])
             digest, others = symvers.copy(self.sysroot, module, release, directory)

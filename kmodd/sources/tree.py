@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO, Optional
 
 from ..errors import Problem
+from ..files import make_directory
 from ..reading import (
     MOST_BYTES,
     Entry,
@@ -76,7 +77,7 @@ class Tree:
 
 def make_top(destination: Path, owner: Optional[tuple[int, int]]) -> None:
     """Make the directory that a source is copied to, for (uid, gid). Raises OSError."""
-    destination.mkdir(parents=True, mode=0o755)
+    make_directory(destination)
     if owner:
         os.chown(destination, *owner)
 

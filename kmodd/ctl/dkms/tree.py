@@ -21,7 +21,7 @@ from ...config import read_settings
 from ...deleting import remove_tree
 from ...dkms.places import adopt, identify, is_adopted
 from ...errors import Problem
-from ...files import explained, remove_empty, remove_file, replace_file
+from ...files import explained, make_directory, remove_empty, remove_file, replace_file
 from ...kernels import LANDMARKS, KernelReader
 from ...model import Kernel
 from ...modulefile import NAME, Module
@@ -150,7 +150,7 @@ class Tree:
         inside = f"{DKMS_TREE}/{name}/{version}/source"
         path = self.sysroot.resolve(f"{DKMS_TREE}/{name}/{version}") / "source"
         with explained(f"making {inside}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_directory(path.parent)
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
             path.symlink_to(self.source(name, version))
