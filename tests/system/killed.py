@@ -6,7 +6,6 @@ programs started.
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import sys
@@ -14,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kmodd import ctl
+from kmodd import ctl, run
 
 _count = 0
 
@@ -38,7 +37,7 @@ def main() -> None:
         (Path, "mkdir"),
         (Path, "rmdir"),
         (os, "link"),
-        (asyncio, "create_subprocess_exec"),
+        (run, "Child"),
     ):
         setattr(owner, name, _counted(getattr(owner, name)))
     try:
