@@ -132,7 +132,7 @@ class Observer:
                     recipes[target] = recipe
             except Problem as problem:
                 input_faults[target] = Fault(problem.code, problem.message, problem.hint)
-                if problem.transient and problem.code in ACCIDENTS:
+                if self._is_accident(problem):
                     unseen[target] = input_faults[target]
 
         wanted = {
@@ -152,7 +152,7 @@ class Observer:
                     inputs[target] = found
             except Problem as problem:
                 input_faults[target] = Fault(problem.code, problem.message, problem.hint)
-                if problem.transient and problem.code in ACCIDENTS:
+                if self._is_accident(problem):
                     unseen[target] = input_faults[target]
         self.sources.remember()
         self.confs.remember()
@@ -369,8 +369,15 @@ class Observer:
             if self.rpm_fault is None or self.rpm_fault.message != problem.message:
                 get_logger().warning("rpm database not read", problem=problem.code, message=problem.message)
             self.rpm_fault = problem
-            self.packages, self.source_packages = {}, {}
+            if problem.code not in ACCIDENTS:
+                self.packages, self.source_packages = {}, {}
         return self.packages != before
+
+    def _is_accident(self, problem: Problem) -> bool:
+        """Tell whether a problem of a target's inputs says nothing of them."""
+        if problem.code == "kernel-source-unknown":  # it is rpm that knows it
+            return self.rpm_fault is not None and self.rpm_fault.code in ACCIDENTS
+        return problem.transient and problem.code in ACCIDENTS
 
     async def compiler(self, kernel: Kernel) -> Compiler:
         """Return the compiler for a kernel. Raises Problem compiler-missing."""

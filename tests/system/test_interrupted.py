@@ -180,3 +180,19 @@ def test_a_killed_compiler_neither_ends_what_is_installed_nor_stays(built: World
     assert found == {"alpha": ("ready", ""), "beta": ("waiting", "tool-killed")}
     faulty.mend()
     assert world.sync(env=faulty.env).returncode == 0
+
+
+def test_a_killed_rpm_is_no_package_that_is_gone(built: World, faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KMODD_PROGRAM_PATH", faulty.env["KMODD_PROGRAM_PATH"])
+    sysroot = Sysroot(built.root)
+    observer = Observer(sysroot, read_settings(sysroot), brief=True)
+    packages = asyncio.run(observer.observe()).kernels[built.kernel].devel_package
+    assert packages
+    faulty.break_("rpm", ACCIDENTS["killed"])
+    for path in sysroot.resolve(sysroot.rpm_database).glob("*"):
+        os.utime(path)  # it is asked again
+    assert asyncio.run(observer.observe()).kernels[built.kernel].devel_package == packages
+    assert observer.rpm_fault is not None and observer.rpm_fault.code == "tool-killed"
+    faulty.mend()
+    asyncio.run(observer.observe())
+    assert observer.rpm_fault is None
