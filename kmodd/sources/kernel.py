@@ -32,7 +32,7 @@ from .ownership import check_owners
 SUFFIX = ".src.rpm"
 MAKEFILES = ("Makefile", "Kbuild")
 LARGEST_KCONFIG = 4 << 20  # bytes
-_SYMBOL = re.compile(r"^\s*(?:menu)?config\s+([A-Za-z0-9_]+)\s*$", re.MULTILINE)
+_SYMBOL = re.compile(r"^[ \t]*(?:menu)?config[ \t]+([A-Za-z0-9_]+)[ \t]*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)

@@ -47,6 +47,7 @@ static void __exit {name}_exit(void) {{ }}
 module_init({name}_init);
 module_exit({name}_exit);
 MODULE_LICENSE("GPL");
+MODULE_INFO(serial, "{serial}");
 """
 MODULES = {"good": ("good",), "two": ("two_a", "two_b"), "bad": ("bad",)}
 EXPECTED = {"good": "ready", "two": "ready", "bad": "failed"}
@@ -120,8 +121,16 @@ class Arena:
         """Change a module's source, so that it is to be built anew."""
         self.serial += 1
         for item in MODULES[name]:
-            text = SOURCE.format(name=item, value="missing" if name == "bad" else 0)
-            (self.root / f"usr/src/{name}-1.0/{item}.c").write_text(f"{text}/* {self.serial} */\n")
+            text = SOURCE.format(name=item, value="missing" if name == "bad" else 0, serial=self.serial)
+            path = self.root / f"usr/src/{name}-1.0/{item}.c"
+            with path.with_suffix(".new").open("w") as stream:  # a power cut must not take what the driver wrote
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+            path.with_suffix(".new").rename(path)
+        directory = os.open(self.root / f"usr/src/{name}-1.0", os.O_RDONLY)
+        os.fsync(directory)
+        os.close(directory)
 
     def close(self) -> None:
         self.end()

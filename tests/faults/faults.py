@@ -153,6 +153,8 @@ def kill_tool(*names: str) -> Fault:
             place = arena.root / "usr/src/kernels" / arena.kernel / "scripts"
         (place / f"{name}.hit").unlink(missing_ok=True)
         (place / f"{name}.arm").write_text(f"{number} {seconds}\n")
+        arena.write_sources(rng.choice(("good", "two")))
+        arena.ring()
         if rng.random() < 0.5:  # what was verified is forgotten, so that the tools of verification run
             with contextlib.suppress(FileNotFoundError):
                 (arena.root / "var/cache/kmodd/verified.json").unlink()
@@ -190,16 +192,16 @@ def fill_disk(arena: Arena, rng: random.Random) -> str:
 
 
 def make_read_only(arena: Arena, rng: random.Random) -> str:
+    """Whatever is opened in some directories is read-only; what is open stays as it is."""
     seconds = _pause(rng)
-    end = time.monotonic() + SEEN
-    while time.monotonic() < end:  # refused while a file is open for writing
-        done = subprocess.run(["mount", "-o", "remount,ro", arena.disk.top], capture_output=True)
-        if done.returncode == 0:
-            held = _pause(rng)
-            subprocess.run(["mount", "-o", f"remount,rw,{arena.disk.options}", arena.disk.top], check=True)
-            return f"after {seconds:.2f} s for {held:.2f} s"
-        pause(0.01)
-    return ""
+    names = rng.choice((("var",), ("usr/lib/modules",), ("etc",), ("var", "usr/lib/modules", "etc")))
+    for name in names:
+        subprocess.run(["mount", "--bind", arena.root / name, arena.root / name], check=True)
+        subprocess.run(["mount", "-o", "remount,bind,ro", arena.root / name], check=True)
+    held = _pause(rng)
+    for name in names:
+        subprocess.run(["umount", "-l", arena.root / name], check=True)
+    return f"{' '.join(names)} after {seconds:.2f} s for {held:.2f} s"
 
 
 def fail_disk(arena: Arena, rng: random.Random) -> str:

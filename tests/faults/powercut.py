@@ -71,6 +71,8 @@ class Disk:
 
     def mount(self) -> None:
         subprocess.run(["mount", "-o", self.options, self.device, self.top], check=True)
+        # what has a copy of this mount, such as a sandbox that is being made, then loses it with this one
+        subprocess.run(["mount", "--make-shared", self.top], check=True)
 
     def cut(self) -> None:
         """Cut the power: whatever is not on the disk by now never gets there."""

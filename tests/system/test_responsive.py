@@ -30,8 +30,9 @@ while True:
 """
 #: 16 MiB of lines that mislead; then it fails.
 NOISE = """\
-for _ in range(17000):
+for _ in range(9000):
     print("make: *** [" * 90 + " x:1: error")
+    print("x" * 900 + "not found")
 raise SystemExit(1)
 """
 ANSWERS = 10
