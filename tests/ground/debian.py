@@ -15,12 +15,18 @@ from . import lists
 from .cache import locked
 from .command import GroundError, run
 
-PLAIN = re.compile(r"(\d+\.\d+\.\d+(?:[+-][a-z0-9.]+)?)-amd64")  # neither rt nor cloud, which come before -amd64
+RELEASE = re.compile(r"\d+\.\d+\.\d+(?:[+-][a-z0-9.]*\d)?(?:-(?P<flavour>rt|cloud))?-amd64")
 
 
 def version_key(release: str) -> tuple[int, ...]:
     """Return the numbers of a release, to sort Debian's releases of one series from old to new."""
     return tuple(int(number) for number in re.findall(r"\d+", release.replace("amd64", "")))
+
+
+def flavour_of(release: str) -> Optional[str]:
+    """Return a release's flavour: "" for the plain one, "rt" or "cloud"; None where it is no release of Debian's."""
+    found = RELEASE.fullmatch(release)
+    return (found["flavour"] or "") if found else None
 
 
 def find_filename(package: str) -> Optional[str]:
@@ -30,11 +36,11 @@ def find_filename(package: str) -> Optional[str]:
     return found[1] if found else None
 
 
-def find_offered(series: str = "") -> list[str]:
-    """Return the plain-flavour releases of which apt offers image and headers, oldest first; all series if empty."""
+def find_offered(series: str = "", flavour: str = "") -> list[str]:
+    """Return the releases of one flavour of which apt offers image and headers, oldest first; all series if empty."""
     names = run(["apt-cache", "pkgnames", "linux-headers-"], check=False).split()
     releases = [name[len("linux-headers-") :] for name in names]
-    releases = [r for r in releases if PLAIN.fullmatch(r) and (not series or r.startswith(f"{series}."))]
+    releases = [r for r in releases if flavour_of(r) == flavour and (not series or r.startswith(f"{series}."))]
     if not releases:
         return []
     wanted = [f"linux-{part}-{release}" for release in releases for part in ("image", "headers")]

@@ -26,29 +26,30 @@ def cache_key(release: str, slim: bool, compression: str, disabled: Sequence[str
     return f"{release}_{'slim' if slim else 'full'}_{compression}{variant}_r{RECIPE}"
 
 
-def find_cached(series: str, cache: Path) -> list[str]:
-    """Return the releases of a series of which the cache has packages, oldest first."""
+def find_cached(series: str, cache: Path, flavour: str = "") -> list[str]:
+    """Return the releases of a series and flavour of which the cache has packages, oldest first."""
     made = {path.name.split("_")[0] for path in (cache / "kernels").glob(f"{series}.*_r{RECIPE}")}
-    return sorted((name for name in made if debian.PLAIN.fullmatch(name) or not uses_apt()), key=debian.version_key)
+    wanted = (name for name in made if not uses_apt() or debian.flavour_of(name) == flavour)
+    return sorted(wanted, key=debian.version_key)
 
 
-def find_kernels(series: str = "", cache: str = "") -> list[str]:
-    """Return the releases that the machine's package manager offers, oldest first."""
+def find_kernels(series: str = "", cache: str = "", flavour: str = "") -> list[str]:
+    """Return the releases that the machine's package manager offers, oldest first. flavour: of Debian's."""
     lists.refresh_old(find_cache(cache))
-    return debian.find_offered(series) if uses_apt() else dnf.find_offered(series)
+    return debian.find_offered(series, flavour) if uses_apt() else dnf.find_offered(series)
 
 
-def pick(series: str, count: int, cache: str = "") -> list[str]:
-    """Return the newest `count` releases of a series such as "6.1", newest first.
+def pick(series: str, count: int, cache: str = "", flavour: str = "") -> list[str]:
+    """Return the newest `count` releases of a series such as "6.1", newest first. flavour: "rt" or "cloud", of Debian.
 
     Only what can be had counts: what the cache has, and what can be downloaded. Where that is too little, the package
     lists are fetched anew once. Raises GroundError when it is too little then, too.
     """
     where = find_cache(cache)
-    found, problem = _find_obtainable(series, count, where, tries=1)
+    found, problem = _find_obtainable(series, count, where, flavour, tries=1)
     if problem or len(found) < count:
         looked = lists.refresh(where)
-        found, problem = _find_obtainable(series, count, where, tries=2)
+        found, problem = _find_obtainable(series, count, where, flavour, tries=2)
         if len(found) < count:
             raise GroundError(
                 f"only {len(found)} kernels of series {series} can be had, {count} are wanted. "
@@ -57,15 +58,15 @@ def pick(series: str, count: int, cache: str = "") -> list[str]:
     return found
 
 
-def _find_obtainable(series: str, count: int, cache: Path, tries: int) -> tuple[list[str], str]:
+def _find_obtainable(series: str, count: int, cache: Path, flavour: str, tries: int) -> tuple[list[str], str]:
     """Return the newest `count` releases that can be had, and what kept newer ones from it.
 
     tries: after so many that cannot be had, what is wrong is not the release: only those in the cache count then.
     """
-    cached = find_cached(series, cache)
+    cached = find_cached(series, cache, flavour)
     found: list[str] = []
     problem = ""
-    for release in sorted({*find_kernels(series, str(cache)), *cached}, key=debian.version_key, reverse=True):
+    for release in sorted({*find_kernels(series, str(cache), flavour), *cached}, key=debian.version_key, reverse=True):
         try:
             if release not in cached and uses_apt():
                 if tries == 0:

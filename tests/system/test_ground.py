@@ -11,9 +11,10 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Optional
 
 import pytest
-from ground import cache, kernels, modules, privateroot, rpmfile
+from ground import cache, debian, kernels, modules, privateroot, rpmfile
 from ground.command import GroundError, run
 
 pytestmark = pytest.mark.system
@@ -41,6 +42,29 @@ def root(release: str) -> Iterator[Path]:
         made = privateroot.make_root(Path(name) / "root")
         privateroot.rpm(made, "-i", *kernels.make(release, Path(name) / "rpms", slim=True))
         yield made
+
+
+RELEASES = {
+    "6.1.0-56-amd64": "",
+    "6.12.117+deb12-amd64": "",
+    "6.1.0-56-rt-amd64": "rt",
+    "6.12.117+deb12-cloud-amd64": "cloud",
+    "6.1.0-0.deb11.22-amd64": "",
+    "6.1.0-56-common": None,
+    "amd64": None,
+}
+
+
+@pytest.mark.parametrize(("release", "flavour"), RELEASES.items())
+def test_flavour_of_a_release_of_debian(release: str, flavour: Optional[str]) -> None:
+    assert debian.flavour_of(release) == flavour
+
+
+@pytest.mark.skipif(not kernels.uses_apt(), reason="flavours are Debian's")
+@pytest.mark.parametrize("flavour", ["", "rt", "cloud"])
+def test_kernels_of_one_flavour_are_picked(flavour: str) -> None:
+    assert {debian.flavour_of(release) for release in kernels.find_kernels(flavour=flavour)} == {flavour}
+    assert debian.flavour_of(kernels.pick(SERIES, 1, flavour=flavour)[0]) == flavour
 
 
 def test_layout_is_that_of_rhel(root: Path, release: str) -> None:
