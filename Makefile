@@ -1,6 +1,7 @@
 # make demo   all set-up, then the main job on real kernels in a private root
 # make test   all set-up, then every test but those in virtual machines; test-all does it on every Python at hand
 # make vm           what kmodd says, and what Debian's kernels do with it in QEMU
+# make vm-campaign  the same for thousands of cases: SEED=, CASES=, KERNELS= how many, ONLY= a part of their names
 # make vm-trusted   the same on a kernel that trusts the key and takes no other; builds it first, if it is not cached
 # make stories   builds bcache, ceph, openvswitch, cifs and nbd from the kernel's own source, and loads them in QEMU
 # make systemd-test   the package's life under a real systemd, with reboots, also in QEMU; make rpm builds the package
@@ -13,7 +14,8 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-trusted stories rpm systemd-test power-on door faults dkms-truth bench setup clean
+.PHONY: demo test test-all unit lint vm vm-campaign vm-trusted stories rpm systemd-test power-on door faults dkms-truth
+.PHONY: bench setup clean
 
 setup: $(STAMP)
 	@tests/ground/setup
@@ -60,6 +62,13 @@ lint: setup
 
 vm: setup
 	@$(BIN)/python -m pytest -q -s -m "vm and not trusted and not stories" tests/vm
+
+SEED ?= $(shell date +%s)
+CASES ?= 3000
+KERNELS ?= 5
+vm-campaign: setup
+	@KMODD_SEED="$(SEED)" KMODD_CASES="$(CASES)" KMODD_KERNELS="$(KERNELS)" KMODD_ONLY="$(ONLY)" \
+	    $(BIN)/python -m pytest -q -s tests/vm/test_campaign.py
 
 vm-trusted: setup
 	@$(BIN)/python -m pytest -q -s -m trusted tests/vm

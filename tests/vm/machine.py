@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Optional
 
 from archive import Archive
 from patience import LIMIT
 
 SUCCESS = 85  # what isa-debug-exit makes of init's 42; a panic, a hang or an early end cannot look like it
 CONFIGURATION = ("modprobe.d", "modules-load.d", "depmod.d")
+PLACES = ("etc", "run", "usr/local/lib", "usr/lib")  # where they are
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,20 @@ def emulate(
     work: a directory for the archive and the console. memory: MiB. limit: seconds. Raises BootError unless init said
     success.
     """
+    status, told = launch(guest, kernel, work, options, memory, limit)
+    # A kernel in lockdown lets nobody write to ports: init restarts it instead, and what it told must be whole.
+    if status != (0 if "lockdown=" in options else SUCCESS):
+        raise BootError(f"{kernel}: qemu ended with {status}:\n{_tail(work / 'console')}")
+    return told
+
+
+def launch(
+    guest: Archive, kernel: Path, work: Path, options: str = "", memory: int = 512, limit: float = LIMIT
+) -> tuple[int, str]:
+    """Boot as emulate() does, however it ends; return qemu's exit status and what the guest wrote until then.
+
+    Raises BootError where it did not end.
+    """
     work.mkdir(parents=True, exist_ok=True)
     archive, console, told = work / "initramfs.gz", work / "console", work / "report"
     guest.write(archive)
@@ -85,10 +101,7 @@ def emulate(
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired as error:
         raise BootError(f"{kernel} did not end within {limit:.0f} s:\n{_tail(console)}") from error
-    # A kernel in lockdown lets nobody write to ports: init restarts it instead, and what it told must be whole.
-    if done.returncode != (0 if "lockdown=" in options else SUCCESS):
-        raise BootError(f"{kernel}: qemu ended with {done.returncode}:\n{done.stderr}{_tail(console)}")
-    return told.read_text(errors="replace")
+    return done.returncode, told.read_text(errors="replace") if told.exists() else done.stderr
 
 
 def read_report(text: str) -> Report:
@@ -128,18 +141,22 @@ def _tail(console: Path) -> str:
 
 def _guest(root: Path, release: str, modules: Sequence[str]) -> Archive:
     archive = Archive()
-    archive.copy(Path(__file__).with_name("init"), "/init")
     archive.file("/init", Path(__file__).with_name("init").read_bytes(), 0o755)
     archive.file("/asked", "".join(f"{name}\n" for name in modules).encode())
+    add_kmod(archive, root)
+    add_modules(archive, root / "lib/modules" / release, f"/lib/modules/{release}", modules)
+    return archive
+
+
+def add_kmod(archive: Archive, root: Path) -> None:
+    """Add busybox, this machine's kmod, and a root's configuration of it."""
     add_programs(archive, {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod"})
     for name in ("modprobe", "insmod"):
         archive.link(f"/usr/bin/{name}", "kmod")
     for name in CONFIGURATION:
-        for directory in ("etc", "run", "usr/lib"):
+        for directory in PLACES:
             archive.copy_tree(root / directory / name, f"/{directory}/{name}")
         archive.copy_tree(root / "usr/lib" / name, f"/lib/{name}")  # where a kmod of a split /usr looks
-    add_modules(archive, root / "lib/modules" / release, f"/lib/modules/{release}", modules)
-    return archive
 
 
 def add_programs(archive: Archive, programs: Mapping[str, str]) -> None:
@@ -155,17 +172,25 @@ def add_libraries(archive: Archive, program: Path) -> None:
         archive.copy(Path(library), library)
 
 
-def add_modules(archive: Archive, directory: Path, name: str, modules: Sequence[str]) -> None:
-    """Add a kernel's directory; of its own modules only those that depmod says could be asked for, and namesakes."""
+def add_modules(
+    archive: Archive, directory: Path, name: str, modules: Sequence[str], others: Optional[Collection[str]] = None
+) -> None:
+    """Add a kernel's directory; of its own modules only those that depmod says could be asked for, and namesakes.
+
+    others: which of the modules that are not the kernel's own; all where it is None.
+    """
     kept: set[str] = set()
     for line in (directory / "modules.dep").read_text().splitlines():
         path, _, needed = line.partition(":")
-        if not path.startswith("kernel/") or _stem(path) in modules:
+        wanted = others is None or _stem(path) in others
+        if (wanted and not path.startswith("kernel/")) or _stem(path) in modules:
             kept.update((path, *needed.split()))
     for path in sorted(directory.rglob("*")):
         inside = str(path.relative_to(directory))
         own = inside.startswith("kernel/")
         if own and (path.is_dir() or (inside not in kept and _stem(inside) not in modules)):
+            continue
+        if others is not None and not own and ".ko" in path.name and _stem(inside) not in others:
             continue
         if inside in ("vmlinuz", "System.map", "config", "build", "source", "symvers.gz"):
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -190,12 +191,24 @@ class Server:
         return (work / f"{module}.ko").read_bytes()
 
     def depmod(self) -> None:
-        """Run depmod for every kernel, with the root's configuration, as the next package would."""
+        """Run depmod for every kernel, with the root's configuration, as the next package would.
+
+        kmodd then knows no depmod of its own any more: what was spoilt is recorded as if it had installed it.
+        """
         for release in self.releases:
             argv: list[str] = ["depmod", "-b", str(self.root)]
             for directory in ("etc", "run", "usr/lib"):
                 argv += ["-C", str(self.root / directory / "depmod.d")]
             subprocess.run([*argv, release], check=True, capture_output=True)
+            self.forget_depmod(release)
+
+    def forget_depmod(self, release: str) -> None:
+        """Make depmod's files newer than all others, and of nobody known."""
+        path = self.root / "var/lib/kmodd/kernels" / f"{release}.json"
+        if path.exists():
+            record = json.loads(path.read_text())
+            path.write_text(json.dumps({**record, "depmod": None}))
+        os.utime(self.root / "lib/modules" / release / "modules.dep")
 
     def boot_entry(self, release: str, options: str) -> None:
         """Write the kernel's boot loader entry (Boot Loader Specification, as grubby and kernel-install do)."""
