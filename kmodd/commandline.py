@@ -140,9 +140,12 @@ class CommandLine:
 
     # -- modprobe --------------------------------------------------------------------------------------------------
     def keeping(self, name: str) -> str:
-        """Return the word by which modprobe -b and systemd-modules-load leave out a module (canonical name), or ""."""
+        """Return the word by which modprobe -b and systemd-modules-load leave out a module (canonical name), or "".
+
+        kmod compares names here as they are written: one with a dash leaves out nothing (kcmdline_parse_result()).
+        """
         for word in split(self.text):
-            named = (word.value or "").replace("-", "_").split(",")
+            named = (word.value or "").split(",")
             if word.name == "modprobe.blacklist" and name in named:
                 return word.written
         return ""

@@ -79,8 +79,8 @@ class Relocation(NamedTuple):
 
 def byte_order(data: bytes) -> str:
     """Return struct's sign for the byte order of an object. Raises ValueError."""
-    if data[:4] != b"\x7fELF" or len(data) < 64 or data[4] != 2 or data[5] not in (1, 2):
-        raise ValueError("it is no 64-bit ELF file")
+    if data[:4] != b"\x7fELF" or len(data) < 64 or data[5] not in (1, 2):
+        raise ValueError("it is no ELF file")
     return "<" if data[5] == 1 else ">"
 
 
@@ -160,6 +160,8 @@ def read_sections(data: bytes, order: str) -> list[Section]:
         raise ValueError("it is cut off: a section lies beyond its end")
     bodies = [view[:0] if head[1] == NOBITS else view[head[4] : head[4] + head[5]] for head in heads]
     names = bytes(bodies[strings])
+    if not names.endswith(b"\0") or any(head[0] >= len(names) for head in heads):
+        raise ValueError("the name of a section lies beyond the table of names")
     return [
         Section(text_at(names, head[0]), head[1], body, head[6], head[2], head[7], head[5])
         for head, body in zip(heads, bodies)

@@ -384,33 +384,49 @@ class Examination:
         finding.add_doubts("exports", beside)
 
     async def _add_closures(self, every: Sequence[Finding]) -> None:
-        """Check what objects need of others, and that these would load themselves."""
+        """Check what objects need of others, and that these would load themselves: told when all know their symbols."""
+        parts: list[tuple[Finding, Parsed, dict[Path, Parsed]]] = []
+        for finding in every:
+            if finding.parsed is not None and not finding.is_interrupted("modprobe"):
+                with finding.attempt("dependencies"):
+                    found, lost = await self._parts(finding, finding.parsed)
+                    self._add_symbols(finding, finding.parsed, found)
+                    finding.add_doubts("dependencies", lost, "failed")
+                    parts.append((finding, finding.parsed, found))
         own = {self.sysroot.resolve(finding.path): finding for finding in every}
         broken = {path: finding.broken for path, finding in own.items()}
         for path, text in self.damaged.items():
             broken[self.sysroot.resolve(path)] = Check(
                 module_name(path), "content", "failed", text, hint="kmoddctl sync"
             )
-        for finding in every:
-            if finding.parsed is not None and not finding.is_interrupted("modprobe"):
-                with finding.attempt("dependencies"):
-                    await self._add_closure(finding, finding.parsed, broken)
+        for finding, parsed, found in parts:
+            with finding.attempt("dependencies"):
+                await self._add_closure(finding, parsed, found, broken)
 
-    async def _add_closure(self, finding: Finding, parsed: Parsed, broken: Mapping[Path, Optional[Check]]) -> None:
-        steps = finding.resolution.first
+    async def _parts(self, finding: Finding, parsed: Parsed) -> tuple[dict[Path, Parsed], list[Fault]]:
+        """Return what is loaded before an object, and what of that cannot be read although it is needed."""
         parts: dict[Path, Parsed] = {}
         lost = []
-        for step in steps:
+        for step in finding.resolution.first:
             try:
                 parts[step.path] = await self.parse(step.path)
             except (Problem, OSError, ValueError) as error:
                 if find_accident(error):
                     raise
                 lost.append((module_name(step.path), f"{self.sysroot.inside(step.path)} cannot be read: {error}"))
-        self._add_symbols(finding, parsed, parts)
         needed = _required(parsed, parts.values())
-        faults = [_broken_provider(finding.name, name, text, DAMAGED) for name, text in lost if name in needed]
-        for step in steps:
+        return parts, [_broken_provider(finding.name, name, text, DAMAGED) for name, text in lost if name in needed]
+
+    async def _add_closure(
+        self,
+        finding: Finding,
+        parsed: Parsed,
+        parts: Mapping[Path, Parsed],
+        broken: Mapping[Path, Optional[Check]],
+    ) -> None:
+        needed = _required(parsed, parts.values())
+        faults = []
+        for step in finding.resolution.first:
             if step.path not in parts or parts[step.path].name not in needed:
                 continue
             name = parts[step.path].name

@@ -181,6 +181,8 @@ def _sections(shape: Shape, release: str) -> Iterator[str]:
         yield "it has no name"
     if any(section.flags & elf.WRITE and section.flags & elf.EXECUTE for section in shape.sections):
         yield "a section is writable and executable"
+    if any(s.kind == elf.SYMTAB and not 0 < s.link < len(shape.sections) for s in shape.sections):
+        yield "the names of its symbols are in a section that there is not"
     if versions.compare(release, STRICT_SINCE) < 0:
         return
     for once in (THIS_MODULE, ".modinfo"):

@@ -150,7 +150,7 @@ def test_kernel_loads_nothing(text: str, release: str, disabled: bool) -> None:
 @pytest.mark.parametrize(
     ("text", "kept"),
     [
-        ("modprobe.blacklist=snd-aloop", True),
+        ("modprobe.blacklist=snd-aloop", False),
         ("modprobe.blacklist=x,snd_aloop", True),
         ("modprobe.blacklist=snd_aloop modprobe.blacklist=x", True),
         ("-- modprobe.blacklist=snd_aloop", True),  # modprobe does not stop there

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from typing import Optional
 
 import pytest
 
-from kmodd.verify import elf, parameters, symbols
+from kmodd.verify import elf, loader, parameters, symbols
 
 TYPES = (
     "flag:bool", "turned:invbool", "either:bint", "number:int", "count:uint", "small:byte", "big:ullong",
@@ -156,3 +157,26 @@ def test_symbols_are_judged_as_the_kernel_resolves_them(found: list[str], wanted
 def test_what_is_no_object_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"ELF|cut off"):
         elf.read(data, "one")
+
+
+def sections(named: int, link: int) -> bytes:
+    """Return an object of three sections. named: where the last one's name begins. link: its table of strings."""
+    heads = [(0,) * 10, (1, 3, 0, 0, 64, 9, 0, 0, 1, 0), (named, elf.SYMTAB, 0, 0, 73, 24, link, 0, 8, 24)]
+    body = b"\0.strings".ljust(8, b"s")[:8] + b"\0" + bytes(24)
+    table = b"".join(struct.pack("<IIQQQQIIQQ", *head) for head in heads)
+    ident = b"\x7fELF\x02\x01\x01".ljust(16, b"\0")
+    return ident + struct.pack("<HHIQQQIHHHHHH", 1, 62, 1, 0, 0, 64 + len(body), 0, 64, 0, 0, 64, 3, 1) + body + table
+
+
+def test_names_of_sections_lie_in_their_table() -> None:
+    assert [section.kind for section in elf.read_sections(sections(1, 1), "<")] == [0, 3, elf.SYMTAB]
+    with pytest.raises(ValueError, match="name of a section"):
+        elf.read_sections(sections(1 << 23, 1), "<")
+
+
+@pytest.mark.parametrize(("link", "refused"), [(1, False), (0, True), (3, True)])
+def test_every_symbol_table_has_a_table_of_names(link: int, refused: bool) -> None:
+    found = elf.read_sections(sections(1, link), "<")
+    shape = loader.Shape(62, "<", found, b"", [], None)
+    faults, _ = loader.check("one", shape, loader.Reference(), "6.1.0-56-rt-amd64")
+    assert any("in a section that there is not" in fault.message for fault in faults) == refused
