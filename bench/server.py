@@ -9,33 +9,16 @@ from __future__ import annotations
 
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests/booted"))
 
-from ground.command import run
+from ground.smallrpm import make_small
 from nspawn import Machine, Repository
 
 BLOCKS, PAIRS = 6, 5  # with and without kmodd in turns, so many transactions of both kinds in each
-SMALL = """\
-Name: small
-Version: 1
-Release: 1
-Summary: Some files among modules
-License: MIT
-BuildArch: noarch
-AutoReqProv: no
-%description
-%{summary}.
-%install
-mkdir -p %{buildroot}/usr/lib/modules/0/extra
-touch %{buildroot}/usr/lib/modules/0/extra/{1,2,3}
-%files
-/usr/lib/modules/0
-"""
 COUNT = """\
 import os, sys, time
 end = time.monotonic() + float(sys.argv[1])
@@ -52,18 +35,6 @@ for _ in range(os.cpu_count()):
     children.append(read)
 print(sum(int(os.read(child, 99)) for child in children))
 """
-
-
-def make_small(out: Path) -> Path:
-    """Build a package with three files below /usr/lib/modules."""
-    with tempfile.TemporaryDirectory() as work:
-        spec = Path(work) / "small.spec"
-        spec.write_text(SMALL)
-        run(["rpmbuild", "-bb", "--quiet", "--nodeps", "--define", f"_topdir {work}", spec])
-        (made,) = Path(work).rglob("*.rpm")
-        final = out / made.name
-        final.write_bytes(made.read_bytes())
-    return final
 
 
 def transactions(machine: Machine) -> list[float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -75,9 +76,18 @@ class Controllers:
             machine.run("systemctl", "daemon-reexec")
 
     def close(self) -> None:
+        """Give the places back: what of a killed machine is still in them dies, which takes a while."""
         for place in self.places:
-            for directory in sorted(place.glob("**/"), reverse=True):
+            wait_until(lambda place=place: self._is_gone(place), place)  # type: ignore[misc]
+
+    def _is_gone(self, place: Path) -> bool:
+        for directory in sorted(place.glob("**/"), reverse=True):
+            for pid in (directory / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
+            with contextlib.suppress(OSError):
                 directory.rmdir()
+        return not place.exists()
 
 
 class Machine:
@@ -136,10 +146,12 @@ class Machine:
             self.nspawn = None
 
     def close(self) -> None:
-        self.cut_power()
-        self.controllers.close()
-        subprocess.run(["umount", "-l", self.root], check=True)
-        shutil.rmtree(self.directory)
+        """Leave nothing behind, whatever of it fails."""
+        with contextlib.ExitStack() as stack:
+            stack.callback(shutil.rmtree, self.directory)
+            stack.callback(subprocess.run, ["umount", "-l", self.root], check=True)
+            stack.callback(self.controllers.close)
+            self.cut_power()
 
     # -- hands -----------------------------------------------------------------------------------------------------
     def run(self, *argv: object, check: bool = True) -> str:

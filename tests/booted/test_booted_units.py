@@ -52,6 +52,14 @@ def told(machine: Machine) -> int:
     return len((machine.root / "root/told").read_text().split())
 
 
+def have_hook(machine: Machine) -> None:
+    """Be told of failures."""
+    machine.write("/root/told", "")
+    machine.write("/etc/systemd/system/tell.service", HOOK)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "enable", "tell")
+
+
 def test_at_boot_who_needs_modules_waits_and_nobody_else(machine: Machine, repository: Repository) -> None:
     """As long as the running kernel lacks a module, services that ask for it wait; a login does not."""
     machine.write("/etc/systemd/system/storage.service", WAITER)
@@ -73,13 +81,16 @@ def test_at_boot_who_needs_modules_waits_and_nobody_else(machine: Machine, repos
     machine.wait(lambda: machine.active("storage") == "active", "the service that needs a module")
     assert machine.active("kmodd-boot") == "active"
     assert machine.target("tardy", repository.new)["verdict"] == "ready"
-    machine.run("kmoddctl", "remove", "tardy")
 
 
 def test_who_wants_to_be_told_of_failures_is_each_time(machine: Machine, repository: Repository) -> None:
-    machine.write("/root/told", "")
-    machine.write("/etc/systemd/system/tell.service", HOOK)
-    machine.run("systemctl", "enable", "tell")
+    have_hook(machine)
+    machine.write("/etc/systemd/system/storage.service", WAITER)
+    machine.write("/etc/systemd/system/storage.service.d/modules.conf", (EXAMPLES / "wait-for-module.conf").read_text())
+    boot = BOOT.format(kernel=repository.new, wait="10min")
+    machine.write("/etc/systemd/system/kmodd-boot.service.d/kernel.conf", boot)
+    machine.run("systemctl", "daemon-reload")
+    machine.run("systemctl", "start", "storage")
     machine.add("broken", "$(error this does not build)\n")
     machine.wait_for("broken", repository.new, "failed")
     for times in (1, 2):
@@ -87,18 +98,14 @@ def test_who_wants_to_be_told_of_failures_is_each_time(machine: Machine, reposit
         machine.wait(lambda times=times: told(machine) == times, "the hook")  # type: ignore[misc]
         assert machine.active("kmodd-boot") == "failed"
         assert machine.active("storage") == "inactive"  # it requires what failed
-    machine.run("kmoddctl", "remove", "broken")
-    machine.run("systemctl", "disable", "--now", "storage", "letin")
-    (machine.root / "etc/systemd/system/kmodd-boot.service.d/kernel.conf").unlink()
-    machine.run("systemctl", "daemon-reload")
 
 
 def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine: Machine, repository: Repository
 ) -> None:
+    have_hook(machine)
     settings = (machine.root / "etc/kmodd/kmodd.toml").read_text()
     machine.write("/etc/kmodd/kmodd.toml", "[daemon]\nquite = 1\n")
-    machine.write("/root/told", "")
     limit = "[Unit]\nStartLimitIntervalSec=1h\nStartLimitBurst=2\n[Service]\nRestartSec=100ms\n"
     machine.write("/etc/systemd/system/kmodd.service.d/limit.conf", limit)
     machine.run("systemctl", "daemon-reload")
@@ -111,7 +118,3 @@ def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine.run("systemctl", "daemon-reload")
     machine.run("/usr/lib/kmodd/ring")
     machine.wait(lambda: machine.active("kmodd") == "active", "it to be tried again")
-    machine.run("systemctl", "disable", "tell")
-    machine.configure("limit")
-    for words in (("stop", "kmodd"), ("start", "kmodd.socket"), ("start", "kmodd")):  # the socket had given up, too
-        machine.run("systemctl", *words)
