@@ -75,6 +75,12 @@ def begin(machine: Machine, repository: Repository) -> None:
     assert machine.active("kmodd") == "active"
 
 
+def is_settled(machine: Machine) -> bool:
+    """Tell whether nothing of what was asked for is under way."""
+    jobs = machine.run("systemctl", "list-jobs")
+    return "kmodd" not in jobs and machine.active("kmodd") not in ("activating", "reloading", "deactivating")
+
+
 def test_whatever_coincides_the_unit_is_as_asked_and_raises_no_alarm(machine: Machine, repository: Repository) -> None:
     """A stop may be cancelled by a reload of the same moment, which it says; an erasure never is."""
     make_small(machine.root)
@@ -85,7 +91,7 @@ def test_whatever_coincides_the_unit_is_as_asked_and_raises_no_alarm(machine: Ma
         begin(machine, repository)
         what = [(luck.choice(NAMES), luck.uniform(0, 0.6)) for _ in range(luck.randint(2, 4))]
         done = perform(operations, what)
-        machine.wait(lambda: "kmodd" not in machine.run("systemctl", "list-jobs"), "systemd's jobs")
+        machine.wait(lambda: is_settled(machine), "systemd's jobs, and the answer to a reload")
         state, names = machine.active("kmodd"), [name for name, _ in what]
         if ("stop", True) in done or ("erase", True) in done:
             assert state == "inactive", (number, what, done)
