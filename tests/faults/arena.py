@@ -197,6 +197,15 @@ class Arena:
         except Problem:
             return {}
 
+    def _has_looked(self) -> bool:
+        """Have the daemon look, and go on until nothing is due; tells whether it did. What it knew may be old."""
+        try:
+            with Client(str(self.root / "run/kmodd/io.kmodd.Manager"), timeout=LIMIT) as client:
+                client.call("Sync")
+        except Problem:
+            return False
+        return True
+
     def wait(self, reached: Callable[[], bool], what: str, limit: float = LIMIT) -> None:
         """Wait for something. Raises Violation."""
         end = time.monotonic() + limit
@@ -212,6 +221,8 @@ class Arena:
         def reached() -> bool:
             if not self.is_alive():
                 raise Violation(f"the daemon ended by itself with status {self.child and self.child.poll()}")
+            if not self._has_looked():
+                return False
             found = self.status()
             verdicts = {name: target["verdict"] for name, target in found.items()}
             return verdicts == EXPECTED and found["bad"]["problem"] == "build-failed"
