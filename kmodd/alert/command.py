@@ -123,6 +123,7 @@ class Command:
             done = await run(
                 [*unprivileged(self.owner), *self.argv],
                 check=False,
+                raw=True,
                 timeout=self.timeout,
                 output=output,
                 output_limit=MOST_OUTPUT,

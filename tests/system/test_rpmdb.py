@@ -15,8 +15,8 @@ import pytest
 
 from kmodd import rpmdb
 from kmodd.errors import Problem
-from kmodd.kernels import install_command
 from kmodd.paths import Sysroot
+from kmodd.remedy import Remedy
 from kmodd.rpmdb import BindingQueries, CommandQueries, open_queries
 from kmodd.run import run
 
@@ -230,4 +230,4 @@ def test_the_daemon_itself_does_not_load_librpm(queries: Queries) -> None:
     ],
 )
 def test_the_line_for_the_administrator(root: str, line: str) -> None:
-    assert install_command(Sysroot(Path(root)), "6.1.0+rt") == line
+    assert Remedy("fetch-devel", "6.1.0+rt").shown(Sysroot(Path(root))) == line
