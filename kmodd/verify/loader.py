@@ -222,6 +222,9 @@ def _symbols(shape: Shape) -> Iterator[str]:
         if symbol.section not in special and symbol.section >= len(shape.sections):
             yield f"symbol {symbol.name} is in section {symbol.section}, which there is not"
             return
+        if symbol.section not in special and symbol.value > shape.sections[symbol.section].size:
+            yield f"symbol {symbol.name} lies beyond the end of {shape.sections[symbol.section].name}"
+            return
 
 
 def _percpu(shape: Shape) -> Iterator[str]:
@@ -234,9 +237,10 @@ def _relocations(shape: Shape) -> Iterator[str]:
     if shape.machine != X86_64:
         return
     for section in shape.sections:
-        if section.info >= len(shape.sections):
-            continue
-        target = shape.sections[section.info]
+        if section.kind == elf.RELA and section.info >= len(shape.sections):
+            yield f"{section.name} is about section {section.info}, which there is not"
+            return
+        target = shape.sections[section.info] if section.kind == elf.RELA else shape.sections[0]
         if section.kind == elf.RELA and target.flags & elf.ALLOC:
             fault = next(_of_section(shape, section, target), "")
             if fault:

@@ -174,6 +174,22 @@ def test_names_of_sections_lie_in_their_table() -> None:
         elf.read_sections(sections(1 << 23, 1), "<")
 
 
+def test_what_lies_beyond_its_section_or_is_about_none_is_refused() -> None:
+    text = elf.Section(".text", 1, memoryview(b"x" * 8), 0, 0, 6, 8)
+    about = elf.Section(".rela.text", elf.RELA, memoryview(b""), 0, 2, 0, 0)
+    null = elf.Section("", 0, memoryview(b""), 0, 0, 0, 0)
+
+    def said(value: int, info: int) -> set[str]:
+        symbols = [elf.Symbol(0, "", 0, 0, 0), elf.Symbol(1, "start", 0, 1, value)]
+        shape = loader.Shape(62, "<", [null, text, about._replace(info=info)], b"\0start\0", symbols, None)
+        faults, _ = loader.check("one", shape, loader.Reference(), "6.1.0")
+        return {fault.message.partition(": ")[2] for fault in faults} - {"it has no section .gnu.linkonce.this_module"}
+
+    assert said(8, 1) == set()
+    assert said(9, 1) == {"symbol start lies beyond the end of .text"}
+    assert said(8, 9) == {".rela.text is about section 9, which there is not"}
+
+
 @pytest.mark.parametrize(("link", "refused"), [(1, False), (0, True), (3, True)])
 def test_every_symbol_table_has_a_table_of_names(link: int, refused: bool) -> None:
     found = elf.read_sections(sections(1, link), "<")

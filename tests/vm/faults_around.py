@@ -173,7 +173,7 @@ FAULTS = (
     Fault("C11", "exports what the kernel's own provider does", export_of_kernels_own, of("doubled"), owns=True),
     # F: the name inside
     Fault("F", "another name inside", rename_inside(lambda place: f"inner_{place.case.number:04d}"), PLAIN),
-    Fault("F", "a longer name inside", rename_inside(lambda place: "i" * 54), PLAIN),
+    Fault("F", "a longer name inside", rename_inside(lambda place: f"{'i' * 49}_{place.case.number:04d}"), PLAIN),
     Fault("F", "the provider's name inside", rename_inside(rename_to_provider), of("consumer", "checksum", "importer")),
     Fault("F", "the name of something built in inside",
           rename_inside(lambda place: place.choose(("printk", "workqueue", "kernel"))), PLAIN),
