@@ -206,8 +206,9 @@ def counted(function):
         if count == step: os.kill(os.getpid(), signal.SIGKILL)
         return function(*a, **k)
     return call
-for owner, name in ((os, "link"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (making.shutil, "rmtree"),
-                    (making, "replace_file"), (making, "run"), (Keyring, "publish"), (making, "sync_directory")):
+for owner, name in ((os, "link"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (making, "delete_tree"),
+                    (making, "remove_tree"), (making, "replace_file"), (making, "run"),
+                    (Keyring, "publish"), (making, "sync_directory")):
     setattr(owner, name, counted(getattr(owner, name)))
 maker = making.KeyMaker(Keyring(Sysroot(Path(sys.argv[1]))))
 async def rotate():
