@@ -186,7 +186,7 @@ def at(number, function):
 making.os.link = at(2, making.os.link)
 making.run, making.replace_file = at(1, making.run), at(3, making.replace_file)
 Keyring.publish = at(4, Keyring.publish)
-making.delete_tree = at(5, making.delete_tree)
+making.remove_tree = at(5, making.remove_tree)
 asyncio.run(making.KeyMaker(Keyring(Sysroot(Path(sys.argv[1])))).generate("ecdsa"))
 """
 
