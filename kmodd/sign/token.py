@@ -7,18 +7,24 @@ the two is here, with the flags that scripts/sign-file.c sets, and sign-file -s 
 
 from __future__ import annotations
 
+import re
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Union
 
 from ..errors import Problem
-from ..run import Finished, run
+from ..run import Finished, find_accident, run
 
 #: How openssl is told to use the token: for OpenSSL 3 by pkcs11-provider, before and beside it by libp11's engine.
 ROADS = (
     (("list", "-providers", "-provider", "pkcs11"), ("-provider", "pkcs11", "-provider", "default")),
     (("engine", "pkcs11"), ("-engine", "pkcs11", "-keyform", "engine")),
 )
+#: How a program ends that crashes, rather than being killed by somebody.
+CRASHES = tuple(-number for number in (signal.SIGSEGV, signal.SIGBUS, signal.SIGABRT, signal.SIGILL))
+#: A line of ERR_print_errors(3) for which the token itself is to blame, such as "PIN incorrect".
+REFUSED = re.compile(rb":PKCS#11 module:|:pkcs11:|could not read signing key", re.IGNORECASE)
 
 
 async def find_road(environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -52,7 +58,21 @@ async def sign(
             argv: list[Union[str, Path]] = ["openssl", "cms", "-sign", "-binary", "-noattr", "-nocerts", "-nosmimecap"]
             argv += ["-keyid", "-md", hash, "-outform", "DER", "-in", content, "-out", message, "-signer", pem]
             argv += ["-inkey", uri, *road, "-passin", f"env:{pin}"]
-            done = await run(argv, check=False, env={pin: "", **environment}, stdin=b"")
+            done = _end_of(await run(argv, check=False, raw=True, env={pin: "", **environment}, stdin=b""))
     finally:
         pem.unlink(missing_ok=True)
+    return done
+
+
+def _end_of(done: Finished) -> Finished:
+    """Return how openssl ended. Raises Problem tool-killed, tool-failed.
+
+    Libraries of tokens crash openssl on its way out, after it said what is wrong (libp11 0.4.12 with SoftHSM 2.6 after
+    a wrong PIN). That is no accident, and to try again would lock the token.
+    """
+    if done.status in CRASHES and REFUSED.search(done.stderr):
+        return Finished(1, done.stdout, done.stderr)
+    accident = find_accident("openssl", done)
+    if accident is not None:
+        raise accident
     return done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -138,6 +139,17 @@ class World:
         self.hold()
         for source in self.held():
             (source / "released").touch()
+
+    def release_all(self, over: Callable[[], bool]) -> None:
+        """Let every build go on that HELD holds, until something is over."""
+
+        def step() -> bool:
+            for source in self.held():
+                with contextlib.suppress(FileNotFoundError):  # it was cancelled
+                    (source / "released").touch()
+            return over()
+
+        self.wait(step, "builds that are let go")
 
     def extra(self, kernel: str = "") -> list[str]:
         """Return the files under a kernel's extra/."""
