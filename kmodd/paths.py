@@ -175,6 +175,10 @@ class Sysroot:
         return self.below(self.logs, module, release)
 
     @property
+    def groups(self) -> Path:
+        return self.resolve("/etc/group")
+
+    @property
     def runtime(self) -> Path:
         return self.resolve("/run/kmodd")
 

@@ -212,6 +212,7 @@ class _Output:
         self.sink = sink
         self.kept = bytearray()
         self.room: Optional[int] = None
+        self.cut = False
 
     def take(self, chunk: bytes) -> None:
         """Take a piece. Raises OSError."""
@@ -220,8 +221,9 @@ class _Output:
             self.kept += taken
         elif taken:
             self.sink.write(taken)
-            if len(taken) < len(chunk):
-                self.sink.write(b"\n[kmodd: more output was dropped]\n")
+        if self.sink is not None and len(taken) < len(chunk) and not self.cut:
+            self.cut = True
+            self.sink.write(b"\n[kmodd: more output was dropped]\n")
         if self.room is not None:
             self.room -= len(chunk)
 

@@ -141,7 +141,7 @@ class Builder:
         Raises Problem archive-*, patch-*, build-directory-missing, command-missing, build-failed, build-timeout,
         no-objects, object-missing, object-invalid, kernel-source-makefile and the transient ones of `failure`.
         """
-        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, share)
+        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, share, self.limits.log)
         source = module.file.source
         if source.archive is not None:
             name = f"{module.path}: source.archive: {source.archive}"

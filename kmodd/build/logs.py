@@ -7,9 +7,11 @@ start (UTC) and a number. Imports nothing heavy: kmoddctl reads logs without a l
 from __future__ import annotations
 
 import calendar
+import contextlib
 import os
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,7 +23,7 @@ from ..paths import Sysroot
 ENDING = "[kmodd: {outcome} after {seconds:.1f} s]"
 _ENDING = re.compile(r"^\[kmodd: (succeeded|failed|stopped|discarded) after (\d{1,9}\.\d+|\d{1,9}) s\]$", re.ASCII)
 _STAMP = re.compile(r"(\d{8}T\d{6})-\d+")
-LARGEST = 32 << 20  # bytes of a log that are read
+LARGEST = 32 << 20  # bytes of a log that are read; no more are written (config.LARGEST_LOG)
 TAIL = 4096  # bytes in which the last line is looked for
 
 
@@ -35,19 +37,31 @@ def is_ended(text: str) -> bool:
     return bool(_ENDING.match(text.rstrip("\n").rpartition("\n")[2]))
 
 
+@contextlib.contextmanager
+def permitted(what: str) -> Iterator[None]:
+    """Turn a refusal to read logs into a Problem that says who may."""
+    try:
+        yield
+    except PermissionError as error:
+        hint = "run it as root, or as a member of the group that may read logs: build.log_group of kmodd.toml(5)"
+        raise Problem("permission-denied", f"{what} cannot be read: permission denied", hint) from error
+
+
 class LogReader:
-    """Reads the logs of one root."""
+    """Reads the logs of one root. Raises Problem permission-denied where the caller may not."""
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
 
     def modules(self) -> list[str]:
         """Return the modules that have logs."""
-        return list_names(self.sysroot.logs)
+        with permitted(self.sysroot.inside(self.sysroot.logs)):
+            return list_names(self.sysroot.logs)
 
     def kernels(self, module: str) -> list[str]:
         """Return the kernel releases that a module has logs for."""
-        return list_names(self.sysroot.below(self.sysroot.logs, module))
+        with permitted(f"the logs of {module}"):
+            return list_names(self.sysroot.below(self.sysroot.logs, module))
 
     def attempts(self, module: str, release: str) -> list[dict[str, Any]]:
         """Return a target's attempts, newest first.
@@ -55,6 +69,10 @@ class LogReader:
         Keys: attempt, kernel, log (in-root path), began (seconds since the epoch), outcome (succeeded, failed,
         stopped, discarded; "" where the log says nothing, as of one that runs or was killed), seconds, bytes.
         """
+        with permitted(f"the logs of {module}"):
+            return self._attempts(module, release)
+
+    def _attempts(self, module: str, release: str) -> list[dict[str, Any]]:
         found = []
         directory = self.sysroot.log_directory(module, release)
         for name in list_names(directory, ".log"):
@@ -83,9 +101,9 @@ class LogReader:
         return _ENDING.match(last[0]) if last else None
 
     def read(self, log: str) -> str:
-        """Return the text of a log, given by its in-root path. Raises Problem log-missing."""
+        """Return the text of a log, given by its in-root path. Raises Problem log-missing, permission-denied."""
         try:
-            with self.sysroot.resolve(log).open("rb") as stream:
+            with permitted(log), self.sysroot.resolve(log).open("rb") as stream:
                 return stream.read(LARGEST).decode(errors="replace")
         except OSError as error:
             raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
@@ -94,7 +112,7 @@ class LogReader:
         """Return what explain tells of a target's logs: the attempts, none where they cannot be read."""
         try:
             return self.attempts(module, release)
-        except OSError:
+        except (OSError, Problem):
             return []
 
 

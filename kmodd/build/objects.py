@@ -27,10 +27,14 @@ ELF_RELOCATABLE = b"\x01\x00"
 
 @dataclass(frozen=True)
 class Limits:
-    """What a build may leave: the bytes of its largest object (build.largest_object), the number of its objects."""
+    """What a build may leave: the bytes of its largest object (build.largest_object), the number of its objects.
+
+    log: the bytes that its programs may print into its log (build.largest_log).
+    """
 
     largest: int = 256 << 20
     most: int = 500
+    log: int = 16 << 20
 
 
 def find_files(top: Path) -> Iterator[Path]:

@@ -41,6 +41,7 @@ class Room:
     kernel: Kernel
     log: Path
     share: Optional[Share] = None  # of the jobserver, where programs take part in it
+    largest_log: int = 16 << 20  # bytes that all programs together may add to the log
     makefiles: str = ""  # what make reads before its own, as seen inside
 
     async def run(
@@ -86,6 +87,7 @@ class Room:
                 raw=raw,
                 timeout=timeout,
                 output=self.log,
+                output_limit=max(self.largest_log - before, 0),
                 limits=LIMITS,
                 yields=True,
                 pass_fds=(*filters, *(share.descriptors if share else ())),

@@ -144,7 +144,7 @@ method Plan() -> (schema: int, actions: []object)
 method Explain(module: string, kernel: ?string) -> (schema: int, module: ?object, targets: []object)
 
 # The text of the last build's log. Without "more" only its end, and truncated tells whether that is not all.
-# With "more" all of it, in pieces.
+# With "more" all of it, in pieces. Only for who may read logs.
 method Logs(module: string, kernel: ?string) -> (schema: int, log: string, text: string, truncated: bool)
 
 # Live events; the first ones tell of what is under way. Wants "more".
@@ -218,10 +218,11 @@ class OfInterface(Parameters):
 
 
 class Method(NamedTuple):
-    """changes: only for root. streams: wants "more"."""
+    """changes: only for root. reads_logs: only for who may read logs, too. streams: wants "more"."""
 
     parameters: type[Parameters] = Parameters
     changes: bool = False
+    reads_logs: bool = False
     streams: bool = False
 
 
@@ -229,7 +230,7 @@ METHODS = {
     f"{MANAGER}.Status": Method(Selection),
     f"{MANAGER}.Plan": Method(),
     f"{MANAGER}.Explain": Method(OfModule),
-    f"{MANAGER}.Logs": Method(OfModule),
+    f"{MANAGER}.Logs": Method(OfModule, reads_logs=True),
     f"{MANAGER}.Subscribe": Method(streams=True),
     f"{MANAGER}.Sync": Method(Waiting, changes=True),
     f"{MANAGER}.Rebuild": Method(Selection, changes=True),

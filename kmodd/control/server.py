@@ -6,6 +6,7 @@ up while nobody asks. Must not: know what the methods do.
 
 from __future__ import annotations
 
+import array
 import asyncio
 import contextlib
 import itertools
@@ -35,6 +36,8 @@ CALLS_A_TURN = 8  # of all clients, in a turn of the event loop, which has other
 CHUNK = 1 << 16  # bytes that are handed to the transport at once, which keeps a copy of what is not taken
 STALL = 30.0  # seconds in which a client must take a chunk
 CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
+SO_PEERGROUPS = 59  # <asm-generic/socket.h>
+MOST_GROUPS = 1024  # bytes of them, the most that Python takes
 
 #: A reply that others follow: parameters, or a whole message. Has no effect where the call did not want more.
 Send = Callable[[Union[Mapping[str, Any], bytes]], Awaitable[None]]
@@ -72,9 +75,10 @@ class Turnstile:
 
 
 class Server:
-    """Serves one listening socket. answers: by the methods' full names."""
+    """Serves one listening socket. answers: by the methods' full names. readers: the group that may read logs."""
 
-    def __init__(self, answers: Mapping[str, Answer]) -> None:
+    def __init__(self, answers: Mapping[str, Answer], readers: Callable[[], int] = lambda: 0) -> None:
+        self.readers = readers
         self.answers = {
             **answers,
             f"{SERVICE}.GetInfo": _get_info,
@@ -166,6 +170,7 @@ class Connection(asyncio.BufferedProtocol):
         self.decoder = Decoder()
         self.task: Optional[asyncio.Task[None]] = None
         self.uid = -1
+        self.groups: frozenset[int] = frozenset()
         self.half_closed = False
         self.endless = False  # whether the call that is being answered ends only with the connection
         self._full: Optional[asyncio.Future[None]] = None
@@ -175,8 +180,7 @@ class Connection(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         transport.set_write_buffer_limits(0)
-        given = transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
-        _, self.uid, _ = CREDENTIALS.unpack(given)
+        self.uid, self.groups = _identify(transport.get_extra_info("socket"))
         if not self.server.admit(self):
             transport.write(encode_reply(Reply(error=f"{MANAGER}.TooManyConnections")))
             transport.close()
@@ -244,6 +248,9 @@ class Connection(asyncio.BufferedProtocol):
                 raise Refusal(f"{SERVICE}.ExpectedMore")
             if method.changes and self.uid not in (0, os.geteuid()):
                 raise Refusal(f"{SERVICE}.PermissionDenied")
+            if method.reads_logs and not self._may_read_logs():
+                text = "kmodd's logs are for root and the members of a group alone"
+                raise Problem("permission-denied", text, "the group is build.log_group of kmodd.toml(5)")
             answer = self.server.answers.get(call.method)
             if answer is None:
                 raise Refusal(f"{SERVICE}.MethodNotImplemented", method=call.method)
@@ -267,6 +274,9 @@ class Connection(asyncio.BufferedProtocol):
             said = f"{call.method}: {type(error).__name__}: {error}"
             await self._refuse(refusal_of(Problem("internal-error", said, "please report it")), call.oneway)
 
+    def _may_read_logs(self) -> bool:
+        return self.uid in (0, os.geteuid()) or self.server.readers() in self.groups
+
     async def _refuse(self, refusal: Refusal, oneway: bool = False) -> None:
         if not oneway:
             await self._write(encode_reply(Reply(refusal.parameters, error=refusal.error)))
@@ -285,6 +295,16 @@ class Connection(asyncio.BufferedProtocol):
                 await asyncio.wait([self._full], timeout=STALL)
             if self._full is not None:
                 raise ConnectionAbortedError(f"nothing was taken for {STALL:.0f} s")
+
+
+def _identify(client: socket.socket) -> tuple[int, frozenset[int]]:
+    """Return the ids of who connected and of their groups; of their first one alone where they are many."""
+    given = client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, CREDENTIALS.size)
+    _, uid, gid = CREDENTIALS.unpack(given)
+    groups = {gid}
+    with contextlib.suppress(OSError):  # they have more
+        groups.update(array.array("I", client.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, MOST_GROUPS)))
+    return uid, frozenset(groups)
 
 
 async def _get_info(parameters: Any, send: Optional[Send]) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from ..build.logs import LogReader, is_ended
+from ..build.logs import LogReader, is_ended, permitted
 from ..choosing import check_kernel, check_module
 from ..errors import Problem
 from ..paths import Sysroot
@@ -43,7 +43,7 @@ def run_logs(options: argparse.Namespace) -> int:
 
 
 def _attempts(options: argparse.Namespace, reader: LogReader) -> list[dict[str, Any]]:
-    """Return the attempts at a module, newest first. Raises Problem module-unknown, kernel-unknown, log-missing."""
+    """Return the attempts at a module, newest first. Raises Problem, also log-missing."""
     releases = [options.kernel] if options.kernel else reader.kernels(options.module)
     found = [one for release in releases for one in reader.attempts(options.module, release)]
     if not found:
@@ -101,7 +101,8 @@ def _follow(sysroot: Sysroot, log: str) -> None:
     """Print a log while it grows, until its last line is there or nobody builds any more."""
     idle, tail = 0.0, ""
     try:
-        stream = sysroot.resolve(log).open(errors="replace")
+        with permitted(log):
+            stream = sysroot.resolve(log).open(errors="replace")
     except OSError as error:
         raise Problem("log-missing", f"{log} cannot be read: {error.strerror}") from error
     with stream:

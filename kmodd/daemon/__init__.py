@@ -60,7 +60,7 @@ class Daemon:
         self.actions: tuple[Action, ...] = ()  # the last plan
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
-        self.server = Server(self.methods.answers)
+        self.server = Server(self.methods.answers, self._readers)
         self.failures = Failures()
         self.deaf = ""  # why there is no control socket, as told
         self.stopping = asyncio.Event()
@@ -72,6 +72,9 @@ class Daemon:
         self.alerts = Alerts(sysroot)
         self.observers: list[Observer] = [self.alerts, self.events.changes]
         self._take()
+
+    def _readers(self) -> int:
+        return self.reconciler.logs.gid
 
     async def serve(self) -> None:
         """Run until SIGTERM. Raises Problem already-running or state-unwritable at the start."""

@@ -99,7 +99,8 @@ class Material:
             signed = not await self.signatures.find_fault(srpm, digest)
             if not signed and not self.signatures.allow_unsigned:
                 raise Problem("source-changed", f"{name} was signed, and no longer is")
-            room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log)
+            limit = self.builder.limits.log
+            room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log, largest_log=limit)
             top = await prepare(room, srpm)
             await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted, signed=signed)
         finally:  # some 80,000 files: builds do not wait for their end

@@ -38,6 +38,7 @@ from ..sign.making import KeyMaker
 from . import policy_of
 from .fetching import Fetching
 from .indexing import IndexWork
+from .logkeeping import LogKeeper
 from .memory import MemoryWork
 from .observe import Observer
 from .outcome import BuildObserver, as_problem
@@ -74,6 +75,7 @@ class Reconciler:
         self.installation = Installation(sysroot)
         self.fetching = Fetching(sysroot, settings, knock)
         self.store = self.observer.store
+        self.logs = LogKeeper(sysroot, settings.build.log_group, settings.build.keep_logs)
         self.memory = MemoryWork(self.store)
         self.indexing = IndexWork(sysroot, self.observer)
         self.knock = knock
@@ -83,6 +85,7 @@ class Reconciler:
         self.blocked: Optional[float] = None  # time.monotonic() until which nothing is done
         self.wake: Optional[float] = None  # time.monotonic() of the earliest thing that only time brings
         self.damaged: dict[Target, str] = {}  # as told
+        self.sweep = True  # there may be logs of what is gone
         self.stuck = Stuck(self.policy)
 
     @functools.cached_property
@@ -90,7 +93,7 @@ class Reconciler:
         """The work on targets, imported when there is some: most looks find none."""
         from .targets import TargetWork
 
-        return TargetWork(self.sysroot, self.settings, self.observer, self.installation, self.observe_build)
+        return TargetWork(self.sysroot, self.settings, self.observer, self.installation, self.observe_build, self.logs)
 
     def take(self, settings: Settings) -> None:
         """Go on with other settings; running builds keep theirs."""
@@ -99,6 +102,10 @@ class Reconciler:
         if "work" in self.__dict__:
             self.work.take(settings)
         self.observer.take(settings)
+        self.logs.keep, before = settings.build.keep_logs, self.logs.group
+        self.logs.group = settings.build.log_group
+        if self.logs.group != before:
+            self._step(self.logs.heal)
 
     # -- healing ---------------------------------------------------------------------------------------------------
     def heal(self) -> None:
@@ -113,13 +120,17 @@ class Reconciler:
             self.observer.dropins.heal,
             self.installation.heal,
             self._heal_scratch,
+            self.logs.heal,
             KeyMaker(self.observer.keyring).heal,
             self.observer.keyring.publish,
         ):
-            try:
-                step()
-            except Exception as error:  # whatever it is, new kernels need kmodd to run
-                get_logger().warning("clean-up incomplete", reason=f"{type(error).__name__}: {error}")
+            self._step(step)
+
+    def _step(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception as error:  # whatever it is, new kernels need kmodd to run
+            get_logger().warning("clean-up incomplete", reason=f"{type(error).__name__}: {error}")
 
     def _heal_scratch(self) -> None:
         for directory in (self.sysroot.scratch, self.sysroot.below(self.sysroot.cache, "sign")):
@@ -223,6 +234,9 @@ class Reconciler:
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
         self._tell_damage(snapshot)
+        if self.sweep:
+            self._step(lambda: self.logs.sweep(snapshot, self.builds))
+            self.sweep = False
         planned = [action for action in plan(snapshot, self.policy, time.time()) if self.wanted(action)]
         actions = tuple(action for action in planned if not self._is_stuck(action))
         if self._is_blocked():
@@ -235,6 +249,7 @@ class Reconciler:
             if target not in pending or pending[target].inputs != running.inputs:
                 get_logger().info("build no longer wanted", module=target.module, kernel=target.kernel)
                 await self._cancel(target)
+                self.sweep = True  # one that was never built before has no record to be removed by
         touched: set[str] = set()
         installed: set[str] = set()
         for action in actions:
@@ -312,6 +327,8 @@ class Reconciler:
             self._failed("removal failed", problem, module=target.module, kernel=target.kernel)
             return False
         await self.work.hooks.removed(target, record)
+        if target.module not in snapshot.modules or kernel is None or not kernel.present:
+            self._step(lambda: self.logs.forget(target))
         get_logger().info("module removed", module=target.module, kernel=target.kernel, reason=action.reason)
         return True
 

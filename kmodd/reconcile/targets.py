@@ -16,13 +16,13 @@ from typing import Any, Literal, Optional, TypeVar, cast
 from ..build.builder import Builder, Yield
 from ..build.failure import find_error, read
 from ..build.jobserver import Jobserver, Share
-from ..build.logs import ENDING, new_name
+from ..build.logs import ENDING
 from ..build.objects import Limits
 from ..compress import compress
 from ..config import Settings
 from ..deleting import delete_tree
 from ..errors import Problem
-from ..files import digest_file, explain, explained, make_directory
+from ..files import digest_file, explain, explained
 from ..install import Installation, directory_of
 from ..log import get_logger
 from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
@@ -31,6 +31,7 @@ from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, BuiltObject, FirstError, Installed, InstalledObject
 from ..sign.making import KeyMaker
 from .hooking import HookWork
+from .logkeeping import LogKeeper
 from .material import Material
 from .observe import Observer
 from .outcome import BuildObserver, as_problem
@@ -48,15 +49,17 @@ class TargetWork:
         observer: Observer,
         installation: Installation,
         observe_build: BuildObserver,
+        logs: LogKeeper,
     ) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.observer = observer
         self.observe_build = observe_build
+        self.logs = logs
         self.store = observer.store
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
-        self.builder.limits = Limits(settings.build.largest_object, settings.build.most_objects)
+        self.builder.limits = _limits(settings)
         self.material = Material(sysroot, observer.sources, self.builder, observer.signatures)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
@@ -67,7 +70,7 @@ class TargetWork:
         """Go on with other settings."""
         self.settings = self.hooks.settings = settings
         self.jobserver.jobs = settings.jobs
-        self.builder.limits = Limits(settings.build.largest_object, settings.build.most_objects)
+        self.builder.limits = _limits(settings)
         self.builder.ask_once = settings.build.cc_option_cache
 
     # -- building --------------------------------------------------------------------------------------------------
@@ -79,7 +82,7 @@ class TargetWork:
             log.info("build started", reason=action.reason)
             outcome, path = "failed", None
             try:
-                path = self._open_log(target)
+                path = self.logs.open(target)
                 self.observe_build(target, "started", path, 0.0)
                 warnings = await self._try(action, snapshot, path, share, began)
                 outcome = "discarded" if warnings is None else "succeeded"
@@ -153,19 +156,6 @@ class TargetWork:
         except Problem:
             return False
         return now is not None and all(action.inputs.get(name) == value for name, value in now.items())
-
-    def _open_log(self, target: Target) -> Path:
-        """Return the path of a new attempt's log, older ones beyond the limit deleted. Raises Problem."""
-        directory = self.sysroot.log_directory(target.module, target.kernel)
-        with explained(f"opening a log in {self.sysroot.inside(directory)}"):
-            make_directory(directory)
-            names = (new_name(time.time(), number) for number in range(10_000))
-            path = next(p for p in (directory / f"{name}.log" for name in names) if not p.exists())
-            path.touch(mode=0o600, exist_ok=False)
-            path.chmod(0o644)
-            for old in sorted(directory.glob("*.log"))[: -self.settings.build.keep_logs]:
-                old.unlink()
-        return path
 
     def _keep(
         self, action: BuildModule, snapshot: Snapshot, made: Yield, compiler: str, began: float, where: str
@@ -350,6 +340,11 @@ class TargetWork:
         except OSError as error:
             # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
             raise explain(error, f"storing the outcome of {target}") from error
+
+
+def _limits(settings: Settings) -> Limits:
+    build = settings.build
+    return Limits(build.largest_object, build.most_objects, build.largest_log)
 
 
 def _directory_name(target: Target) -> str:

@@ -18,6 +18,7 @@ log_level = "debug"
 jobs = 3
 user = "builder"
 keep_logs = 2
+log_group = "wheel"
 [retry]
 first = "10s"
 longest = "2h"
@@ -43,7 +44,7 @@ def test_missing_and_empty_files_are_the_defaults(tmp_path: Path) -> None:
 def test_every_key_is_taken(tmp_path: Path) -> None:
     found = read(tmp_path, FULL.encode())
     assert (found.daemon.quiet, found.daemon.log_level, found.jobs) == (0.5, "debug", 3)
-    assert (found.build.user, found.build.keep_logs) == ("builder", 2)
+    assert (found.build.user, found.build.keep_logs, found.build.log_group) == ("builder", 2, "wheel")
     assert (found.retry.first, found.retry.longest) == (10, 7200)
     assert (found.sign.key, found.sign.certificate, found.sign.algorithm) == ("/srv/key", "/srv/cert", "ecdsa")
 

@@ -90,10 +90,10 @@ class Peer:
 
 
 class Ground:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, readers: int) -> None:
         self.path = str(path)
         self.methods = Methods()
-        self.server = Server(self.methods.answers)
+        self.server = Server(self.methods.answers, lambda: readers)
         self.peers: list[Peer] = []
 
     async def peer(self) -> Peer:
@@ -101,11 +101,11 @@ class Ground:
         return self.peers[-1]
 
 
-def serve(tmp_path: Path, test: Callable[[Ground], Awaitable[None]]) -> None:
+def serve(tmp_path: Path, test: Callable[[Ground], Awaitable[None]], readers: int = 0) -> None:
     """Run a test beside a server; afterwards neither task nor connection may be left."""
 
     async def run() -> None:
-        ground = Ground(tmp_path / "socket")
+        ground = Ground(tmp_path / "socket", readers)
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(ground.path)
         before = asyncio.all_tasks()
@@ -395,6 +395,33 @@ def test_root_finds_room_and_so_does_who_has_less_than_others(
     for connection in list(server.connections):
         server.forget(connection)
     assert before and not server.users and not server.greedy
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+@pytest.mark.parametrize(
+    ("gid", "groups", "allowed"),
+    [(65534, [], False), (65534, [4004], True), (4004, [], True), (65534, [4003, 4005], False)],
+)
+def test_logs_are_for_the_members_of_a_group(open_path: Path, gid: int, groups: list[int], allowed: bool) -> None:
+    async def test(ground: Ground) -> None:
+        os.chmod(ground.path, 0o666)
+        before = os.getgroups()
+        os.setgroups(groups)
+        os.setegid(gid)
+        os.seteuid(65534)
+        try:
+            peer = await ground.peer()
+            await peer.ask("Status")
+        finally:
+            os.seteuid(0)
+            os.setegid(0)
+            os.setgroups(before)
+        answer = await peer.ask("Logs", {"module": "big"})
+        refused = "permission-denied" if not allowed else None
+        assert answer["parameters"].get("problem") == refused and ("text" in answer["parameters"]) == allowed
+        assert "text" in (await (await ground.peer()).ask("Logs", {"module": "big"}))["parameters"]
+
+    serve(open_path, test, readers=4004)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
