@@ -7,11 +7,11 @@ import re
 from typing import Annotated, Literal, Optional
 from urllib.parse import unquote
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, Field
 
 from . import tomlfile
 from .errors import Problem
-from .modulefile import AbsolutePath, Line, Name, Size, Table, TimeSpan, size
+from .modulefile import AbsolutePath, Line, Name, Size, Table, TimeSpan
 from .paths import Sysroot
 from .reading import reach
 
@@ -55,7 +55,6 @@ class BuildTable(Table):
     most_objects: Annotated[int, Field(ge=1)] = 500  # of a build
     keep_logs: Annotated[int, Field(ge=1)] = 10  # per target
     largest_log: Annotated[Size, Field(ge=4096, le=LARGEST_LOG)] = 16 << 20  # bytes that an attempt may write
-    reserve: Annotated[int, BeforeValidator(size), Field(ge=0, lt=1 << 63)] = 256 << 20  # bytes that builds leave free
     log_group: Name = "adm"  # may read build logs; root alone where there is no such group
     cc_option_cache: bool = True  # what makefiles ask of the compiler is asked once for a kernel
 

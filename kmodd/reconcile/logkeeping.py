@@ -16,7 +16,7 @@ from pathlib import Path
 from ..build.logs import new_name
 from ..deleting import remove_tree
 from ..errors import Problem
-from ..files import explained, list_names, remove_empty
+from ..files import explained, list_names, make_directory, remove_empty
 from ..model import Snapshot, Target
 from ..paths import Sysroot
 
@@ -118,7 +118,7 @@ def find_group(sysroot: Sysroot, name: str) -> int:
 def _make_directory(path: Path, gid: int) -> None:
     """Make a directory that is never open to more than it is to be in the end, whatever the umask."""
     with contextlib.suppress(FileExistsError):
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_directory(path.parent)
         path.mkdir(mode=0o700)
         _protect(path, DIRECTORY, gid)
 

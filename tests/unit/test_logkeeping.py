@@ -8,10 +8,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from kmodd.model import Target
+from kmodd.model import BrokenFile, Fault, Kernel, Snapshot, Target
 from kmodd.paths import Sysroot
 from kmodd.reconcile.logkeeping import LogKeeper
 
@@ -94,3 +95,27 @@ def test_logs_are_shown_to_members_and_others_are_told_who_may(words: str, statu
             done = subprocess.run([*argv, *ctl], capture_output=True, text=True)
             assert (done.returncode, "Traceback" in done.stderr) == (status, False), done.stderr
             assert said in done.stderr and ("what make printed" in done.stdout) == (not status and more != ["--list"])
+
+
+GONE = {("gone", "6.1"), ("m", "5.0"), ("gone", "5.0")}
+HAVE = GONE | {("m", "6.1"), ("remembered", "6.1"), ("runs", "6.1")}
+
+
+@pytest.mark.parametrize(
+    ("facts", "left"),
+    [
+        ({}, HAVE - GONE),
+        ({"broken": (BrokenFile("x", "x.toml", Fault("module-file-invalid", "")),)}, HAVE),
+        ({"modules": {}, "records": {}}, {("runs", "6.1")}),
+    ],
+)
+def test_logs_of_what_is_gone_are_swept(tmp_path: Path, facts: dict[str, Any], left: set[tuple[str, str]]) -> None:
+    logs = keeper(tmp_path)
+    for target in HAVE:
+        logs.open(Target(*target))
+    (tmp_path / LOGS / "empty").mkdir()
+    known = {"kernels": {"6.1": Kernel("6.1")}, "modules": {"m": None}, "records": {Target("remembered", "6.1"): None}}
+    logs.sweep(Snapshot(**{**known, **facts}), {Target("runs", "6.1")})
+    assert {(found.module, found.kernel) for found in logs.targets()} == left
+    assert (tmp_path / LOGS / "gone").exists() == (left == HAVE)
+    assert (tmp_path / LOGS / "empty").exists() == (left == HAVE)
