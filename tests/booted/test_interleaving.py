@@ -104,11 +104,12 @@ def test_whatever_coincides_the_unit_is_as_asked_and_raises_no_alarm(machine: Ma
 
 def test_a_reload_that_is_stopped_in_its_midst_is_no_failure(machine: Machine, repository: Repository) -> None:
     """Where kill(1) takes its time: the race that a quick one only sometimes shows."""
-    slow = "[Service]\nExecReload=\nExecReload=-/bin/sh -c 'touch /root/reloading; exec sleep 1h'\n"
+    begin(machine, repository)
+    slow = "[Service]\nExecReload=\nExecReload=-/bin/sh -c 'touch /var/cache/kmodd/reloading; exec sleep 1h'\n"
     machine.configure("reload", slow)
     words = ["nsenter", "-t", str(machine.leader), "-m", "-p", "-r", "-w", "--", "systemctl", "reload", "kmodd"]
     with subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL):
-        machine.wait(lambda: (machine.root / "root/reloading").exists(), "the reload")
+        machine.wait(lambda: (machine.root / "var/cache/kmodd/reloading").exists(), "the reload")
         machine.run("systemctl", "stop", "kmodd")
     assert machine.active("kmodd") == "inactive"
-    (machine.root / "root/reloading").unlink()
+    (machine.root / "var/cache/kmodd/reloading").unlink()
