@@ -66,7 +66,7 @@ def work(world: World, mask: int) -> dict[str, str]:
     return found
 
 
-#: What is other than to be read by all and written by root: keys, scratch, and what is for everybody.
+#: What is other than to be read by all and written by root: keys, scratch, logs, and what is for everybody.
 UNUSUAL = {
     "etc/kmodd/keys": "drwx------",
     "etc/kmodd/keys/signing.key": "-rw-------",
@@ -74,6 +74,9 @@ UNUSUAL = {
     "var/lib/kmodd/lock": "-rw-------",
     "var/cache/kmodd/build": "drwx------",
     "var/cache/kmodd/sign": "drwx------",
+    "var/log/kmodd": "drwxr-x---",
+    **{f"var/log/kmodd/{name}{below}": "drwxr-x---" for name in ("alpha", "broken") for below in ("", "/{kernel}")},
+    **{f"var/log/kmodd/{name}/{{kernel}}/log": "-rw-r-----" for name in ("alpha", "broken")},
     "var/tmp": "drwxrwxrwt",
 }
 

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from nobody import as_nobody
 from world import GOOD, World
 
 from kmodd.verify import elf, symbols
@@ -208,7 +209,7 @@ def test_verify_needs_no_root_and_says_what_it_could_not_read(world: World) -> N
     world.add("one")
     world.sync()
     world.root.parent.chmod(0o755)
-    argv = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", sys.executable, "-m", "kmodd.ctl", "verify"]
+    argv = [*as_nobody(), sys.executable, "-m", "kmodd.ctl", "verify"]
 
     def look() -> tuple[int, str]:
         done = subprocess.run([*argv, "--root", str(world.root)], capture_output=True, text=True)

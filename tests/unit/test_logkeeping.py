@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from nobody import as_nobody
 
 from kmodd.model import BrokenFile, Fault, Kernel, Snapshot, Target
 from kmodd.paths import Sysroot
@@ -89,7 +90,7 @@ def test_logs_are_shown_to_members_and_others_are_told_who_may(words: str, statu
         root = Path(name)
         root.chmod(0o755)
         keeper(root).open(TARGET).write_text("what make printed\n")
-        argv = ["setpriv", "--reuid=65534", *words.split()]
+        argv = as_nobody(*words.split())
         for more in ([], ["--list"], ["--kernel", "6.1"]):
             ctl = [sys.executable, "-m", "kmodd.ctl", "logs", "m", *more, "--root", name]
             done = subprocess.run([*argv, *ctl], capture_output=True, text=True)
