@@ -1,6 +1,6 @@
 """Whether an object's appended signature is a signature over its content by our certificate.
 
-Checked by `openssl cms -verify`. Must not: see the private key.
+Checked by `openssl cms -verify`, and that the kernel would read it so, too (cms.py). Must not: see the private key.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import BinaryIO
 from ..errors import Problem
 from ..model import Fault
 from ..run import explain, run
+from . import cms
 from .content import Signed
 
 #: openssl-env(7): the machine's authorities, which nothing here is compared with, are not read, which takes longer.
@@ -44,6 +45,12 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
     """
     if not signed.signature:
         return [Fault("signature-missing", f"{name} is not signed", HINT)]
+    damage = cms.find_damage(signed.signature)
+    if damage:
+        return [Fault("signature-invalid", f"the signature of {name} is damaged: {damage}", HINT)]
+    foreign = Fault("signature-foreign", f"{name} is signed by another key than kmodd's", HINT)
+    if not cms.is_by(signed.signature, certificate):
+        return [foreign]
     parts = (signed.content, signed.signature)
     with contextlib.ExitStack() as stack:
         pem = PEM % base64.encodebytes(certificate)
@@ -56,7 +63,7 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
         return []
     said = done.stderr.decode(errors="replace")
     if "signer certificate not found" in said:
-        return [Fault("signature-foreign", f"{name} is signed by another key than kmodd's", HINT)]
+        return [foreign]
     if BAD.search(said):
         return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]
     problem = explain("openssl", done)

@@ -8,6 +8,5 @@ KNOWN = {
 }
 #: Of these only some cases do, as the seed has it.
 SOMETIMES = {
-    "D12 signature: one bit": "the kernel reads fields, such as the version, that openssl passes over",
     "FA4 an install line that loads it": "a line of several commands is taken for one that does not load it",
 }
