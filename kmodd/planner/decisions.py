@@ -37,6 +37,8 @@ INPUT_WORDS = {
 
 #: What is wrong with inputs that somebody is to provide.
 WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown")
+#: What had all the time that it may have: it is tried again after a pause, and has failed until then.
+OVERDUE = ("dkms-conf-timeout",)
 
 OTHER_KEY = "signed by another key"
 SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
@@ -176,7 +178,7 @@ class Deciding:
                 return Settled()
             decision = self._installation(target, kernel, record, record.built.inputs, [])
             return Settled(f"installed; {fault.message}") if isinstance(decision, Settled) else decision
-        if target in self.snapshot.unseen:
+        if target in self.snapshot.unseen and fault.problem not in OVERDUE:
             return Unknown(self.snapshot.unseen[target])
         if kernel.build_tree_fault is not None or fault.problem in WAITED_FOR:
             remedy = find_remedy(fault.problem, kernel.release, kernel.source_package)

@@ -11,6 +11,7 @@ from kmodd.planner import judge, plan
 UNREAD = Unseen(Fault("look-interrupted", "m could not be looked at", ""), NOW + 60)
 UNCHECKED = Unseen(Fault("check-interrupted", "modprobe was killed", ""), NOW + 60)
 FOUND = Fault("object-shadowed", "modprobe would load another file", "")
+ENDLESS = Fault("dkms-conf-timeout", "m's dkms.conf: bash did not come to its end in time", "look at it")
 KILLED = Fault("tool-killed", "gcc was killed", "")
 
 
@@ -30,8 +31,13 @@ KILLED = Fault("tool-killed", "gcc was killed", "")
             Verdict.WAITING,
             "tool-killed",
         ),
+        (
+            world(unseen={T: Unseen(ENDLESS, NOW + 60)}, input_faults={T: ENDLESS}, inputs={}),
+            Verdict.FAILED,
+            "dkms-conf-timeout",
+        ),
     ],
-    ids=["unchecked", "found all the same", "unread", "installed", "not built"],
+    ids=["unchecked", "found all the same", "unread", "installed", "not built", "endless"],
 )
 def test_what_could_not_be_looked_at_is_looked_at_again_and_nothing_else_is_done(
     snapshot: Snapshot, verdict: Verdict, problem: str
