@@ -14,7 +14,7 @@ from .visible import visible_lines
 class Problem(Exception):
     """A failure with a stable kebab-case code, a message, a hint and attributes.
 
-    code: stable; scripts and alerts may key on it (listed in kmodd(8)). Each has a row in problems.TRANSIENT.
+    code: stable; scripts and alerts may key on it (listed in kmodd.problems(7)). Each has a row in problems.TRANSIENT.
     message: one sentence that says what happened to what.
     Both it and the hint may quote what comes from outside, and are made fit to be shown.
     hint: what to do about it, or "" where nothing helps.

@@ -37,7 +37,7 @@ interface {MANAGER}
 
 type Verdict (excluded, ready, building, waiting, blocked, failed)
 
-# problem: a code of kmodd(8), or "". hint: what to do about it.
+# problem: a code of kmodd.problems(7), or "". hint: what to do about it.
 type Kernel (
   release: string,
   verdict: Verdict,
@@ -162,7 +162,7 @@ method Verify() -> {_DOCUMENT}
 # Read the settings again. For root.
 method Reload() -> ()
 
-# problem: a code of kmodd(8).
+# problem: a code of kmodd.problems(7).
 error Problem (problem: string, message: string, hint: string)
 
 # Events came faster than they were taken.

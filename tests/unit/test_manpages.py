@@ -19,15 +19,18 @@ from kmodd.alert import metrics
 from kmodd.alert.command import make_item
 from kmodd.build.logs import LogReader
 from kmodd.config import Settings
+from kmodd.control import codec, feed, interface, server
+from kmodd.daemon import methods as methods_of_daemon
 from kmodd.dkms import answer
 from kmodd.model import Judgement, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge, plan
+from kmodd.problems import TRANSIENT
 from kmodd.record import FirstError
 from kmodd.report import Change, explain_document, make_report, status_document
 
 TOP = Path(__file__).resolve().parents[2]
-PAGES = sorted((TOP / "packaging/man").glob("*.[58]"))
+PAGES = sorted((TOP / "packaging/man").glob("*.[578]"))
 
 
 def page(name: str) -> str:
@@ -53,10 +56,38 @@ def keys(model: type[BaseModel]) -> set[str]:
     return set(model.model_fields)
 
 
-def test_problem_table_is_that_of_the_code() -> None:
-    listed = re.findall(r"^\.It ([a-z-]+)$", section(page("kmodd.8"), "PROBLEMS"), re.MULTILINE)
-    assert len(listed) == len(set(listed))
-    assert set(listed) == made()
+def test_problems_are_those_of_the_code_and_say_when_they_are_tried_again() -> None:
+    text = section(page("kmodd.problems.7"), "PROBLEMS")
+    listed = dict(re.findall(r"^\.It ([a-z-]+) Pq (retried|on change|warning|command)$", text, re.MULTILINE))
+    assert list(listed) == sorted(listed)
+    assert len(listed) == text.count("\n.It ")
+    assert set(listed) == made() == set(TRANSIENT)
+    transient = {code for code, again in listed.items() if again == "retried"}
+    asked_again = {code for code, again in listed.items() if again == "command"}
+    assert transient - asked_again == {code for code in TRANSIENT if TRANSIENT[code]} - asked_again
+
+
+def test_socket_page_has_the_methods_errors_and_limits_of_the_code() -> None:
+    text = page("io.kmodd.Manager.7")
+    methods = re.findall(r"^\.It Sy (\w+) Ns", section(text, "METHODS"), re.MULTILINE)
+    assert [f"{interface.MANAGER}.{name}" for name in methods] == [
+        name for name in interface.METHODS if name.startswith(interface.MANAGER)
+    ]
+    errors = re.findall(r"^\.It Sy (\S+)$", section(text, "ERRORS"), re.MULTILINE)
+    defined = {
+        f"{name}.{error}"
+        for name, described in interface.TEXTS.items()
+        for error in re.findall(r"^error (\w+)", described, re.MULTILINE)
+    }
+    assert set(errors) == defined and len(errors) == len(defined)
+    events = re.search(r"^type EventKind \((.*)\)$", interface.TEXTS[interface.MANAGER], re.MULTILINE)
+    assert events and re.findall(r"^\.It ([a-z]+)$", section(text, "METHODS"), re.MULTILINE) == events[1].split(", ")
+    bounds = (codec.LIMIT, int(server.STALL), server.OF_ONE_USER, server.MOST_CONNECTIONS, server.FOR_ROOT)
+    assert [int(number) for number in re.findall(r"\d+", section(text, "LIMITS"))] == list(bounds)
+    assert f"\n{feed.MOST_EVENTS} events" in text
+    assert f"the last {methods_of_daemon.TAIL >> 10} KiB" in text
+    waits = (f"{methods_of_daemon.MOMENT:.0f} second", f"{methods_of_daemon.PATIENCE:.0f} seconds")
+    assert all(wait in section(text, "DESCRIPTION") for wait in waits)
 
 
 @pytest.mark.parametrize(
