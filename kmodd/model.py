@@ -146,6 +146,18 @@ class Signer:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What a kernel demands of signatures.
+
+    enforced: why it refuses modules without one by a key that it trusts; "" where it takes them or may take them.
+    doubt: why it cannot be told whether it does.
+    """
+
+    enforced: str = ""
+    doubt: str = ""
+
+
+@dataclass(frozen=True)
 class Dropin:
     """A generated file: kind is modules-load, modprobe or depmod.
 

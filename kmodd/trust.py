@@ -13,7 +13,7 @@ from typing import Optional
 from .commandline import CommandLine
 from .errors import Problem
 from .files import find_accident, stat_signature
-from .model import Fault, Kernel, Signer
+from .model import Demand, Fault, Kernel, Signer
 from .paths import Sysroot
 from .run import find_program, run
 
@@ -48,6 +48,11 @@ class TrustReader:
                 raise
             return ""
 
+    def demand(self, kernel: Kernel) -> Demand:
+        """Return what a kernel demands. Raises OSError where that could not be looked at."""
+        enforced = self.enforcement(kernel)
+        return Demand(enforced, "" if enforced else self._doubt(kernel))
+
     def enforcement(self, kernel: Kernel) -> str:
         """Return why a kernel refuses modules without a trusted signature, "" where it takes them or may take them."""
         if not kernel.signature_hash:
@@ -73,8 +78,8 @@ class TrustReader:
         """Return the word that demands signatures of each command line that a kernel may get, "" where none does."""
         return [CommandLine(text).enforcing(kernel.config) for text in kernel.command_lines]
 
-    def doubt(self, kernel: Kernel) -> str:
-        """Return why it cannot be told whether a kernel refuses modules, "" where it can; see enforcement first."""
+    def _doubt(self, kernel: Kernel) -> str:
+        """Return why it cannot be told whether a kernel refuses modules that it does not certainly refuse."""
         word = next(filter(None, self._enforcing(kernel)), "") if kernel.signature_hash else ""
         if word:
             return f"only some of its boot entries have {word}"
@@ -144,13 +149,13 @@ class TrustReader:
         return known[1]
 
     async def find_fault(
-        self, kernel: Kernel, signer: Signer, certificate: Path, signed: bool
+        self, kernel: Kernel, demand: Demand, signer: Signer, certificate: Path, signed: bool
     ) -> tuple[Optional[Fault], str]:
         """Return what keeps, or may keep, a kernel from taking modules as we sign them, and a check's outcome.
 
-        Raises OSError and Problem where that could not be looked at.
+        demand: of that kernel. Raises OSError and Problem where that could not be looked at.
         """
-        why, doubt = self.enforcement(kernel), self.doubt(kernel)
+        why, doubt = demand.enforced, demand.doubt
         if not why and not doubt:
             return None, "passed"
         fault = None

@@ -68,6 +68,7 @@ PATHS = {
     "kmodd/recipe.py": {"/var/lib/dkms"},
     "kmodd/install.py": {"/lib/modules/", "/sys/fs/selinux/enforce"},
     "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
+    "kmodd/reconcile/checking.py": {"/lib/modules/"},
     "kmodd/reconcile/observe.py": {"/lib/modules/"},
     "kmodd/registry.py": {"/dev/null"},
     "kmodd/sign/__init__.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},

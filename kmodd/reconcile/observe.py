@@ -22,18 +22,17 @@ from ..dkms.conf import ConfReader
 from ..dkms.places import adopt, find_unusable, is_adopted
 from ..dropins import DropinFiles
 from ..errors import Problem
-from ..files import find_accident
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import REFUSED, Check, Fault, Kernel, Loaded, Signer, Snapshot, Target, Unseen
+from ..model import REFUSED, Check, Fault, Kernel, Loaded, Snapshot, Target, Unseen
 from ..modulefile import Module, canonical
 from ..moduleindex import identify, read_configuration
 from ..paths import Sysroot
 from ..planner import find_exclusion
 from ..reading import reach
 from ..recipe import Recipe
-from ..record import Installed, TargetRecord
+from ..record import TargetRecord
 from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
@@ -42,9 +41,10 @@ from ..sources.ownership import check_owners
 from ..sources.symvers import symvers_identity
 from ..store import Store
 from ..trust import TrustReader
-from ..verify import Question, Verifier
+from ..verify import Verifier
 from ..verify.owncopies import OwnCopies
 from .again import Again
+from .checking import Checker, Key, harden, unread
 from .signatures import Signatures
 
 #: Problems that say nothing of what was looked at: it is looked at again after a pause, though nothing changes.
@@ -165,7 +165,9 @@ class Observer:
             for target, fault in input_faults.items()
             if fault.problem in REFUSED and target in records and records[target].installed
         }
-        checks = await self._checks(registry, kernels, records, damaged, signer)
+        checker = Checker(self.sysroot, self.verifier, self.trust, Key(signer, self.keyring.published))
+        checks = await checker.check(registry, kernels, records, damaged)
+        checks = harden(checks) if self.strict else checks
         self.verifier.remember()
         return Snapshot(
             kernels=kernels,
@@ -248,76 +250,11 @@ class Observer:
                 try:
                     reason = await self.own_copies.why_left(item.name, own, ours) if own else ""
                 except (Problem, OSError) as error:
-                    unseen[target] = _unread(f"the kernel's own {item.name}", error)
+                    unseen[target] = unread(f"the kernel's own {item.name}", error)
                     continue
                 if reason:
                     found.setdefault(target, {})[item.name] = reason
         return found
-
-    async def _checks(
-        self,
-        registry: Registry,
-        kernels: Mapping[str, Kernel],
-        records: Mapping[Target, TargetRecord],
-        damaged: Mapping[Target, str],
-        signer: Signer,
-    ) -> dict[Target, tuple[Check, ...]]:
-        """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
-        questions = []
-        trust: dict[Target, tuple[Check, ...]] = {}
-        omitted: dict[Target, tuple[Check, ...]] = {}
-        published = self.keyring.published
-        certificate, unsigned = b"", "there is no key to compare with"
-        try:
-            certificate = published.read_bytes() if signer.identity else b""
-        except OSError as error:
-            unsigned = f"{self.sysroot.inside(published)} cannot be read: {error.strerror}"
-        for target, record in sorted(records.items()):
-            kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
-            if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
-                continue
-            objects = record.installed.objects
-            if not objects:
-                continue
-            present = all(item.signer == signer.identity for item in objects)
-            question = Question(
-                target,
-                kernel,
-                record.installed,
-                at_boot=tuple(canonical(name) for name in module.file.load.at_boot) if module else (),
-                # a former key's work is only compared with the record
-                certificate=certificate if present else b"",
-                unsigned=unsigned if present else "it was signed by a former key",
-            )
-            questions.append(question)
-            signed = present or all(item.signer for item in objects)
-            name = objects[0].name
-            omitted[target] = _omission(kernel, record.installed)
-            trust[target] = ()
-            try:
-                fault, outcome = await self.trust.find_fault(kernel, signer, published, signed)
-            except (Problem, OSError) as error:
-                fault = _unread("whether the kernel trusts kmodd's key", error)
-                fault, outcome = replace(fault, problem="check-interrupted"), "interrupted"
-            if fault is not None:
-                trust[target] = (Check(name, "trust", outcome, fault.message, fault.problem, fault.hint),)
-            elif self.verifier.anew:
-                why = self.trust.enforcement(kernel)
-                said = f"the kernel trusts kmodd's key, which it must ({why})" if why else "any signature will do"
-                trust[target] = (Check(name, "trust", "passed", said),)
-        changed = {
-            item.path: text
-            for target, text in damaged.items()
-            for item in (records[target].installed or Installed()).objects
-        }
-        found = await self.verifier.examine(questions, changed)
-        return {
-            target: tuple(map(self._judged, (*omitted[target], *found[target], *trust[target]))) for target in found
-        }
-
-    def _judged(self, check: Check) -> Check:
-        """Return a check as verify.strict has it: what cannot be told counts as failed."""
-        return replace(check, outcome="failed") if self.strict and check.outcome == "untold" else check
 
     def _kernels(self, registry: Registry, records: Mapping[Target, TargetRecord]) -> dict[str, Kernel]:
         symbols = {s.lstrip("!") for m in registry.modules.values() for s in m.file.kernels.config}
@@ -457,7 +394,7 @@ class Observer:
                 if record.built and self.store.is_damaged(target, record.built):
                     store_damaged.add(target)
             except OSError as error:
-                unseen[target] = _unread(f"what is built and installed of {target}", error)
+                unseen[target] = unread(f"what is built and installed of {target}", error)
         return damaged, frozenset(store_damaged)
 
 
@@ -473,30 +410,11 @@ def _installed(records: Mapping[Target, TargetRecord]) -> dict[str, dict[str, st
     return found
 
 
-def _omission(kernel: Kernel, installed: Installed) -> tuple[Check, ...]:
-    """Return what is wrong with objects that depmod does not list."""
-    start = len(f"/lib/modules/{kernel.release}/")
-    found = []
-    for item in installed.objects:
-        if item.path[start:] in kernel.omitted:
-            text = f"depmod does not list {item.path}, so that modprobe does not find it"
-            hint = "look for search and exclude in depmod.d(5), and at what depmod -n says"
-            fault = Fault("depmod-omits", text, hint)
-            found.append(Check(item.name, "depmod", "failed", fault.message, fault.problem, fault.hint))
-    return tuple(found)
-
-
 def _notes(module: Module) -> tuple[str, ...]:
     """Return what a module's file lets pass, fit to print."""
     source = module.file.source
     notes = (TRUSTING,) if source.trust_owner else ()
     return (*notes, UNPINNED) if source.archive is not None and source.sha256 is None else notes
-
-
-def _unread(what: str, error: Exception) -> Fault:
-    """Return the fault that something could not be looked at."""
-    said = find_accident(error) or str(error)
-    return Fault("look-interrupted", f"{what} could not be looked at: {said}", "kmodd looks again by itself")
 
 
 def _interrupted(checks: Mapping[Target, Sequence[Check]]) -> dict[Target, Fault]:

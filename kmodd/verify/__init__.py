@@ -26,7 +26,7 @@ __all__ = ["Question", "Verifier"]
 
 #: Files beside a kernel's modules that findings depend on.
 OF_KERNEL = ("modules.dep.bin", "modules.builtin", "modules.builtin.modinfo", "modules.order")
-EDITION = 6  # of the checks: raise it when an unchanged file may be judged otherwise
+EDITION = 7  # of the checks: raise it when an unchanged file may be judged otherwise
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ class Verifier:
         config = sorted(kernel.config.items())
         certificate = hashlib.sha256(question.certificate).hexdigest()
         stats: list[object] = [sorted(question.at_boot), certificate, question.unsigned, kernel.signature_hash, config]
-        stats += [kernel.command_lines, kernel.command_line_unknown]
+        stats += [kernel.command_lines, kernel.command_line_unknown, question.demand]
         for path in files:
             try:
                 stats.append((str(path), *stat_signature(path)))

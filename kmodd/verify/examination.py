@@ -17,7 +17,7 @@ from typing import Optional
 
 from ..errors import Problem
 from ..files import find_accident, stat_signature
-from ..model import Check, Fault, Kernel, Target
+from ..model import Check, Demand, Fault, Kernel, Target
 from ..modulefile import canonical
 from ..paths import Sysroot
 from ..record import Installed, InstalledObject
@@ -37,7 +37,7 @@ class Question:
     """An installed target to look at.
 
     at_boot: canonical names that are loaded at boot. certificate: ours, DER; empty where signatures are not to be
-    looked at, for the reason that unsigned gives.
+    looked at, for the reason that unsigned gives. demand: the kernel's.
     """
 
     target: Target
@@ -46,6 +46,7 @@ class Question:
     at_boot: tuple[str, ...] = ()
     certificate: bytes = b""
     unsigned: str = ""
+    demand: Demand = field(default_factory=Demand)
 
 
 @dataclass(frozen=True)
@@ -310,7 +311,8 @@ class Examination:
             if not known or known[0] != (parsed.state, question.certificate):
                 faults = await signature.check(name, parsed.signed, question.certificate)
                 known = self.signed[finding.path] = ((parsed.state, question.certificate), faults)
-            finding.add("signature", known[1], "is kmodd's, over this content")
+            told, outcome = signature.judge(known[1], question.demand)
+            finding.add("signature", told, "is kmodd's, over this content", outcome)
 
     async def _find_reference(self) -> loader.Reference:
         """Return what the kernel's own modules tell of all; empty where there is none to look at.

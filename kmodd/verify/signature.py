@@ -9,10 +9,12 @@ import base64
 import contextlib
 import os
 import re
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import BinaryIO
 
 from ..errors import Problem
-from ..model import Fault
+from ..model import Demand, Fault
 from ..run import explain, run
 from . import cms
 from .content import Signed
@@ -68,3 +70,18 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
         return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]
     problem = explain("openssl", done)
     raise Problem(problem.code, problem.message, transient=True)
+
+
+def judge(faults: Sequence[Fault], demand: Demand) -> tuple[Sequence[Fault], str]:
+    """Return what is wrong with a signature in the words that a kernel's demand makes it, and a check's outcome.
+
+    One that is missing, or of a kind that the kernel does not know, keeps from loading only where it demands one: to
+    module_sig_check() the object is unsigned.
+    """
+    missing = next((fault for fault in faults if fault.problem == "signature-missing"), None)
+    if missing is None or demand.enforced:
+        return faults, "failed"
+    if demand.doubt:
+        text = f"{missing.message}, and whether this kernel takes it cannot be told: {demand.doubt}"
+        return [replace(missing, message=text)], "untold"
+    return [replace(missing, message=f"{missing.message}: the kernel takes it all the same, tainted by it")], "warning"

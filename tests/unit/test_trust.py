@@ -8,9 +8,10 @@ from typing import Optional
 
 import pytest
 
-from kmodd.model import Kernel, Signer
+from kmodd.model import Demand, Fault, Kernel, Signer
 from kmodd.paths import Sysroot
 from kmodd.trust import TrustReader, read_identifiers
+from kmodd.verify.signature import judge
 
 SECONDARY = """\
 Keyring
@@ -68,9 +69,26 @@ def test_what_cannot_be_told_is_a_warning(
 ) -> None:
     kernel = Kernel("6.1", signature_hash="sha256", command_lines=lines, command_line_unknown=unknown)
     trust = TrustReader(Sysroot(tmp_path), vouched=False)
-    asked = trust.find_fault(kernel, Signer("identity"), tmp_path / CERTIFICATE, signed)
+    demand = trust.demand(kernel)
+    asked = trust.find_fault(kernel, demand, Signer("identity"), tmp_path / CERTIFICATE, signed)
     fault, found = asyncio.run(asked)
     assert (fault and fault.problem, found) == (problem, outcome)
     trust.vouched = True
-    fault, found = asyncio.run(trust.find_fault(kernel, Signer("identity"), tmp_path / CERTIFICATE, True))
+    fault, found = asyncio.run(trust.find_fault(kernel, demand, Signer("identity"), tmp_path / CERTIFICATE, True))
     assert (fault, found) == (None, "passed")
+
+
+@pytest.mark.parametrize(
+    ("problem", "demand", "outcome"),
+    [
+        ("signature-missing", Demand(), "warning"),
+        ("signature-missing", Demand(doubt="there are others"), "untold"),
+        ("signature-missing", Demand("its command line says so"), "failed"),
+        ("signature-foreign", Demand(), "failed"),
+        ("signature-invalid", Demand(doubt="there are others"), "failed"),
+    ],
+)
+def test_only_a_kernel_that_demands_one_minds_a_missing_signature(problem: str, demand: Demand, outcome: str) -> None:
+    faults, found = judge([Fault(problem, "one is not signed")], demand)
+    assert ([fault.problem for fault in faults], found) == ([problem], outcome)
+    assert ("cannot be told" in faults[0].message) == (outcome == "untold")

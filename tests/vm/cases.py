@@ -302,7 +302,7 @@ CASES = (
         "unknown parameter 'nmber' ignored",
         "ready",
     ),
-    Case("unsigned", Source("unsigned_one"), OTHER, remove_signature),
+    Case("unsigned", Source("unsigned_one"), OURS, remove_signature, verdict="ready"),
     Case("signed by another key", Source("foreign_key"), OTHER, sign_by_other),
     Case("signed, then changed", Source("changed"), OTHER, change_content, "Number 0", "blocked"),
     Case("edited on disk", Source("edited"), OTHER, edit, "Number 0"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from cases import OTHER, OURS, REFUSED, Case
 from machine import Outcome, Report
-from server import Server, modinfo, read_object
+from server import SIGNATURE, Server, modinfo, read_object
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Row:
 
 
 def what_kernel_did(server: Server, report: Report, module: str) -> str:
-    """Return whether the kernel took the recorded file, signed by kmodd's key, took something else, or refused."""
+    """Return whether the kernel took the recorded file, as kmodd signed it or unsigned, another, or none."""
     outcome = report.outcomes[module]
     if not outcome.live:
         return REFUSED
@@ -34,8 +34,9 @@ def what_kernel_did(server: Server, report: Report, module: str) -> str:
     if (path, digest) != (item["path"], item["sha256"]):
         return OTHER
     installed = server.object(module, report.release)
-    ours = outcome.srcversion == modinfo(installed, "srcversion") and server.is_signed_by_us(read_object(installed))
-    return OURS if ours else OTHER
+    content = read_object(installed)
+    fine = server.is_signed_by_us(content) or not content.endswith(SIGNATURE)
+    return OURS if fine and outcome.srcversion == modinfo(installed, "srcversion") else OTHER
 
 
 def print_table(rows: list[Row]) -> None:
