@@ -23,7 +23,7 @@ from ..paths import Sysroot
 from ..record import Installed, InstalledObject
 from . import bootline, content, elf, loader, names, parameters, signature, symbols
 from .dependants import find_breach, find_dependants
-from .probe import Probe, Resolution, module_name
+from .probe import INSTALL_HINT, Command, Probe, Resolution, module_name
 
 #: In-root path -> the file's state and our certificate, and what was wrong with the signature.
 Signed = dict[str, tuple[object, list[Fault]]]
@@ -219,7 +219,9 @@ class Examination:
             finding.resolution = await self.probe.resolve(self.kernel.release, name, finding.path)
             finding.beyond += [step.path for step in finding.resolution.first]
             fault = finding.resolution.fault
+            doubt = finding.resolution.doubt
             finding.add("modprobe", [fault] if fault else [], f"modprobe loads {finding.path}")
+            finding.add_doubts("modprobe", [doubt] if doubt else [])
             self._add_options(finding, parsed)
         self._add_magic(finding, contents)
         if finding.at_boot:
@@ -428,6 +430,9 @@ class Examination:
     ) -> None:
         needed = _required(parsed, parts.values())
         faults = []
+        for command in finding.resolution.commands:
+            if command.name in needed:
+                self._add_command(finding, command)
         for step in finding.resolution.first:
             if step.path not in parts or parts[step.path].name not in needed:
                 continue
@@ -442,6 +447,15 @@ class Examination:
                 found = await asyncio.to_thread(self._provider, parts[step.path], step.options, parts)
                 faults += [_broken_provider(finding.name, name, f.message, f.hint) for f in found[:1]]
         finding.add_doubts("dependencies", faults, "failed")
+
+    def _add_command(self, finding: Finding, command: Command) -> None:
+        """Add what an install line of a module does that an object needs."""
+        text, hint = f"modprobe runs a command instead: {command.text}", INSTALL_HINT.format(command.name)
+        if command.loads is False:
+            finding.add_doubts("dependencies", [_broken_provider(finding.name, command.name, text, hint)], "failed")
+        else:
+            text = f"{finding.name} needs {command.name}, and whether that is loaded cannot be told: {text}"
+            finding.add_doubts("dependencies", [Fault("install-command", text, hint)])
 
     def _add_symbols(self, finding: Finding, parsed: Parsed, parts: Mapping[Path, Parsed]) -> None:
         if self.symvers is None:

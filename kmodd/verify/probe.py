@@ -6,7 +6,9 @@ Formats: what `modprobe --show-depends` prints, modprobe.d(5). Must not: load an
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
@@ -18,15 +20,14 @@ from ..model import Fault
 from ..modulefile import canonical
 from ..paths import Sysroot
 from ..run import find_program, run
+from . import installline
 
 #: Where modprobe's configuration is, the directory that wins first (modprobe.d(5)).
 LOCAL = "/usr/local/lib/modprobe.d"
 PLACES = ("/etc/modprobe.d", "/run/modprobe.d", LOCAL, "/usr/lib/modprobe.d", "/lib/modprobe.d")
-#: Options of modprobe by which it passes over install lines, and words that change nothing of what is loaded.
-IGNORING = frozenset({"-i", "--ignore-install"})
-HARMLESS = IGNORING | {"-q", "--quiet", "-s", "--syslog", "$CMDLINE_OPTS"}
 INDEXES = ("modules.dep.bin", "modules.alias.bin")
 LARGEST = 1 << 24  # bytes of the program that are searched
+INSTALL_HINT = "find it: modprobe -c | grep 'install {}'"
 RUNNING_LINE = "/proc/cmdline"
 
 
@@ -48,20 +49,55 @@ class Step:
 
 @dataclass(frozen=True)
 class _Answer:
-    """The line of modprobe --show-depends that is about the module, and what it would load before."""
+    """The line of modprobe --show-depends that is about the module, and what it would load before.
+
+    commanded: whether commands of install lines stand for some of that.
+    """
 
     verb: str
     words: str
     first: tuple[Step, ...]
+    commanded: bool = False
+
+
+@dataclass(frozen=True)
+class _Through:
+    """An install line's command, what it does, and what modprobe loads past it."""
+
+    past: _Answer
+    command: str
+    effect: installline.Effect
+
+    def doubt(self, name: str) -> Optional[Fault]:
+        """Return that nobody can tell whether the command loads its module."""
+        if self.effect.loads is not None:
+            return None
+        text = f"whether modprobe loads {name} cannot be told: it runs a command instead: {self.command}"
+        return Fault("install-command", text, INSTALL_HINT.format(name))
+
+
+@dataclass(frozen=True)
+class Command:
+    """An install line of a module that another needs. loads: whether its command loads that, None where untold."""
+
+    name: str
+    text: str
+    loads: Optional[bool]
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What modprobe would load. first: what comes before the object; options: what it passes to the object."""
+    """What modprobe would load.
+
+    first: what comes before the object. options: what it passes to the object. fault: why it loads another file, or
+    none. doubt: why it may not load this one. commands: of install lines that may not load what comes before.
+    """
 
     first: tuple[Step, ...] = ()
     options: str = ""
     fault: Optional[Fault] = None
+    doubt: Optional[Fault] = None
+    commands: tuple[Command, ...] = ()
 
 
 class Probe:
@@ -125,8 +161,10 @@ class Probe:
         """
         try:
             answer = await self._ask(release, name)
-            if answer.verb == "install" and _only_loads(answer.words, name):
-                answer = await self._ask(release, name, "--ignore-install")
+            told = await self._through(release, name, answer) if answer.verb == "install" else None
+            if told is not None and told.effect.loads is not False:
+                answer = told.past
+            first, commands = await self._complete(release, name, answer)
         except Problem as problem:
             if problem.transient:
                 raise
@@ -137,26 +175,71 @@ class Probe:
             return Resolution(fault=Fault("modprobe-refuses", text, f"modprobe -n -v -S {release} {name}"))
         chosen, _, options = answer.words.partition(" ")
         if answer.verb == "insmod" and os.path.realpath(chosen) == str(self.sysroot.resolve(path)):
-            return Resolution(answer.first, options.strip())
+            given = f"{options.strip()} {told.effect.options if told else ''}".strip()
+            return Resolution(first, given, doubt=told.doubt(name) if told else None, commands=commands)
+        return Resolution(first, fault=self._fault(answer, name, path, chosen), commands=commands)
+
+    def _fault(self, answer: _Answer, name: str, path: str, chosen: str) -> Fault:
+        """Return why modprobe does not load the file at an in-root path. chosen: what it loads instead."""
         if answer.verb == "install":
             text = f"modprobe would run a command instead of loading {name}: {answer.words}"
-            fault = Fault("install-command", text, f"find it: modprobe -c | grep 'install {name}'")
-        elif answer.verb == "builtin":
+            return Fault("install-command", text, INSTALL_HINT.format(name))
+        if answer.verb == "builtin":
             text = f"{name} is built into this kernel, so that no module of that name is ever loaded"
-            fault = Fault("object-built-in", text, "exclude this kernel with [kernels]")
-        else:
-            shown = chosen if self.sysroot.is_host else chosen[len(str(self.sysroot.root)) :]
-            text = f"modprobe would load {shown or 'nothing'} instead of {path}"
-            fault = Fault("object-shadowed", text, "remove the other file and run depmod, or see depmod.d(5)")
-        return Resolution(answer.first, fault=fault)
+            return Fault("object-built-in", text, "exclude this kernel with [kernels]")
+        shown = chosen if self.sysroot.is_host else chosen[len(str(self.sysroot.root)) :]
+        text = f"modprobe would load {shown or 'nothing'} instead of {path}"
+        return Fault("object-shadowed", text, "remove the other file and run depmod, or see depmod.d(5)")
 
-    async def _ask(self, release: str, name: str, *more: str) -> _Answer:
-        argv: list[Union[str, Path]] = ["modprobe", "--show-depends", *more, "-S", release]
+    async def _through(self, release: str, name: str, answer: _Answer) -> _Through:
+        """Return what comes of the install line that modprobe found for a module. Raises OSError and Problem."""
+        past = await self._ask(release, name, "--ignore-install")
+        options = past.words.partition(" ")[2].strip()
+        command = answer.words[: len(answer.words) - len(options)].strip() if options else answer.words
+        return _Through(past, command, installline.read(command, name, options))
+
+    async def _complete(self, release: str, name: str, answer: _Answer) -> tuple[tuple[Step, ...], tuple[Command, ...]]:
+        """Return what is needed first, with the modules that commands of install lines stand for, and those commands.
+
+        Raises OSError and Problem.
+        """
+        if not answer.commanded:
+            return answer.first, ()
+        plain = await self._ask(release, name, places=[Path(os.devnull)])  # by modules.dep alone
+        known = {module_name(step.path) for step in answer.first}
+        lines = await self._install_lines(release)
+        first, commands = list(answer.first), []
+        for step in plain.first:
+            own = module_name(step.path)
+            if own in known:
+                continue
+            past = await self._ask(release, own, "--ignore-install")
+            file, _, options = past.words.partition(" ")
+            text = next((text for pattern, text in lines if fnmatch.fnmatchcase(own, pattern)), "")
+            effect = installline.read(text, own, options.strip())
+            first.append(Step(Path(os.path.realpath(file)), f"{options.strip()} {effect.options}".strip()))
+            if not effect.loads:
+                commands.append(Command(own, text, effect.loads))
+        return tuple(first), tuple(commands)
+
+    async def _install_lines(self, release: str) -> list[tuple[str, str]]:
+        """Return the install lines, each a pattern of names and a command; the first that fits counts."""
+        done = await run(["modprobe", "--showconfig", *self._where(release)], timeout=30)
+        lines = (line.split(None, 2) for line in done.text.splitlines() if line.startswith("install "))
+        return [(words[1], words[2]) for words in lines if len(words) == 3]
+
+    def _where(self, release: str, places: Sequence[Path] = ()) -> list[Union[str, Path]]:
+        """Return the words by which modprobe works for a release in this root. places: of configuration."""
+        argv: list[Union[str, Path]] = ["-S", release]
         if not self.sysroot.is_host:
             argv += ["-d", self.sysroot.root]
-            for directory in self.directories() or [self.sysroot.resolve(PLACES[0])]:
-                argv += ["-C", directory]
-        done = await run([*argv, name], timeout=30)
+            places = places or self.directories() or [self.sysroot.resolve(PLACES[0])]
+        for place in places:
+            argv += ["-C", place]
+        return argv
+
+    async def _ask(self, release: str, name: str, *more: str, places: Sequence[Path] = ()) -> _Answer:
+        done = await run(["modprobe", "--show-depends", *more, *self._where(release, places), name], timeout=30)
         lines = [(*line.split(None, 1), "")[:2] for line in done.text.splitlines() if line.strip()]
         loads = [(verb, *(*rest.split(None, 1), "", "")[:2]) for verb, rest in lines]
         ours = [i for i, (verb, file, _) in enumerate(loads) if verb == "insmod" and module_name(file) == name]
@@ -164,16 +247,8 @@ class Probe:
         before = [(file, options) for verb, file, options in loads[: max(at, 0)] if verb == "insmod"]
         first = tuple(Step(Path(os.path.realpath(file)), options.strip()) for file, options in before)
         verb, words = lines[at] if lines else ("", "")
-        return _Answer(verb, words.strip(), first)
-
-
-def _only_loads(command: str, name: str) -> bool:
-    """Tell whether a command of an install line does no more than load the module past that line."""
-    words = command.split()
-    if not words or os.path.basename(words[0]) != "modprobe":
-        return False
-    rest = [word for word in words[1:] if word not in HARMLESS]
-    return not IGNORING.isdisjoint(words) and [canonical(word) for word in rest] == [name]
+        commanded = any(verb == "install" for verb, _ in lines[: max(at, 0)])
+        return _Answer(verb, words.strip(), first, commanded)
 
 
 def module_name(path: Union[str, Path]) -> str:

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 from nobody import as_nobody
 from world import GOOD, World
 
@@ -140,6 +141,36 @@ def test_bad_options_block_and_unknown_ones_warn(world: World) -> None:
     text = world.ctl("verify", "two").stdout
     assert "FAILED" in text and "→ modinfo -p two" in text
     assert world.ctl("verify", "one").returncode == 0
+
+
+PAST = "/usr/bin/modprobe -i {name} $CMDLINE_OPTS && true"
+
+
+@pytest.mark.parametrize(
+    ("line", "own", "needed"),
+    [
+        (PAST, {}, {}),
+        ("/bin/false", {"modprobe": "failed"}, {"dependencies": "failed"}),
+        ("/usr/local/sbin/whatever {name}", {"modprobe": "untold"}, {"dependencies": "untold"}),
+        (PAST.replace("&&", "debug=1 &&"), {"options": "warning"}, {}),
+    ],
+    ids=["loads it", "loads nothing", "whatever", "another option"],
+)
+def test_install_lines_are_read(world: World, line: str, own: dict[str, str], needed: dict[str, str]) -> None:
+    """Of the module itself and of one that another needs: provider has one, consumer needs it."""
+    world.add("provider", {"provider.c": PROVIDER.format(name="provider", type="int")})
+    world.add("consumer", {"consumer.c": CONSUMER}, '[build]\ndepends = ["provider"]\n')
+    assert world.sync().returncode == 0
+    directory = world.root / "etc/modprobe.d"
+    directory.mkdir(exist_ok=True)
+    text = f"options provider value=3\ninstall pro* {line.format(name='provider')}\n"
+    (directory / "local.conf").write_text(text)
+    code = 4 if "failed" in own.values() else 0
+    for module, expected in (("provider", own), ("consumer", needed)):
+        (target,) = verify(world, module, code=code)
+        found = {check["check"]: check["outcome"] for check in target["checks"] if check["outcome"] != "passed"}
+        assert found == expected, target["checks"]
+        assert {check["outcome"] for check in target["checks"] if check["check"] == "symbols"} == {"passed"}
 
 
 def test_unchanged_files_are_not_looked_at_again_but_by_verify(world: World) -> None:

@@ -16,6 +16,14 @@ INSTALL_THROUGH = (
     "install {name} /sbin/modprobe --ignore-install {name} $CMDLINE_OPTS",
     "install {name} modprobe -i {name} && true",
     "install {name} /bin/true; /usr/bin/modprobe --ignore-install {name}",
+    "options {name} number=7\ninstall {name} /usr/bin/modprobe -i {name} $CMDLINE_OPTS || /bin/false",
+)
+INSTALL_OTHERWISE = (
+    "options {name} number=many\ninstall {name} /usr/bin/modprobe -i {name}",
+    "install {name} /usr/bin/modprobe -i {name} number=many",
+    "install {name} /bin/false && /usr/bin/modprobe -i {name}",
+    "install {name} /bin/true || /usr/bin/modprobe -i {name}",
+    "install {name} exit 0; /usr/bin/modprobe -i {name}",
 )
 INSTALL_NOTHING = ("install {name} /bin/true", "install {name} /bin/false", "install {name} :", "install {name} exit 0")
 
@@ -189,6 +197,9 @@ FAULTS = (
     Fault("O", "an alias of another module", lines("alias {name} nothing", "alias nothing {name}")),
     # false alarm 4
     Fault("FA4", "an install line that loads it", lines(*INSTALL_THROUGH)),
+    Fault("FA4", "a provider's install line that loads it", on_provider(lines(*INSTALL_THROUGH)), needing),
+    Fault("FA4", "an install line that only looks so", lines(*INSTALL_OTHERWISE)),
+    Fault("FA4", "a provider's install line that only looks so", on_provider(lines(*INSTALL_OTHERWISE)), needing),
     # E18: where else kmod reads
     Fault("E18", "option in /usr/local/lib/modprobe.d",
           lines("options {name} number=many", directory="usr/local/lib/modprobe.d")),

@@ -149,8 +149,11 @@ def _guest(root: Path, release: str, modules: Sequence[str]) -> Archive:
 
 
 def add_kmod(archive: Archive, root: Path) -> None:
-    """Add busybox, this machine's kmod, and a root's configuration of it."""
-    add_programs(archive, {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod"})
+    """Add busybox, this machine's kmod and the shell that it runs commands by, and a root's configuration of it.
+
+    busybox's own shell would take its own modprobe, whatever the path.
+    """
+    add_programs(archive, {"/bin/busybox": "busybox", "/usr/bin/kmod": "kmod", "/bin/sh": "sh"})
     for name in ("modprobe", "insmod"):
         archive.link(f"/usr/bin/{name}", "kmod")
     for name in CONFIGURATION:
