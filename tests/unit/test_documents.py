@@ -34,7 +34,7 @@ FOREIGN = {
     "loader.conf(5)", "modprobe(8)", "modprobe.d(5)", "modules-load.d(5)", "mokutil(1)", "ostree-prepare-root(1)",
     "pam_motd(8)", "patch(1)", "proc(5)", "regex(7)", "restorecon(8)", "rpm(8)", "rpm-version(7)", "rpmbuild(8)",
     "rpmkeys(8)", "sd-daemon(3)", "sd_booted(3)", "sd_listen_fds(3)", "sd_notify(3)", "selinux(8)", "seteuid(2)",
-    "setfsuid(2)", "setpriv(1)", "setrlimit(2)", "sha256sum(1)", "sort(1)", "strip(1)", "systemd(1)",
+    "setfsuid(2)", "setpriv(1)", "setrlimit(2)", "sh(1)", "sha256sum(1)", "sort(1)", "strip(1)", "systemd(1)",
     "systemd-modules-load.service(8)", "systemd.exec(5)", "systemd.journal-fields(7)", "systemd.service(5)",
     "systemd.unit(5)", "sysusers.d(5)", "tmpfiles.d(5)", "unix(7)", "update-crypto-policies(8)", "varlinkctl(1)",
 }  # fmt: skip
