@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 
 from . import tomlfile
 from .errors import Problem
-from .modulefile import AbsolutePath, Line, Name, Size, Table, TimeSpan
+from .modulefile import AbsolutePath, Line, Name, Size, SizeOrNone, Table, TimeSpan
 from .paths import Sysroot
 from .reading import reach
 
@@ -55,6 +55,7 @@ class BuildTable(Table):
     most_objects: Annotated[int, Field(ge=1)] = 500  # of a build
     keep_logs: Annotated[int, Field(ge=1)] = 10  # per target
     largest_log: Annotated[Size, Field(ge=4096, le=LARGEST_LOG)] = 16 << 20  # bytes that an attempt may write
+    reserve: SizeOrNone = 256 << 20  # bytes that stay free where builds, state and logs are, 0 for none
     log_group: Name = "adm"  # may read build logs; root alone where there is no such group
     cc_option_cache: bool = True  # what makefiles ask of the compiler is asked once for a kernel
 

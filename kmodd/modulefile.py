@@ -131,6 +131,7 @@ AbsolutePath = Annotated[str, AfterValidator(_absolute)]
 InnerPath = Annotated[str, AfterValidator(_within)]
 KernelPath = Annotated[str, AfterValidator(_line), AfterValidator(_below)]
 Size = Annotated[int, BeforeValidator(size), Field(gt=0, lt=1 << 63)]
+SizeOrNone = Annotated[int, BeforeValidator(size), Field(ge=0, lt=1 << 63)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
 
 

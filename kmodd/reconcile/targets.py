@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import shutil
 import time
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
@@ -35,6 +35,7 @@ from .logkeeping import LogKeeper
 from .material import Material
 from .observe import Observer
 from .outcome import BuildObserver, as_problem
+from .reserve import Reserve
 
 _Result = TypeVar("_Result")
 
@@ -60,6 +61,7 @@ class TargetWork:
         self.jobserver = Jobserver(settings.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
         self.builder.limits = _limits(settings)
+        self.reserve = Reserve(sysroot, settings.build.reserve)
         self.material = Material(sysroot, observer.sources, self.builder, observer.signatures)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
@@ -72,6 +74,7 @@ class TargetWork:
         self.jobserver.jobs = settings.jobs
         self.builder.limits = _limits(settings)
         self.builder.ask_once = settings.build.cc_option_cache
+        self.reserve.size = settings.build.reserve
 
     # -- building --------------------------------------------------------------------------------------------------
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
@@ -84,7 +87,10 @@ class TargetWork:
             try:
                 path = self.logs.open(target)
                 self.observe_build(target, "started", path, 0.0)
-                warnings = await self._try(action, snapshot, path, share, began)
+                await asyncio.to_thread(self.reserve.check)
+                scratch = self.sysroot.scratch / _directory_name(target)
+                work = self._try(action, snapshot, path, share, began)
+                warnings = await self.reserve.keep(scratch, work)
                 outcome = "discarded" if warnings is None else "succeeded"
                 if warnings is not None:
                     log.info("module built", seconds=round(time.time() - began, 1), warnings="; ".join(warnings))
@@ -136,9 +142,10 @@ class TargetWork:
             )
             if not await self._still(action, snapshot):
                 return None
+            await asyncio.to_thread(self.reserve.check, sum(path.stat().st_size for path in made.objects))
             with explained(f"storing the objects of {target}"):
                 where = self.sysroot.inside(path)
-                await asyncio.to_thread(self._keep, action, snapshot, made, compiler.version, began, where)
+                await _whole(self._keep, action, snapshot, made, compiler.version, began, where)
             return made.warnings
         finally:
             await asyncio.to_thread(self.builder.drop_scratch, scratch)
@@ -350,6 +357,16 @@ def _limits(settings: Settings) -> Limits:
 def _directory_name(target: Target) -> str:
     """Return the name of a target's temporary directory, which no other's is: names of modules hold no @."""
     return f"{target.module}@{target.kernel}"
+
+
+async def _whole(work: Callable[..., None], *words: object) -> None:
+    """Do some work in a thread, to its end also where it is cancelled: what it reads is deleted then."""
+    task = asyncio.ensure_future(asyncio.to_thread(work, *words))
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 async def _all(works: Iterable[Coroutine[Any, Any, _Result]]) -> list[_Result]:

@@ -18,6 +18,7 @@ log_level = "debug"
 jobs = 3
 user = "builder"
 keep_logs = 2
+reserve = 0
 log_group = "wheel"
 [retry]
 first = "10s"
@@ -45,6 +46,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
     found = read(tmp_path, FULL.encode())
     assert (found.daemon.quiet, found.daemon.log_level, found.jobs) == (0.5, "debug", 3)
     assert (found.build.user, found.build.keep_logs, found.build.log_group) == ("builder", 2, "wheel")
+    assert (found.build.reserve, Settings().build.reserve) == (0, 256 << 20)
     assert (found.retry.first, found.retry.longest) == (10, 7200)
     assert (found.sign.key, found.sign.certificate, found.sign.algorithm) == ("/srv/key", "/srv/cert", "ecdsa")
 
@@ -54,6 +56,7 @@ BAD = [
     (b"[build]\njob = 1\n", "build.job: unknown key"),
     (b"[build]\njobs = 0\n", "build.jobs: "),
     (b'[build]\njobs = "4"\n', "build.jobs: "),
+    (b"[build]\nreserve = -1\n", "build.reserve: "),
     (b'[retry]\nfirst = "soon"\n', "retry.first: "),
     (b'[sign]\nkey = "key"\n', "sign.key: must be an absolute path"),
     (b'[sign]\nalgorithm = "dsa"\n', "sign.algorithm: "),
