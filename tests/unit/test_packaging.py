@@ -21,6 +21,15 @@ def test_versions_agree() -> None:
     assert f"- {spec}-1\n" in SPEC
 
 
+def test_project_is_at_home_where_the_package_says() -> None:
+    (home,) = re.findall(r"^URL:\s+(\S+)$", SPEC, re.MULTILINE)
+    (urls,) = re.findall(r"^\[project.urls\]\n(.*?)\n\n", PROJECT, re.MULTILINE | re.DOTALL)
+    links = re.findall(r'"(https.*)"', urls)
+    for path in (TOP / "SECURITY.md", *(TOP / ".github").rglob("*.yml")):
+        links += re.findall(r"https?://github[^\s)]*", path.read_text())
+    assert links and all(link == home or link.startswith(f"{home}/") for link in links)
+
+
 @pytest.mark.parametrize(
     "path",
     sorted(p for directory in SHIPPED for p in (TOP / directory).iterdir() if p.is_file()),
