@@ -14,7 +14,10 @@ from kmodd import ctl
 
 TOP = Path(__file__).resolve().parents[2]
 MARKDOWN = sorted(
-    path for where in (".", "docs", "docs/decisions") for path in (TOP / where).glob("*.md") if path.is_file()
+    path
+    for where in (".", "docs", "docs/decisions", ".github")
+    for path in (TOP / where).glob("*.md")
+    if path.is_file()
 )
 FORMS = sorted((TOP / ".github").rglob("*.yml"))
 MAN = sorted((TOP / "packaging/man").iterdir())
@@ -163,6 +166,14 @@ def test_every_decision_is_linked_and_numbered_by_its_name() -> None:
         text = (TOP / "docs/decisions" / name).read_text()
         assert name.startswith(f"{number}-") and text.startswith(f"# {number}: {title}\n")
         assert re.search(r"^\d{4}-\d\d-\d\d", text, re.MULTILINE)
+
+
+def test_a_bug_is_reported_with_what_the_host_says() -> None:
+    form = (TOP / ".github/ISSUE_TEMPLATE/bug.yml").read_text()
+    fields = dict(re.findall(r"^    id: (\w+)\n(.*?)(?=^  - |\Z)", form, re.MULTILINE | re.DOTALL))
+    asked = {"doctor": "kmoddctl doctor", "status": "kmoddctl status --json", "journal": "journalctl -t kmodd"}
+    for field, command in asked.items():
+        assert command in fields[field] and "required: true" in fields[field]
 
 
 def test_news_are_dated_newest_first() -> None:
