@@ -204,6 +204,10 @@ def test_exit_codes_are_listed() -> None:
 def test_pages_render_without_warnings(path: Path) -> None:
     done = subprocess.run(["groff", "-ww", "-b", "-mdoc", "-Tutf8", path], capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (0, "")
+    eaten = [
+        line for line in path.read_text().splitlines() if line.startswith((".Ql ", ".Ic ", ".Pa ")) and '"' in line
+    ]
+    assert eaten == []  # a double quote is mdoc's own there; \\(dq is one to be seen
 
 
 def test_example_of_the_settings_shows_the_defaults() -> None:
