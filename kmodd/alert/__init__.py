@@ -1,6 +1,6 @@
-"""Telling others what changed: each room is one way, an observer (report.Observer) of what the looks found.
+"""Reports what changed to others: each module is one way, an observer (report.Observer) of reconcile passes.
 
-Must not: decide what is wrong, or delay a look.
+Must not: decide what is wrong, or delay a pass.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .verdicts import log_changes
 
 
 class Alerts:
-    """All ways. One that cannot write its file stops no other, and is told of once."""
+    """All ways of reporting. One that cannot write its file stops no other, and is logged once."""
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.metrics = Metrics(sysroot)
@@ -27,7 +27,7 @@ class Alerts:
         self._told = ""
 
     def take(self, textfile: Optional[str], command: Sequence[str], owner: tuple[int, int], timeout: float) -> None:
-        """Go on with other settings. owner: uid and gid that the command runs as. timeout: its seconds."""
+        """Use these settings from now on. owner: uid and gid that the command runs as. timeout: its seconds."""
         self.metrics.textfile = textfile
         self.command.take(command, owner, timeout)
 
@@ -37,7 +37,7 @@ class Alerts:
         self.write(previous, now)
 
     def write(self, previous: Optional[Report], now: Report) -> None:
-        """Bring the files up to date, which is all that a look without a daemon has to tell."""
+        """Bring the files up to date; kmoddctl sync has nothing else to report."""
         faults = []
         for write in (self.metrics, self.motd):
             try:

@@ -1,7 +1,7 @@
 """Runs the administrator's command when verdicts change: notify.command of kmodd.toml(5), JSON on its stdin.
 
-It runs unprivileged, one at a time, on a look's own time never: changes gather while it runs, and what it fails to take
-is offered again a few times. Must not: give it a shell, kmodd's environment or its privileges.
+It runs unprivileged, once at a time, and delays no pass: changes are collected while it runs, and after a failure it is
+run again with them a few times. Must not: give it a shell, kmodd's environment or its privileges.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Item = dict[str, Any]
 
 
 class Command:
-    """The way to the command. Needs a running event loop."""
+    """Passes changes to the command. Needs a running event loop."""
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot
@@ -45,7 +45,7 @@ class Command:
         self._task: Optional[asyncio.Task[None]] = None
 
     def take(self, argv: Sequence[str], owner: tuple[int, int], timeout: float) -> None:
-        """Go on with other settings; a command that runs keeps its own."""
+        """Use these settings from now on; a command that runs keeps its own."""
         self.argv, self.owner, self.timeout = tuple(argv), owner, timeout
 
     def __call__(self, previous: Optional[Report], now: Report) -> None:
@@ -60,7 +60,7 @@ class Command:
             self._task = asyncio.get_running_loop().create_task(self._run())
 
     def _add(self, item: Item) -> None:
-        """Put a change behind an earlier one of the same subject; what is as it was before both is no news."""
+        """Merge a change with an earlier one of the same subject; if both cancel out, there is nothing to send."""
         key = (item["kernel"], item["module"] or "")
         if key in self._pending:
             item = {**item, "previous": self._pending.pop(key)["previous"]}
@@ -148,7 +148,7 @@ def unprivileged(owner: tuple[int, int]) -> list[str]:
 
 
 def is_news(change: Change, first: bool) -> bool:
-    """Tell whether the command is to hear of a change: another verdict or problem, or what was wrong at the start."""
+    """Tell whether a change is sent to the command: another verdict or problem, or what was wrong at the start."""
     before, after = change.before, change.after
     if after is None:
         return not change.module
@@ -158,7 +158,7 @@ def is_news(change: Change, first: bool) -> bool:
 
 
 def make_item(change: Change, report: Report) -> Item:
-    """Return a change as the command is told of it, kmodd.toml(5)."""
+    """Return a change as the command gets it, kmodd.toml(5)."""
     snapshot, after = report.snapshot, change.after
     kernel, module = snapshot.kernels.get(change.kernel), snapshot.modules.get(change.module)
     record = snapshot.records.get(Target(change.module, change.kernel))

@@ -1,7 +1,7 @@
 """The state as metrics, in a file for node_exporter's textfile collector; kmodd(8) lists them.
 
-Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text). Must not: wake up for it; the file is
-written after a look.
+Format: https://prometheus.io/docs/instrumenting/exposition_formats/ (text). Must not: do work of its own; the file is
+written after a pass.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Samples = Iterable[tuple[Mapping[str, str], float]]
 
 
 class Metrics:
-    """Writes the metrics, if it is told where to."""
+    """Writes the metrics, if the settings say where."""
 
     def __init__(self, sysroot: Sysroot) -> None:
         self.sysroot = sysroot

@@ -1,5 +1,6 @@
-"""Logs what became of kernels and targets, each by an event that has a MESSAGE_ID. Must not: log a build, which does so
-itself.
+"""Logs changed verdicts of kernels and targets, each by an event that has a MESSAGE_ID.
+
+Must not: log a build, which does so itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Live events for whoever subscribed. Each is rendered once, and not at all where nobody listens.
 
-Must not: wait for a subscriber. One that does not keep up is told so and dropped.
+Must not: wait for a subscriber. One that does not keep up gets TooSlow and no more events.
 """
 
 from __future__ import annotations

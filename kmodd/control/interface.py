@@ -218,7 +218,7 @@ class OfInterface(Parameters):
 
 
 class Method(NamedTuple):
-    """changes: only for root. reads_logs: only for who may read logs, too. streams: wants "more"."""
+    """A method. changes: only for root. reads_logs: only for who may read logs, too. streams: wants "more"."""
 
     parameters: type[Parameters] = Parameters
     changes: bool = False

@@ -1,4 +1,4 @@
-"""The listening socket: systemd's, where it passed one (sd_listen_fds(3)), else one of our own.
+"""Opens the listening socket: systemd's, where it passed one (sd_listen_fds(3)), else one of our own.
 
 Must not: serve it.
 """

@@ -1,7 +1,8 @@
 """The server: takes calls from many clients at once and passes them to the methods, for each client one at a time.
 
-What a client can cost is bounded: its unread input, its untaken output, its number of connections. Nothing here wakes
-up while nobody asks. Must not: know what the methods do.
+What a client can cost is bounded: its input that was not read yet, output that it does not read, its connections.
+Nothing runs while nobody asks. Answers come from the last pass: docs/decisions/0010-socket.md. Must not: know what the
+methods do.
 """
 
 from __future__ import annotations
@@ -27,14 +28,14 @@ from .interface import MANAGER, SERVICE, TEXTS, Refusal, describe, find_method, 
 
 MOST_CONNECTIONS = 4096
 OF_ONE_USER = 256
-FAIR = 16  # of one user, which give way to nobody who has less as long as another one has more
-LOOKED_AT = 64  # connections, to find one that gives way
+FAIR = 16  # of one user, that are not closed for others as long as some user has more
+LOOKED_AT = 64  # connections, to find one that can be closed
 ACCEPTED_A_TURN = 128  # of the event loop, so that not more than that many wait to be closed
 FOR_ROOT = 64  # of them, that nobody else gets
-OTHER_FILES = 512  # descriptors that builds and looks need
+OTHER_FILES = 512  # descriptors that builds and passes need
 CALLS_A_TURN = 8  # of all clients, in a turn of the event loop, which has other work
-CHUNK = 1 << 16  # bytes that are handed to the transport at once, which keeps a copy of what is not taken
-STALL = 30.0  # seconds in which a client must take a chunk
+CHUNK = 1 << 16  # bytes that are handed to the transport at once, which keeps a copy of what the client did not read
+STALL = 30.0  # seconds in which a client must read a chunk
 CREDENTIALS = struct.Struct("3i")  # struct ucred: pid, uid, gid
 SO_PEERGROUPS = 59  # <asm-generic/socket.h>
 MOST_GROUPS = 1024  # bytes of them, the most that Python takes
@@ -115,7 +116,7 @@ class Server:
             await asyncio.wait(tasks)
 
     def admit(self, connection: Connection) -> bool:
-        """Take one more connection, if there is room for its user or somebody else gives way; tells whether."""
+        """Accept one more connection, if its user may have one or another one can be closed for it; tells whether."""
         uid = connection.uid
         own = len(self.users.get(uid, ()))
         free = self.most - len(self.connections)

@@ -19,7 +19,7 @@ from .. import UMASK, __version__
 from ..errors import Problem
 from .terminal import open_doors
 
-CLOSED = 141  # as of a program that SIGPIPE ends: nobody may take it for an answer
+CLOSED = 141  # as of a program that SIGPIPE ends, so that nobody mistakes it for an answer
 DONE, FAILED, USAGE, UNREACHABLE, NOT_READY = 0, 1, 2, 3, 4
 
 
@@ -34,7 +34,7 @@ class Parser(argparse.ArgumentParser):
         super().error(message)
 
 
-#: command -> (room, help); each room has run_COMMAND(options) -> exit code.
+#: command -> (module, help); each module has run_COMMAND(options) -> exit code.
 COMMANDS = {
     "status": ("status", "show every module on every kernel, and what is to be done"),
     "plan": ("plan", "show what the daemon would do now, and why"),

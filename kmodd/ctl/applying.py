@@ -1,4 +1,4 @@
-"""Applying in this process what is due: sync and rebuild where no daemon runs."""
+"""Applies in this process what is due: sync and rebuild where no daemon runs."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def sync_here(options: argparse.Namespace, again: Sequence[Target] = ()) -> Docu
 def bring_up(
     root: str, program: str, again: Sequence[Target] = (), wanted: Wanted = lambda _: True, level: str = "error"
 ) -> Document:
-    """Apply what is due, as far as it is wanted, in this process; returns the status that the last look found.
+    """Apply what is due, as far as it is wanted, in this process; returns the status after the last pass.
 
     program: who holds the lock meanwhile. again: as sync_here's. level: the lowest that is logged. Raises Problem.
     """
@@ -63,14 +63,14 @@ def bring_up(
         lock.release()
     now = time.time()
     judgements = judge(snapshot, policy_of(settings), now)
-    alerts = Alerts(sysroot)  # the files that the daemon keeps up to date after its looks
+    alerts = Alerts(sysroot)  # the files that the daemon keeps up to date after its passes
     alerts.metrics.textfile = settings.metrics.textfile
     alerts.write(None, make_report(snapshot, judgements, now, None))
     return status_document(snapshot, judgements, holder=None, looked=now)
 
 
 async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], wanted: Wanted) -> Snapshot:
-    """Do what is due and wanted; returns the last look, after which nothing was."""
+    """Do what is due and wanted; returns what was observed when nothing was left."""
     bell = Bell()
     bell.ring("kmoddctl sync")
 

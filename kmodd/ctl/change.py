@@ -80,7 +80,7 @@ def _own_of_kernels(seen: Look, names: Sequence[str]) -> list[str]:
 
 
 def _told(own: Sequence[str], listed: bool) -> str:
-    """Return what is said of objects that are named like the kernel's own."""
+    """Return a remark about objects that are named like the kernel's own."""
     if not own:
         return ""
     names = ", ".join(own)

@@ -26,7 +26,7 @@ COUNTED = (Verdict.READY, Verdict.BUILDING, Verdict.WAITING, Verdict.BLOCKED, Ve
 
 @dataclass(frozen=True)
 class Answer:
-    """What a monitoring system is told."""
+    """The answer to a monitoring system."""
 
     state: int
     text: str
@@ -41,14 +41,17 @@ def run_check(options: argparse.Namespace) -> int:
         answer = grade(seen, options, transaction_holder(seen.sysroot))
     except Problem as problem:
         answer = Answer(UNKNOWN, problem.message, details=(problem.hint,) if problem.hint else ())
-    except Exception as error:  # a monitoring system must be told that its check is broken, whatever it is
+    except Exception as error:  # a monitoring system must learn that its check is broken, whatever the error is
         answer = Answer(UNKNOWN, f"internal error: {type(error).__name__}: {error}")
     print(as_json(answer) if options.json else as_text(answer))
     return answer.state
 
 
 def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
-    """Return what a look means. transaction: pid of whoever is in an rpm transaction. Raises Problem kernel-unknown."""
+    """Return the answer to an observation. Raises Problem kernel-unknown.
+
+    transaction: pid of the process that is in an rpm transaction.
+    """
     present = {kernel.release for kernel in seen.snapshot.present()}
     if not present and options.kernel is None:
         return Answer(OK, "no kernel is installed")

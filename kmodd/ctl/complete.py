@@ -1,6 +1,6 @@
 """What shells complete: `kmoddctl --complete modules|kernels|attempts [MODULE] [--root DIR]` prints names, one a line.
 
-Called at every press of Tab: imports nothing heavy, parses no TOML, and has nothing to say of errors. The scripts in
+Called at every press of Tab: imports nothing heavy, parses no TOML, and reports no errors. The scripts in
 packaging/completion know all that does not depend on the root.
 """
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r'^\[module\][^\[]*?^\s*name\s*=\s*"([^"]+)"', re.MULTILINE)
 
 
 def print_names(words: Sequence[str]) -> None:
-    """Print the names that words ask for; nothing where they cannot be told."""
+    """Print the names that words ask for; nothing where they cannot be read."""
     rest = list(words)
     root = "/"
     if "--root" in rest[:-1]:

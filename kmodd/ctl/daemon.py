@@ -1,4 +1,4 @@
-"""The running daemon as the commands see it. Imports nothing heavy. Must not: print, or look at the root itself."""
+"""The running daemon as the commands see it. Imports nothing heavy. Must not: print, or read the root itself."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from ..control.address import socket_of
 from ..control.client import Client
 from ..errors import Problem
 
-PATIENCE = 3.0  # seconds; a look in this process takes less than to wait longer
-#: Problems with which the daemon is no help, and a look in this process is.
+PATIENCE = 3.0  # seconds; reading the root in this process is quicker than waiting longer
+#: Problems after which a command reads the root itself instead of asking the daemon.
 HELPLESS = ("daemon-unreachable", "not-observed", "call-refused", "internal-error")
 
 

@@ -1,6 +1,6 @@
 """The documents that commands show (report), and what they mean for the exit code.
 
-Imports nothing heavy: a look at the root is imported when one is taken. Must not: render.
+Imports nothing heavy: what observes the root is imported where it is needed. Must not: render.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 
 def read_status(options: argparse.Namespace) -> Document:
-    """Return the status of a root: the running daemon's, but for verify, which looks itself. Raises Problem."""
+    """Return a root's status: the running daemon's, but for verify, which reads the root itself. Raises Problem."""
     found = ask(options.root, "Status") if options.command != "verify" else None
     if found is not None:
         return found
@@ -40,7 +40,7 @@ def read_verification(options: argparse.Namespace) -> Document:
 
 def forget(root: str) -> None:
     """Have the running daemon, if any, make all checks anew, too, so that status says what was found."""
-    with contextlib.suppress(Problem):  # only root may ask; anybody may look
+    with contextlib.suppress(Problem):  # only root may ask the daemon for it; anybody may verify
         ask(root, "Verify")
 
 

@@ -1,4 +1,4 @@
-"""explain: the whole story of a module on its kernels. Takes documents; imports nothing heavy."""
+"""explain: the whole story of a module on its kernels. Renders documents; imports nothing heavy."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """kmoddctl gate: tells whether a kernel may be booted, and waits until it may.
 
-It believes no snapshot but its own: a kernel may have been installed a moment ago, and the daemon may not have looked
+It relies on its own snapshot alone: a kernel may have been installed a moment ago, and the daemon may have made no pass
 since. An rpm transaction that runs may leave a kernel half installed, so that nothing is ready during one.
 """
 
@@ -29,9 +29,9 @@ from .daemon import PATIENCE, connect
 from .look import Look, look
 from .terminal import clean
 
-PAUSE = 2.0  # seconds between two looks at least; and five times as long as a look takes
-LONG_PAUSE = 30.0  # where the daemon would say that something happened
-NEWS = ("activity", "ended", "verdict")  # events after which it is worth looking
+PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
+LONG_PAUSE = 30.0  # where the daemon would report that something happened
+NEWS = ("activity", "ended", "verdict")  # events after which the root is read again
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def required_targets(snapshot: Snapshot, judgements: dict[Target, Judgement]) ->
 
 
 def examine(options: argparse.Namespace) -> Finding:
-    """Look once, between two looks at rpm's lock: what begins meanwhile counts, too. Raises Problem."""
+    """Observe between two checks of rpm's lock: a transaction that begins meanwhile counts, too. Raises Problem."""
     sysroot = Sysroot.at(options.root)
     before = transaction_holder(sysroot)
     seen = look(options)
@@ -86,7 +86,7 @@ def examine(options: argparse.Namespace) -> Finding:
 
 
 def find(seen: Look, release: Optional[str], transaction: Optional[int]) -> Finding:
-    """Return what a look means. Raises Problem kernel-unknown."""
+    """Return what an observation means. Raises Problem kernel-unknown."""
     kernel, chosen = choose_kernel(seen.snapshot, release)
     required = {t: j for t, j in required_targets(seen.snapshot, seen.judgements).items() if t.kernel == kernel}
     lacking = tuple((t, j) for t, j in sorted(required.items()) if j.verdict not in (Verdict.READY, Verdict.EXCLUDED))
@@ -116,7 +116,7 @@ def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], see
 
 
 class News:
-    """What the daemon says meanwhile, so that a wait takes few looks. It is only a hint that there is something new."""
+    """The daemon's events while the gate waits: hints that something changed, so that it reads the root seldom."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -134,9 +134,9 @@ class News:
                 self._hang_up()
 
     def wait(self, least: float, most: float) -> bool:
-        """Wait for least seconds, then for news, for most seconds in all; tell whether there were any.
+        """Wait for least seconds, then for an event, for most seconds in all; tell whether there was one.
 
-        Without a daemon there will be none, so that least is all.
+        Without a daemon there are none, and only least seconds are waited.
         """
         time.sleep(least)
         end = time.monotonic() + most - least

@@ -1,4 +1,4 @@
-"""logs: what builds printed, through a pager on a terminal. Reads the logs alone, without a look at the root.
+"""logs: what builds printed, through a pager on a terminal. Reads the logs alone, and observes nothing.
 
 Imports nothing heavy. A log is what code of others printed: no control character of it reaches a terminal.
 """
@@ -20,8 +20,8 @@ from ..paths import Sysroot
 from . import DONE, terminal
 from .documents import read_status
 
-PAUSE = 0.2  # seconds between two looks at a log that grows
-PATIENCE = 5.0  # seconds without growth until it is asked whether anybody builds
+PAUSE = 0.2  # seconds between two readings of a log that grows
+PATIENCE = 5.0  # seconds without growth until it is checked whether a build runs
 
 
 def run_logs(options: argparse.Namespace) -> int:
@@ -98,7 +98,7 @@ def _write(text: str) -> None:
 
 
 def _follow(sysroot: Sysroot, log: str) -> None:
-    """Print a log while it grows, until its last line is there or nobody builds any more."""
+    """Print a log while it grows, until its last line is there or no build runs any more."""
     idle, tail = 0.0, ""
     try:
         with permitted(log):

@@ -1,4 +1,4 @@
-"""One look at a root in this process: the snapshot, the plan and the verdicts, without changing anything."""
+"""Observes a root once in this process: the snapshot, the plan and the verdicts, without changing anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .documents import Document
 
 @dataclass(frozen=True)
 class Look:
-    """What was seen, what is due, what is to be said."""
+    """One observation: the snapshot, the plan and the verdicts."""
 
     sysroot: Sysroot
     settings: Settings
@@ -54,7 +54,7 @@ class Look:
 
 
 def look(options: argparse.Namespace, anew: bool = False) -> Look:
-    """Look at the root that --root names. anew: do without what is remembered of checks. Raises Problem."""
+    """Observe the root that --root names. anew: make all checks again, also of unchanged files. Raises Problem."""
     configure("error")
     sysroot = Sysroot.at(options.root)
     settings = read_settings(sysroot)

@@ -1,4 +1,4 @@
-"""The plan as lines: what would be done, and why. Takes documents; imports nothing heavy."""
+"""The plan as lines: what would be done, and why. Renders documents; imports nothing heavy."""
 
 from __future__ import annotations
 

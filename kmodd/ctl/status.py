@@ -1,4 +1,4 @@
-"""status: every module on every kernel, as a matrix of verdicts with what is to be done below. Takes documents.
+"""status: every module on every kernel, as a matrix of verdicts, and below what to do. Renders documents.
 
 Imports nothing heavy: with a running daemon this is all that starts.
 """
@@ -18,7 +18,7 @@ from .terminal import paint
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
 CELL = max(map(len, WORST_FIRST)) + 2
 KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-PASSED_OVER = ("release-invalid", "source-name-invalid")  # problems of what is no module's
+PASSED_OVER = ("release-invalid", "source-name-invalid")  # problems that belong to no module
 MOST = 3  # lines of a reason
 
 

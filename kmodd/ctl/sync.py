@@ -1,6 +1,6 @@
 """The commands that bring a root to what its registry says: sync and rebuild, by the daemon where it runs.
 
-Imports nothing heavy: a look at the root, and what changes it, is imported when there is no daemon.
+Imports nothing heavy: what observes and changes the root is imported when there is no daemon.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from .look import Look, look
 
 @dataclass(frozen=True)
 class Taken:
-    """What becomes of one dkms.conf.
+    """The import of one dkms.conf.
 
     text: of the module file, "" where none is written. enabled: whether the conf says AUTOINSTALL. problem: why it is
     refused.

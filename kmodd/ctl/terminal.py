@@ -1,6 +1,6 @@
-"""How text is put on a terminal: colours that repeat what the words say, the width, and nothing that steers it.
+"""Writes text to a terminal: colours that repeat what the words say, the width, and nothing that steers it.
 
-All that a command prints goes through the Door, which shows as escapes what is no text, whoever it came from.
+All that a command prints goes through the Door, which shows as escapes whatever is no text.
 Imports nothing heavy; must not know what a document holds beyond a verdict's name.
 """
 
@@ -22,7 +22,7 @@ COLOURS = {
 }  # fmt: skip
 
 
-#: Begins our own control sequences until they are through the door; nobody else can know it.
+#: Begins our own control sequences until the Door has written them; text of others cannot contain it.
 _OURS = f"\0{os.urandom(8).hex()}["
 
 
@@ -73,7 +73,7 @@ def is_terminal() -> bool:
 
 
 def has_colours() -> bool:
-    """Tell whether stdout is a terminal that takes colours, and nobody asked for none (no-color.org)."""
+    """Tell whether stdout is a terminal with colours, and NO_COLOR does not switch them off (no-color.org)."""
     return is_terminal() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
@@ -106,7 +106,7 @@ def clip(text: str, room: int) -> str:
 
 
 def clean(text: str) -> str:
-    """Return a text as the door would let it through, for what measures it or hands it to somebody else."""
+    """Return a text as the Door would write it, for code that measures it or passes it on."""
     return visible_lines(text)
 
 

@@ -1,4 +1,4 @@
-"""verify: every check of every installed object, made anew. Takes documents; imports nothing heavy."""
+"""verify: every check of every installed object, made anew. Renders documents; imports nothing heavy."""
 
 from __future__ import annotations
 

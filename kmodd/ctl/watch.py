@@ -22,7 +22,7 @@ from .terminal import clean, clip, paint, span, steer, width
 TICK = 1.0  # seconds between two drawings of what only grows older
 BAR = 24  # columns
 TAIL = 12  # lines of a failed build's log
-FRAME = re.compile(r"\[kmodd: |make(\[\d+\])?: |  [A-Z]+ +\[M\] ")  # lines of a log that tell nothing of the error
+FRAME = re.compile(r"\[kmodd: |make(\[\d+\])?: |  [A-Z]+ +\[M\] ")  # lines of a log that say nothing about the error
 OUTCOMES = {"succeeded": "ready", "failed": "failed"}
 
 
@@ -36,7 +36,7 @@ class Progress:
         self._drawn = 0
 
     def show(self, event: dict[str, Any], tail: str = "") -> None:
-        """Show an event. tail: the end of the log that it speaks of."""
+        """Show an event. tail: the end of the log that it is about."""
         target = event.get("module", ""), event.get("kernel", "")
         if event["event"] == "started":
             self._builds[target] = event

@@ -1,6 +1,6 @@
-"""The bell: a trigger that coalesces.
+"""Collects triggers for the daemon's next reconcile pass; many become one.
 
-A ring carries a reason fit to print and no truth, so that one which is lost or doubled does no harm.
+A trigger has a reason to print and carries no facts, so a lost or doubled one does no harm.
 Must not: be used from outside the event loop's thread, or start tasks or timers that outlive a call.
 """
 
@@ -19,7 +19,7 @@ def first_reasons(*groups: Iterable[str]) -> tuple[str, ...]:
 
 
 class Bell:
-    """Says "look again" to whoever waits."""
+    """Wakes whoever waits for a trigger, once for all that came meanwhile."""
 
     def __init__(self) -> None:
         self._reasons: dict[str, None] = {}
@@ -27,10 +27,10 @@ class Bell:
         self._waiters: set[asyncio.Future[None]] = set()
 
     def ring(self, reason: str, moving: bool = True) -> None:
-        """Wake who waits.
+        """Trigger a pass: wake whoever waits.
 
-        reason: a few words on what happened; the same words again cost nothing. moving: whether files may be changing
-        still, whose end is to be waited for before a look.
+        reason: a few words on what happened; the same words again cost nothing. moving: whether files may still be
+        changing, so that the pass has to wait until they do not.
         """
         self.moving |= moving
         if len(self._reasons) < MOST_REASONS:
@@ -40,11 +40,11 @@ class Bell:
                 waiter.set_result(None)
 
     def __bool__(self) -> bool:
-        """Tell whether the bell has rung and nobody took the reasons."""
+        """Tell whether a trigger came whose reason was not taken yet."""
         return bool(self._reasons)
 
     async def rung(self, timeout: Optional[float] = None) -> bool:
-        """Wait until the bell has rung, or for timeout seconds, and tell whether it has; the reasons stay."""
+        """Wait for a trigger, or for timeout seconds, and tell whether one came; the reasons stay."""
         if not self._reasons:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiters.add(waiter)

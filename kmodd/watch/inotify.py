@@ -1,9 +1,9 @@
-"""Rings the bell when something changes in the directories that kmodd reads.
+"""Triggers a pass when something changes in the directories that kmodd reads.
 
 Level-triggered: what should be watched is computed from the disk and the difference applied, after every batch of
 events that may have changed it. So events may be dropped, merged or lost to an overflow; a directory that is newly
-watched rings, because nobody saw what happened in it before. Idle costs nothing: there is no timer and no polling,
-and opening or reading a file is no event.
+watched is a trigger, because nobody saw what happened in it before. Idle costs nothing: there is no timer and no
+polling, and opening or reading a file is no event.
 Must not: look into files, or know what a change means.
 """
 
@@ -31,8 +31,8 @@ STRUCTURE = pyinotify.IN_CREATE | pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM 
 #: Bytes read in one turn of the event loop, some 300 events; what is left makes the descriptor readable again.
 READ = 16384
 HEADER = struct.Struct("@iIII")  # struct inotify_event of inotify(7): wd, mask, cookie, len
-PASSES = 8  # of looking for new directories in new directories, before the loop gets its turn
-RETRY = 30.0  # seconds until watching is tried again that failed in a way nobody foresaw
+PASSES = 8  # of searching new directories for new directories, before the event loop gets its turn
+RETRY = 30.0  # seconds until watching is tried again after an unexpected error
 SHARE = 10  # a pass of rearming is followed by at least this many times its own duration without one
 
 LIMITS = {
@@ -90,7 +90,7 @@ class _Notifier(pyinotify.AsyncioNotifier):  # type: ignore[misc]
 
 
 class Watcher:
-    """Watches one root and rings one bell.
+    """Watches one root, and triggers a pass when it changes.
 
     faults: what is not watched and why, as of the last rearm(); the daemon goes on with what it has.
     """
@@ -116,7 +116,7 @@ class Watcher:
         return frozenset(path for path, _interest in self._watches.values())
 
     def start(self) -> None:
-        """Begin to watch, in the running event loop. Does not ring, and raises nothing: see faults."""
+        """Begin to watch, in the running event loop. Triggers nothing, and raises nothing: see faults."""
         self._started = True
         self._open()
         self._rearm(ring=False)
@@ -127,9 +127,9 @@ class Watcher:
         self._close()
 
     def rearm(self) -> None:
-        """Watch what is there now and ought to be watched; rings for every directory that is new.
+        """Watch the directories that are there now; each new one is a trigger.
 
-        Called by itself after events, and by the daemon after each reconcile. Does nothing when not started.
+        Called by itself after events, and by the daemon before each pass. Does nothing when not started.
         """
         if self._started:
             try:
@@ -140,7 +140,7 @@ class Watcher:
                 self._fail(error)
 
     def _fail(self, error: Exception) -> None:
-        """Begin anew in a while, after an error that nobody foresaw, with a look at what was missed."""
+        """Start again in a while, after an unexpected error, with a pass for what was missed."""
         if repr(error) not in self._known_faults:
             get_logger().error("watching failed", reason=repr(error), hint=f"it is tried again in {RETRY:.0f} s")
         self._close()
@@ -257,7 +257,7 @@ class Watcher:
                 self._manager.add_watch(place, interest.mask)
             if wd > 0:
                 found[wd] = (inside, interest)
-            elif ctypes.get_errno() not in (errno.ENOENT, errno.ENOTDIR):  # those: it went while we looked
+            elif ctypes.get_errno() not in (errno.ENOENT, errno.ENOTDIR):  # those: it was deleted meanwhile
                 errors.setdefault(ctypes.get_errno(), []).append(inside)
         gone = [wd for wd in self._watches if wd not in found]
         for wd in gone:

@@ -1,6 +1,6 @@
 """Which directories are watched, and for which events: a pure reading of the directory tree.
 
-The important ones come first, for the case that the limit of watches is met.
+The important ones come first, since the system limits how many there may be.
 Must not: watch anything.
 """
 

@@ -28,20 +28,20 @@ def transaction_holder(sysroot: Sysroot) -> Optional[int]:
 
     The pid is 0 for a process of a pid namespace that we cannot see and -1 for an open file description lock:
     both mean that the lock is held, so compare with None. A transaction of this very process is not seen, since
-    F_GETLK tells only of locks that stand in the caller's way; and because closing any descriptor of a file drops
+    F_GETLK reports only locks that conflict with the caller's; and because closing any descriptor of a file drops
     all of a process's locks on it (fcntl(2)), this must not be called by a process that has one open.
     Raises Problem rpmdb-unreadable.
     """
     path = sysroot.rpm_lock
     try:
-        # read-only: no IN_CLOSE_WRITE, which would ring our own bell
+        # read-only: no IN_CLOSE_WRITE, which would be a trigger of our own making
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         raise _unreadable(sysroot, error) from error
     try:
-        # a read lock is asked about, for which only a write lock stands in the way
+        # a read lock is asked about, with which only a write lock conflicts
         asked = FLOCK.pack(fcntl.F_RDLCK, os.SEEK_SET, 0, 0, 0)
         kind, _whence, _start, _length, pid = FLOCK.unpack(fcntl.fcntl(descriptor, fcntl.F_GETLK, asked))
     except OSError as error:
@@ -70,12 +70,12 @@ async def settle(
     poll: float = 0.5,
     on_transaction: Optional[Callable[[int], None]] = None,
 ) -> tuple[str, ...]:
-    """Wait, after the bell rang, until changes have ended and no rpm transaction runs; return all reasons.
+    """Debounce: wait, after a trigger, until changes have ended and no rpm transaction runs; return all reasons.
 
-    quiet: seconds without a ring that count as the end. longest: seconds after which ceaseless rings are waited for
-    no more, counted anew from the end of a transaction, which itself is always waited for. poll: seconds between two
-    looks at a held lock, in case that its release rings no bell. on_transaction: told the pid of each transaction,
-    once.
+    quiet: seconds without a trigger that count as the end. longest: seconds after which a pass begins although triggers
+    do not cease, counted anew from the end of a transaction, which itself is always waited for. poll: seconds between
+    two checks of a held lock, in case that its release triggers nothing. on_transaction: called once with the pid of
+    each transaction.
     A lock that cannot be read counts as free: that must not keep a kernel waiting, and reading the database will
     tell of it.
     """

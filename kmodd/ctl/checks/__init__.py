@@ -1,4 +1,4 @@
-"""What doctor looks at on a host. Each check is a function that yields findings; none of them changes anything."""
+"""The checks of doctor. Each check is a function that yields findings; none of them changes anything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Host:
-    """A root that was looked at."""
+    """A root that was observed."""
 
     sysroot: Sysroot
     settings: Settings

@@ -79,7 +79,7 @@ async def build_user(host: Host) -> AsyncIterator[Finding]:
 
 
 async def space(host: Host) -> AsyncIterator[Finding]:
-    """There is room where modules, state, scratch and initramfs go, and it is writable."""
+    """There is space where modules, state, scratch and initramfs go, and it is writable."""
     seen: dict[int, str] = {}
     for inside, (little, least) in SPACE.items():
         path = host.sysroot.resolve(inside)

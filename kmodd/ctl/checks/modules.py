@@ -99,7 +99,7 @@ async def keys(host: Host) -> AsyncIterator[Finding]:
 
 
 async def enrolment(host: Host) -> AsyncIterator[Finding]:
-    """Kernels that take only signed modules trust the key."""
+    """Kernels that load only signed modules trust the key."""
     if host.observer.keyring.signer().fault is not None:
         return
     good = []
@@ -140,7 +140,7 @@ async def leftovers(host: Host) -> AsyncIterator[Finding]:
 
 
 async def module_files(host: Host) -> AsyncIterator[Finding]:
-    """Every module file can be taken."""
+    """No module file has an error."""
     for broken in host.snapshot.broken:
         yield Finding("module-files", "fail", broken.fault.message, broken.fault.hint)
     if not host.snapshot.broken:
@@ -148,7 +148,7 @@ async def module_files(host: Host) -> AsyncIterator[Finding]:
 
 
 async def owners(host: Host) -> AsyncIterator[Finding]:
-    """What becomes signed code is root's alone, and comes from whom rpm trusts."""
+    """Only root can change what is signed, and source RPMs are signed by keys that rpm trusts."""
     said: dict[str, tuple[str, str]] = {}
     for broken in host.snapshot.broken:
         if broken.fault.problem in REFUSED:

@@ -1,4 +1,6 @@
-"""dkms: the command that scriptlets of packages call, with DKMS's words, lines and exit codes, on kmodd's modules."""
+"""dkms: the command that scriptlets of packages call, with DKMS's words, lines and exit codes, on kmodd's modules.
+
+Why it only registers: docs/decisions/0006-dkms-command.md."""
 
 from __future__ import annotations
 

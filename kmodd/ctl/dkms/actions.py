@@ -68,7 +68,7 @@ class Actions:
 
     # -- adding ----------------------------------------------------------------------------------------------------
     def add(self) -> int:
-        """Register a version; an older one than the registered is only remembered."""
+        """Register a version; an older one than the registered is only linked."""
         chosen = self.arguments
         if chosen.archive and not chosen.module:
             return self.ldtarball()
@@ -115,7 +115,7 @@ class Actions:
             self.tree = Tree(self.sysroot)
 
     def _read_conf(self, conf: str) -> bool:
-        """Have the conf say what is in it, for every kernel; tells whether AUTOINSTALL says yes. Raises Refusal."""
+        """Evaluate the conf for every kernel; tells whether AUTOINSTALL says yes. Raises Refusal."""
         seen = look_at(self.arguments.root)
         observer = Observer(seen.sysroot, seen.settings, brief=True)
         name = self.arguments.module if NAME.fullmatch(self.arguments.module) else "module"

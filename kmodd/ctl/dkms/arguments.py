@@ -1,6 +1,6 @@
 """The words of a dkms command line, as DKMS takes them: options in any order, `-k 6.1/x86_64`, `module/version`. Pure.
 
-Source of the options, messages and exit codes: dkms(8) and its script, version 3.0.10. Must not: look at the disk but
+Source of the options, messages and exit codes: dkms(8) and its script, version 3.0.10. Must not: read the disk, but
 for whether a word is a file or a directory, or print.
 """
 

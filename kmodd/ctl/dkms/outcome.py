@@ -1,4 +1,4 @@
-"""Has kmodd bring a root to what is registered, and says what came of it as dkms does: with its lines and exit codes.
+"""Has kmodd bring a root to what is registered, and reports the result as dkms does: with its lines and exit codes.
 
 Must not: change what is registered, or run inside an rpm transaction.
 """
@@ -36,7 +36,7 @@ LINES = {
 
 
 def look_at(root: str) -> Look:
-    """Look at a root in this process."""
+    """Observe a root in this process."""
     return look(Namespace(root=root))
 
 
@@ -84,7 +84,7 @@ def explained_by(reason: str, hint: str) -> list[str]:
 
 
 def tell(arguments: Arguments, target: Document, release: str, architecture: str, done: bool) -> None:
-    """Say what became of a target. done: it was installed before. Raises Refusal where it is not installed."""
+    """Report the result for a target. done: it was installed before. Raises Refusal where it is not installed."""
     verdict, attempt = target.get("verdict", ""), target.get("last_attempt") or {}
     said = explained_by(target.get("reason", "kmodd does not know it"), target.get("hint", ""))
     if verdict in ("ready", "blocked") and target["objects"]:

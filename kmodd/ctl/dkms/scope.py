@@ -20,7 +20,7 @@ TREES = {"dkms_tree": DKMS_TREE, "source_tree": DKMS_SOURCES, "install_tree": "/
 
 
 class Scope:
-    """What the arguments speak of. transaction: the pid of the rpm that runs this, or None."""
+    """What the arguments are about. transaction: the pid of the rpm that runs this, or None."""
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments

@@ -21,13 +21,13 @@ PROCESSES = Path("/proc")
 def find_transaction(sysroot: Sysroot) -> Optional[int]:
     """Return the pid of the rpm transaction that this process is a part of, None where it is none's.
 
-    A transaction that cannot be told from our own, by a holder in another pid namespace or without /proc, counts: what
+    A transaction that may be our own (its holder is in another pid namespace, or there is no /proc) counts as that: who
     waits for its own transaction waits for ever.
     """
     try:
         holder = transaction_holder(sysroot)
     except Problem:
-        return None  # of those who may not read it nobody is rpm's child
+        return None  # a process that may not read it is no child of rpm
     if holder is None or holder <= 0:
         return holder
     ancestors = _ancestors()

@@ -62,7 +62,7 @@ class Tree:
         registry = RegistryReader(sysroot).read()
         self.broken = {broken.name: broken.fault for broken in registry.broken}
         self.modules = dict(registry.modules)
-        with contextlib.suppress(Problem):  # settings that cannot be read are the daemon's to tell
+        with contextlib.suppress(Problem):  # settings that cannot be read are reported by the daemon
             if read_settings(sysroot).dkms.adopt:
                 self.modules |= adopt(sysroot, registry.modules, set(self.broken))
         self.records = Store(sysroot).records()
@@ -157,7 +157,7 @@ class Tree:
         return inside
 
     def unlink(self, name: str, version: str) -> None:
-        """Take a version out of DKMS's tree, with whatever DKMS itself left there of it. Raises Problem."""
+        """Remove a version from DKMS's tree, with whatever DKMS itself left there of it. Raises Problem."""
         top = self.sysroot.resolve(f"{DKMS_TREE}/{name}/{version}")
         with explained(f"deleting {self.sysroot.inside(top)}"):
             if top.is_dir():
@@ -210,7 +210,7 @@ class Tree:
         self.register(name, version, conf, False)
 
     def unregister(self, name: str, leaving: bool) -> None:
-        """Take away the module file; mask what would be adopted then, unless its source is leaving. Raises Problem.
+        """Delete the module file; mask what would be adopted then, unless its source is leaving. Raises Problem.
 
         One that says more than this command writes is kept and disabled: it is another's work, and the package may
         come back, as when scriptlets remove before they add.
