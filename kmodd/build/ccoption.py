@@ -6,7 +6,8 @@ as-instr, ld-option and the like ask by one function, try-run: "$(call try-run, 
 (scripts/Makefile.compiler, before Linux 5.13 scripts/Kbuild.include). An empty module is made once with a try-run that
 tells which commands succeeded; builds get a try-run that knows these, letter for letter, and runs all others. It comes
 before the kernel's own by MAKEFILES, and stays by override (GNU make manual, "The Variable MAKEFILES", "The override
-Directive"). That a command failed is not remembered: it may have been for want of memory or space.
+Directive"). That a command failed is not remembered: it may have been for want of memory or space. Why:
+docs/decisions/0002-cc-option.md.
 
 Must not: learn from a build of a module, whose source could teach lies to others, or keep a build from going on.
 """

@@ -4,7 +4,7 @@ Protocol: make reads a byte (a token) from a pipe for each job beyond its first 
 (GNU make manual, "POSIX Jobserver Interaction"). Every build has two pipes of its own: one from which its makes read
 what this process gives them, and one into which they write what they give back. So a build can take, keep, forge or
 block only what is its own. This process never blocks on a pipe: its ends are its own open file descriptions, whose
-flags a build cannot change. Must not: know what is built.
+flags a build cannot change. Why: docs/decisions/0001-jobserver.md. Must not: know what is built.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A build tree in which parts of the kernel's own source lie at their places, so that they build as in the kernel.
+"""A build tree in which parts of the kernel's own source are at their places, so that they build as in the kernel.
 
 It is the scratch directory's source: what a module brings is real, all else are links into kernel-devel's tree, which
-is never changed. Directories above real files are real themselves, for relative includes follow them. Must not: run
-anything.
+is never changed. Directories above real files are real themselves, for relative includes follow them. Why:
+docs/decisions/0004-overlay.md. Must not: run anything.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 Bubblewrap (bwrap(1)) makes the mounts; setpriv(1) then gives up root before the program starts, so that no user
 namespace is needed, which hardened servers switch off (user.max_user_namespaces=0). Of /etc only what the dynamic
 linker needs is there: keys and configuration are invisible. System calls that no build needs, and through which
-unprivileged code reaches more of the kernel, are denied. Must not: start anything itself.
+unprivileged code reaches more of the kernel, are denied. Why: docs/decisions/0007-sandbox.md.
+Must not: start anything itself.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads a dkms.conf for a kernel: has bash say what is in it, in the sandbox, and remembers what became of that.
+"""Reads a dkms.conf for a kernel: bash evaluates it in the sandbox, and the result is kept.
 
-A conf is read again only when its source, an override in /etc/dkms, or the kernel's build tree changed. Must not: run
-anything itself, or know how the sandbox is made.
+A conf is read again only when its source, an override in /etc/dkms, or the kernel's build tree changed. Why it is not
+parsed: docs/decisions/0005-dkms-conf.md. Must not: run anything itself, or know how the sandbox is made.
 """
 
 from __future__ import annotations

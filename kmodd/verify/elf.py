@@ -2,7 +2,8 @@
 
 Formats: elf(5), relocatable, 64 bit, either byte order; struct modversion_info of include/linux/module.h, and the
 __version_ext_* sections of 6.14 and later; include/linux/export.h for __ksymtab_*, __crc_* and __kstrtabns_*. The
-bounds that are checked are those of elf_validity_check() in kernel/module/main.c. Must not: judge.
+bounds that are checked are those of elf_validity_check() in kernel/module/main.c. Why no tool is asked:
+docs/decisions/0003-verify-reads-objects.md. Must not: judge.
 """
 
 from __future__ import annotations

@@ -168,6 +168,15 @@ def test_every_decision_is_linked_and_numbered_by_its_name() -> None:
         assert re.search(r"^\d{4}-\d\d-\d\d", text, re.MULTILINE)
 
 
+def test_every_decision_is_named_where_it_is_carried_out_and_no_other_is() -> None:
+    named = {
+        name
+        for path in [*CODE, *UNITS, *OTHERS]
+        for name in re.findall(r"\bdocs/decisions/([\w-]+\.md)", path.read_text())
+    }
+    assert named == {path.name for path in (TOP / "docs/decisions").iterdir()}
+
+
 def test_a_bug_is_reported_with_what_the_host_says() -> None:
     form = (TOP / ".github/ISSUE_TEMPLATE/bug.yml").read_text()
     fields = dict(re.findall(r"^    id: (\w+)\n(.*?)(?=^  - |\Z)", form, re.MULTILINE | re.DOTALL))
