@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -94,6 +95,17 @@ def test_varlink_client_calls_every_method(running: World) -> None:
         with found.open(MANAGER) as manager:
             events = manager.Subscribe(_more=True)
             assert next(events)["event"]["event"] == "activity"
+
+
+def test_example_of_the_documents_runs(running: World) -> None:
+    top = Path(__file__).resolve().parents[2]
+    page = (top / "packaging/man/io.kmodd.Manager.7").read_text().replace("\\e\n", "\\\n")
+    (manual,) = re.findall(r"^import varlink\n.*?(?=^\.Ed)", page, re.MULTILINE | re.DOTALL)
+    (short,) = re.findall(r"^```python\n(.*?)^```", (top / "docs/socket.md").read_text(), re.MULTILINE | re.DOTALL)
+    for text in (manual, short):
+        script = text.replace("/run/kmodd/io.kmodd.Manager", path_of(running))
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=LIMIT)
+        assert (done.stdout, done.stderr) == (f"alpha {running.releases.new} ready\n", "")
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="asyncvarlink needs Python 3.11")

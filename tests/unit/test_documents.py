@@ -177,6 +177,24 @@ def test_every_decision_is_named_where_it_is_carried_out_and_no_other_is() -> No
     assert named == {path.name for path in (TOP / "docs/decisions").iterdir()}
 
 
+def test_readme_has_what_a_first_visit_wants_in_its_order() -> None:
+    text = (TOP / "README.md").read_text()
+    wanted = ["Requirements", "Install", "The first module", "What you then see", "Limits", "More"]
+    assert re.findall(r"^## (.*)$", text, re.MULTILINE) == wanted
+    assert {"    make demo", "    make test"} <= set(text.splitlines()[:25])
+    assert len(text.splitlines()) <= 120
+
+
+def test_every_document_is_linked_from_the_readme_or_a_page_that_it_links() -> None:
+    reached, left = set(), [TOP / "README.md"]
+    while left:
+        path = left.pop()
+        reached.add(path)
+        links = re.findall(r"\]\(([^)#\s]+\.md)", path.read_text())
+        left += [there for link in links if (there := (path.parent / link).resolve()) not in reached and there.exists()]
+    assert set(MARKDOWN) - reached == set()
+
+
 def test_a_bug_is_reported_with_what_the_host_says() -> None:
     form = (TOP / ".github/ISSUE_TEMPLATE/bug.yml").read_text()
     fields = dict(re.findall(r"^    id: (\w+)\n(.*?)(?=^  - |\Z)", form, re.MULTILINE | re.DOTALL))
