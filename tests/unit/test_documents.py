@@ -143,6 +143,24 @@ def test_commands_that_are_named_exist(path: Path) -> None:
     assert found - commands() - PROSE == set()
 
 
+#: Words of our own that a stranger would have to learn, for what the field calls otherwise.
+DIALECT = re.compile(
+    r"\bknock\w*|\bthe bell\b|\b(?:is|are|was|were|be) told\b|\blooks? (?:again|itself|at everything)\b|\ba look\b|"
+    r"\buntaken\b|\btakes? notice\b|\bnobody foresaw\b",
+    re.IGNORECASE,
+)
+CAPTURED = ("gallery.md", "power-on.md")  # what programs printed
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in [*MARKDOWN, *FORMS, *MAN, *UNITS, *OTHERS] if path.name not in CAPTURED],
+    ids=ids,
+)
+def test_documents_use_the_words_of_the_field(path: Path) -> None:
+    assert DIALECT.findall(" ".join(path.read_text().split())) == []
+
+
 # -- the architecture page and its decisions ---------------------------------------------------------------------------
 def test_map_names_every_folder_and_nothing_else() -> None:
     text = (TOP / "ARCHITECTURE.md").read_text()
