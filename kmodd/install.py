@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
+import signal
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -29,7 +31,14 @@ from .model import Target
 from .moduleindex import State, find_flaw, find_temporary, is_depmods_own, sync_outputs
 from .paths import Sysroot
 from .record import Installed, InstalledObject
+from .run import find_accident as find_tool_accident
 from .run import run
+
+ALONE = "1.0"  # a release that depmod takes as such
+CRASHES = frozenset({signal.SIGABRT, signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE, signal.SIGILL})
+CYCLE = re.compile(r"Cycle detected: (.*)")
+SAYING = re.compile(r"Cycle detected:|Assertion")  # which line of what it prints tells
+MOST_TRIED = 500  # objects of others
 
 
 def directory_of(target: Target) -> str:
@@ -119,6 +128,60 @@ class Installation:
                     for leftover in find_leftovers(directory):
                         remove_file(leftover)
                     remove_empty(directory, directory.parent)
+
+
+async def try_depmod(files: Sequence[Path]) -> str:
+    """Return why depmod(8) fails over some objects by themselves, "" where it does not.
+
+    It makes the index of all modules of a kernel or none, so that an object that it fails over takes all others along.
+    Raises Problem and OSError where that could not be tried.
+    """
+    said = await _try_depmod(files)
+    return said if said and not await _try_depmod([]) else ""
+
+
+async def _try_depmod(files: Sequence[Path]) -> str:
+    with tempfile.TemporaryDirectory(prefix="kmodd-depmod.") as name:
+        directory = Path(name, "lib/modules", ALONE, "extra")
+        directory.mkdir(parents=True)
+        for empty in ("modules.order", "modules.builtin"):
+            (directory.parent / empty).touch()
+        for number, path in enumerate(files):
+            (directory / str(number)).mkdir()
+            (directory / str(number) / path.name).symlink_to(os.path.realpath(path))
+        done = await run(["depmod", "-n", "-b", name, "-C", os.devnull, ALONE], check=False, raw=True, timeout=600)
+    if done.status == 0:
+        return ""
+    lines = done.stderr.decode(errors="replace").splitlines() or [""]
+    said = next((line for line in lines if SAYING.search(line)), lines[-1]).partition(": ")[2]
+    if -done.status in CRASHES:
+        return f"depmod crashes ({signal.Signals(-done.status).name}): {said}"
+    accident = find_tool_accident("depmod", done)
+    if accident:
+        raise accident
+    return said or f"depmod ends with {done.status}"
+
+
+async def find_culprits(sysroot: Sysroot, release: str) -> list[tuple[str, str]]:
+    """Return the objects of others than the kernel that depmod fails over: in-root paths, and why.
+
+    Raises Problem and OSError where that could not be tried.
+    """
+    directory = sysroot.kernel(release)
+    paths = [path for path in sorted(directory.rglob("*.ko*")) if path.is_file()]
+    paths = [path for path in paths if path.relative_to(directory).parts[0] != "kernel"][:MOST_TRIED]
+    together = await try_depmod(paths)
+    if not together:
+        return []
+    cycle = CYCLE.search(together)
+    found = []
+    for path in paths:
+        said = await try_depmod([path])
+        if not said and cycle and path.name.partition(".ko")[0].replace("-", "_") in cycle[1].split(" -> "):
+            said = together
+        if said:
+            found.append((f"/lib/modules/{release}/{path.relative_to(directory)}", said))
+    return found
 
 
 def remove_temporary(directory: Path) -> None:

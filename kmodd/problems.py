@@ -84,6 +84,7 @@ TRANSIENT = {
     "no-progress": True,
     "not-observed": True,
     "object-ambiguous": False,
+    "object-breaks-depmod": False,
     "object-built-in": False,
     "object-collision": False,
     "object-in-tree": False,

@@ -63,7 +63,8 @@ class Checker:
         """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
         certificate, unsigned = self._certificate()
         questions = []
-        beside: dict[Target, tuple[Check, ...]] = {}
+        omitted: dict[Target, tuple[Check, ...]] = {}
+        trust: dict[Target, tuple[Check, ...]] = {}
         for target, record in sorted(records.items()):
             kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
             if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
@@ -86,14 +87,15 @@ class Checker:
             questions.append(question)
             trusted = doubt or await self._trust(kernel, present or all(item.signer for item in objects))
             told = trusted.outcome != "passed" or self.verifier.anew
-            beside[target] = (*_omission(kernel, record.installed), *([trusted.check(objects[0].name)] if told else []))
+            omitted[target] = _omission(kernel, record.installed)
+            trust[target] = (trusted.check(objects[0].name),) if told else ()
         changed = {
             item.path: text
             for target, text in damaged.items()
             for item in (records[target].installed or Installed()).objects
         }
         found = await self.verifier.examine(questions, changed)
-        return {target: (*found[target], *beside[target]) for target in found}
+        return {target: (*omitted[target], *found[target], *trust[target]) for target in found}
 
     def _certificate(self) -> tuple[bytes, str]:
         """Return our certificate (DER), empty where signatures are not looked at, and why."""

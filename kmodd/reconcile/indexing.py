@@ -11,7 +11,7 @@ import time
 from typing import Optional
 
 from ..errors import Problem
-from ..install import run_depmod
+from ..install import find_culprits, run_depmod
 from ..log import get_logger
 from ..model import RunDepmod
 from ..moduleindex import State
@@ -37,13 +37,29 @@ class IndexWork:
             state = await run_depmod(self.sysroot, release)
             omitted = self.observer.kernels.indexes.find_omitted(self.sysroot.kernel(release), installed)
         except Exception as error:
-            problem = as_problem(error, f"depmod for {release}")
+            problem = await self._blame(release, as_problem(error, f"depmod for {release}"))
             self._remember(release, self._failed(began, problem, last), None)
             return problem
         self._remember(release, None, Depmod(inputs=inputs, outputs=state, omitted=omitted))
         self._tell_omitted(release, omitted)
         get_logger().info("depmod ran", kernel=release, seconds=round(time.time() - began, 2), reason=action.reason)
         return None
+
+    async def _blame(self, release: str, problem: Problem) -> Problem:
+        """Return what went wrong with the files named that depmod fails over, if it was these."""
+        if problem.code != "depmod-failed":
+            return problem
+        try:
+            culprits = await find_culprits(self.sysroot, release)
+        except (Problem, OSError):  # what depmod itself said is what there is
+            return problem
+        if not culprits:
+            return problem
+        path, said = culprits[0]
+        more = f", and over {len(culprits) - 1} more" if len(culprits) > 1 else ""
+        text = f"depmod for {release} fails over {path}{more}: {said}"
+        hint = f"no module of this kernel is found until it succeeds: remove {path}, or have its owner mend it"
+        return Problem(problem.code, text, hint, transient=True)
 
     def _tell_omitted(self, release: str, omitted: State) -> None:
         if omitted:

@@ -23,7 +23,7 @@ from ..config import Settings
 from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import digest_file, explain, explained
-from ..install import Installation, directory_of
+from ..install import Installation, directory_of, try_depmod
 from ..log import get_logger
 from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
@@ -223,6 +223,7 @@ class TargetWork:
                 work.mkdir(parents=True, mode=0o700)
                 try:
                     files = await self._finish_objects(target, kernel, signer, snapshot, work, turn)
+                    await _check_indexable(target, files)
                     record = self.store.record(target)
 
                     def remember(installed: Installed) -> None:
@@ -347,6 +348,15 @@ class TargetWork:
         except OSError as error:
             # Nothing can be remembered on a full or read-only disk; the reconciler pauses, and the verdict stays open.
             raise explain(error, f"storing the outcome of {target}") from error
+
+
+async def _check_indexable(target: Target, files: Sequence[tuple[Path, InstalledObject]]) -> None:
+    """Refuse objects that depmod would fail over, with all other modules of the kernel. Raises Problem."""
+    said = await try_depmod([path for path, _ in files]) if files else ""
+    if said:
+        names = ", ".join(item.name for _, item in files)
+        text = f"{names} would keep depmod from listing any module of {target.kernel}: {said}"
+        raise Problem("object-breaks-depmod", text, "what the build yields is damaged, or needs itself: correct it")
 
 
 def _limits(settings: Settings) -> Limits:

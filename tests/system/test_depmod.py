@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,10 @@ def directory(world: World) -> Path:
 
 
 def fake(world: World, text: str) -> dict[str, str]:
-    """Return an environment in which a script is depmod."""
+    """Return an environment in which a script is depmod, but for tries (-n)."""
     programs = world.root.parent / "programs"
     programs.mkdir(exist_ok=True)
-    (programs / "depmod").write_text(f"#!/bin/sh\n{text}\n")
+    (programs / "depmod").write_text(f'#!/bin/sh\n[ "$1" = -n ] && exec /sbin/depmod "$@"\n{text}\n')
     (programs / "depmod").chmod(0o755)
     return {"KMODD_PROGRAM_PATH": f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"}
 
@@ -146,3 +147,59 @@ def test_objects_of_a_clock_that_was_ahead_do_not_call_for_depmod_for_ever(built
     os.utime(directory(built) / "extra/alpha/alpha.ko", (ahead, ahead))
     assert built.sync().returncode == 0
     assert built.plan() == "nothing to do"
+
+
+NEEDY = """\
+#include <linux/module.h>
+int needy_one(int n);
+int needy_two(int n);
+int needy_one(int n) { return needy_two(n); }
+EXPORT_SYMBOL_GPL(needy_one);
+MODULE_LICENSE("GPL");
+"""
+
+
+def needs_itself(world: World) -> bytes:
+    """Return an object that needs a symbol which it exports itself: depmod takes that for a cycle."""
+    work = world.root / "tmp/needy"
+    work.mkdir()
+    (work / "needy.c").write_text(NEEDY)
+    (work / "Makefile").write_text("obj-m := needy.o\n")
+    tree = world.root / "usr/src/kernels" / world.kernel
+    argv = ["make", "-C", tree, f"M={work}", "KBUILD_MODPOST_WARN=1", "KCFLAGS=-g0", "modules"]
+    subprocess.run(argv, check=True, capture_output=True)
+    return (work / "needy.ko").read_bytes().replace(b"needy_two", b"needy_one")
+
+
+def without_names(world: World) -> bytes:
+    """Return an object whose header names no section of section names: depmod crashes."""
+    content = needs_itself(world)
+    return content[:62] + b"\xff\xff" + content[64:]  # e_shstrndx of elf(5)
+
+
+@pytest.mark.parametrize("make", [needs_itself, without_names])
+def test_object_that_depmod_fails_over_takes_no_others_along(world: World, make: Callable[[World], bytes]) -> None:
+    world.add("alpha")
+    content = make(world)
+    world.add("needy", {"built": ""}, '[build]\ncommand = ["cp", "built", "needy.ko"]\nstrip = false\n')
+    (world.source("needy") / "built").write_bytes(content)
+    assert world.sync().returncode == 1
+    needy = world.target("needy")
+    assert (needy["verdict"], needy["problem"]) == ("failed", "object-breaks-depmod"), needy["reason"]
+    assert (world.verdict("alpha"), world.extra()) == ("ready", ["alpha/alpha.ko"])
+    assert world.plan() == "nothing to do"
+
+
+@pytest.mark.parametrize("make", [needs_itself, without_names])
+def test_file_of_others_that_depmod_fails_over_is_named(world: World, make: Callable[[World], bytes]) -> None:
+    world.add("alpha")
+    path = directory(world) / "updates" / "needy.ko"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(make(world))
+    world.sync()
+    alpha = world.target("alpha")
+    assert alpha["verdict"] != "ready" and alpha["problem"] == "depmod-failed", alpha["reason"]
+    named = f"/{path.relative_to(world.root)}"
+    assert f"fails over {named}: " in alpha["reason"] and named in alpha["hint"], alpha
+    path.unlink()
+    assert world.sync().returncode == 0
