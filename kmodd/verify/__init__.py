@@ -19,14 +19,17 @@ from ..model import Check, Target
 from ..paths import Sysroot
 from ..record import Installed
 from . import symbols
-from .examination import Examination, Question, Signed
+from .examination import Examination
+from .finding import Question
+from .kernelview import KernelView
+from .objectchecks import Signed
 from .probe import Probe
 
 __all__ = ["Question", "Verifier"]
 
 #: Files beside a kernel's modules that findings depend on.
 OF_KERNEL = ("modules.dep.bin", "modules.builtin", "modules.builtin.modinfo", "modules.order")
-EDITION = 8  # of the checks: raise it when an unchanged file may be judged otherwise
+EDITION = 9  # of the checks: raise it when an unchanged file may be judged otherwise
 
 
 @dataclass(frozen=True)
@@ -113,7 +116,8 @@ class Verifier:
             if all(self._is_fresh(question) for question in own):
                 continue
             self._dirty = True  # and all of that kernel are examined, since they are compared with each other
-            examination = Examination(self.sysroot, self.probe, own[0].kernel, self._signed, damaged)
+            view = KernelView(self.sysroot, self.probe, own[0].kernel, own[0].demand)
+            examination = Examination(view, self._signed, damaged)
             for question, (checks, beyond) in zip(own, await examination.all(own)):
                 kept = tuple(check for check in checks if self.anew or check.is_told)
                 if any(check.outcome == "interrupted" for check in checks):  # nobody knows: nothing is remembered

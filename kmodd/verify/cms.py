@@ -100,14 +100,27 @@ def find_damage(signature: bytes) -> str:
         return "it is not as sign-file writes it"
 
 
+def _signer(signature: bytes) -> Element:
+    """Return what names the signer in a message. Raises ValueError and IndexError."""
+    message = _elements(signature)[0].body
+    signed = _elements(_elements(_elements(message)[1].body)[0].body)
+    return _elements(_elements(signed[-1].body)[0].body)[1]
+
+
+def find_signer(signature: bytes) -> bytes:
+    """Return what names the signer in a message, empty where it cannot be read."""
+    try:
+        return _signer(signature).whole
+    except (ValueError, IndexError):
+        return b""
+
+
 def is_by(signature: bytes, certificate: bytes) -> bool:
     """Tell whether a signature names the key of a certificate (DER) as its signer, as the kernel looks for it.
 
     signature: in order, as find_damage has it. Of a certificate that cannot be read it is for openssl to say.
     """
-    message = _elements(signature)[0].body
-    signed = _elements(_elements(_elements(message)[1].body)[0].body)
-    sid = _elements(_elements(signed[-1].body)[0].body)[1]
+    sid = _signer(signature)
     try:
         return sid.body == _identifiers(certificate)[sid.tag == FIRST_PRIMITIVE]
     except (ValueError, IndexError):

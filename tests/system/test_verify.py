@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from nobody import as_nobody
-from world import GOOD, World
+from world import GOOD, QUICK, World
 
 from kmodd.verify import elf, symbols
 
@@ -171,6 +171,94 @@ def test_install_lines_are_read(world: World, line: str, own: dict[str, str], ne
         found = {check["check"]: check["outcome"] for check in target["checks"] if check["outcome"] != "passed"}
         assert found == expected, target["checks"]
         assert {check["outcome"] for check in target["checks"] if check["check"] == "symbols"} == {"passed"}
+
+
+NEEDS_CRC7 = """\
+#include <linux/module.h>
+#include <linux/crc7.h>
+static int __init seven_init(void) { return crc7_be(0, "x", 1) > 1000; }
+static void __exit seven_exit(void) { }
+module_init(seven_init);
+module_exit(seven_exit);
+MODULE_LICENSE("GPL");
+"""
+MAGIC = b"~Module signature appended~\n"
+ENFORCING = "module.sig_enforce=1"
+
+
+def unsigned(content: bytes) -> bytes:
+    """Return a signed object without its signature (include/linux/module_signature.h)."""
+    assert content.endswith(MAGIC)
+    end = len(content) - len(MAGIC)
+    return content[: end - 12 - int.from_bytes(content[end - 4 : end], "big")]
+
+
+def signed_by_other(world: World, content: bytes) -> bytes:
+    work = world.root.parent
+    key, certificate, path = work / "other.key", work / "other.x509", work / "signed.ko"
+    argv = ["openssl", "req", "-new", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=somebody else"]
+    subprocess.run([*argv, "-outform", "DER", "-keyout", key, "-out", certificate], check=True, capture_output=True)
+    path.write_bytes(unsigned(content))
+    program = world.root / "usr/src/kernels" / world.kernel / "scripts/sign-file"
+    subprocess.run([program, "sha256", key, certificate, path], check=True, capture_output=True)
+    return path.read_bytes()
+
+
+def signed_by_ours(world: World, content: bytes) -> bytes:
+    keys, path = world.root / "etc/kmodd/keys", world.root.parent / "signed.ko"
+    path.write_bytes(unsigned(content))
+    program = world.root / "usr/src/kernels" / world.kernel / "scripts/sign-file"
+    subprocess.run([program, "sha256", keys / "signing.key", keys / "signing.x509", path], check=True)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "where", "words", "outcome", "problem"),
+    [
+        (None, "kernel", ENFORCING, "passed", ""),
+        (lambda _, content: unsigned(content), "kernel", ENFORCING, "failed", "dependency-broken"),
+        (lambda _, content: unsigned(content), "kernel", "quiet", "passed", ""),
+        (signed_by_other, "kernel", ENFORCING, "failed", "dependency-broken"),
+        (signed_by_other, "kernel", "quiet", "passed", ""),
+        (signed_by_other, "updates", ENFORCING, "untold", "signature-foreign"),
+        (signed_by_ours, "kernel", ENFORCING, "passed", ""),
+    ],
+    ids=[
+        "as it is",
+        "unsigned",
+        "unsigned, not enforced",
+        "foreign",
+        "foreign, not enforced",
+        "foreign update",
+        "ours",
+    ],
+)
+def test_provider_of_others_must_be_signed_where_that_is_enforced(
+    world: World, change: Any, where: str, words: str, outcome: str, problem: str
+) -> None:
+    """The administrator says that all kernels trust our key, so that the signature of the kernel's crc7 decides."""
+    world.settings(f"{QUICK}trusted = true\n")
+    entries = world.root / "boot/loader/entries"
+    entries.mkdir(parents=True, exist_ok=True)
+    (entries / f"one-{world.kernel}.conf").write_text(
+        f"title Linux\nversion {world.kernel}\nlinux /vmlinuz-{world.kernel}\noptions root=/dev/vda ro {words}\n"
+    )
+    world.add("seven", {"seven.c": NEEDS_CRC7})
+    assert world.sync().returncode == 0
+    own = world.root / "lib/modules" / world.kernel
+    if change is not None:
+        path = next(own.rglob("crc7.ko"))
+        content = change(world, path.read_bytes())
+        path = path if where == "kernel" else own / where / "crc7.ko"
+        path.parent.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)  # it may be a hard link of the template's
+        path.write_bytes(content)
+        subprocess.run(["depmod", "-b", world.root, world.kernel], check=True, capture_output=True)
+        world.sync()
+    (target,) = verify(world, "seven", code=4 if outcome == "failed" else 0)
+    found = [check for check in target["checks"] if check["check"] == "dependencies" and check["outcome"] == outcome]
+    assert found and found[0]["problem"] == problem, [c for c in target["checks"] if c["check"] == "dependencies"]
+    assert target["problem"] == (problem if outcome == "failed" else "")
 
 
 def test_unchanged_files_are_not_looked_at_again_but_by_verify(world: World) -> None:

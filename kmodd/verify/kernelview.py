@@ -1,0 +1,130 @@
+"""One kernel as objects are compared with it: its symbols, its own modules, the names that it has taken.
+
+What several targets share, such as a module of the kernel's own that they need, is read once and not kept. Must not:
+judge, or remember anything beyond one examination.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from ..errors import Problem
+from ..files import find_accident, stat_signature
+from ..model import Demand, Kernel
+from ..paths import Sysroot
+from . import cms, content, elf, loader, names, symbols
+from .probe import Probe, module_name
+
+REFERENCES = 20  # of the kernel's own modules that are looked at for one with init and exit functions
+SIGNERS = 5  # of them whose signers are compared, where signatures are demanded
+
+
+@dataclass(frozen=True)
+class Parsed:
+    """A module's file as the kernel reads it. data: uncompressed, with its signature."""
+
+    path: Path
+    name: str
+    data: bytes
+    signed: content.Signed
+    shape: loader.Shape
+    contents: elf.Contents
+    state: object
+
+
+class KernelView:
+    """What one kernel has. demand: of signatures."""
+
+    def __init__(self, sysroot: Sysroot, probe: Probe, kernel: Kernel, demand: Demand) -> None:
+        self.sysroot = sysroot
+        self.probe = probe
+        self.kernel = kernel
+        self.demand = demand
+        self.directory = sysroot.kernel(kernel.release)
+        self.symvers: Optional[symbols.Symvers] = None
+        self.lack = "the kernel has neither a symvers nor a build tree"
+        self.reference = loader.Reference()
+        self.signer = b""  # of the kernel's own modules, as their signatures name it
+        self.taken = names.Taken()
+        self.in_tree: frozenset[str] = frozenset()  # canonical names of the kernel's own modules
+        self.own_line = ""  # of the kernel that runs here, which modprobe reads
+        self._read: dict[Path, asyncio.Future[Parsed]] = {}
+
+    @property
+    def is_versioned(self) -> bool:
+        return self.kernel.config.get("CONFIG_MODVERSIONS") == "y"
+
+    async def read(self) -> None:
+        """Read what all targets are compared with. Raises Problem, OSError and MemoryError where that cannot be now."""
+        own = symbols.find_symvers(self.sysroot, self.kernel)
+        try:
+            self.symvers = symbols.Symvers(await content.read_plain(own)) if own else None
+        except (Problem, OSError, ValueError) as error:
+            if find_accident(error):
+                raise
+            self.lack = f"the kernel's symvers cannot be read: {error}"
+        await self._read_reference()
+        self.taken = await asyncio.to_thread(names.read_taken, self.directory)
+        self.own_line = await asyncio.to_thread(self.probe.running_line)
+
+    async def parse(self, path: Path) -> Parsed:
+        """Return what a module's file says; each is read once. Raises OSError, ValueError and Problem."""
+        known = self._read.get(path)
+        if known is None:
+            known = self._read[path] = asyncio.ensure_future(self._parse(path))
+        return await asyncio.shield(known)
+
+    async def _parse(self, path: Path) -> Parsed:
+        state = stat_signature(path)
+        data = await content.read_plain(path)
+        name = module_name(path)
+
+        def take_apart() -> Parsed:
+            signed = content.split(data) if self.kernel.signature_hash else content.Signed(data)
+            shape = loader.take_apart(signed.content)
+            return Parsed(path, name, data, signed, shape, elf.read(signed.content, name), state)
+
+        return await asyncio.to_thread(take_apart)
+
+    async def _read_reference(self) -> None:
+        """Read what the kernel's own modules tell of all; nothing where there is none to look at.
+
+        Raises Problem, OSError and MemoryError where they could not be looked at.
+        """
+        try:
+            lines = (self.directory / "modules.order").read_text().splitlines()
+        except OSError as error:
+            if find_accident(error):
+                raise
+            return
+        self.in_tree = frozenset(module_name(line) for line in lines)
+        signers: list[bytes] = []
+        wanted = SIGNERS if self.demand != Demand() else 0
+        suffixes = ("", ".xz", ".zst", ".gz")
+        files = ((self.directory / line).with_suffix(f".ko{suffix}") for line in lines for suffix in suffixes)
+        there = (path for path in files if path.is_file())
+        for path, _ in zip(there, range(REFERENCES)):
+            try:
+                parsed = await self.parse(path)
+            except (Problem, OSError, ValueError) as error:
+                if find_accident(error):
+                    raise
+                continue
+            if len(self.reference.entries) <= 1:
+                self.reference = loader.refer(parsed.shape, parsed.contents.first("vermagic"))
+            signers += [cms.find_signer(parsed.signed.signature)] if parsed.signed.signature else []
+            if len(self.reference.entries) > 1 and len(signers) >= wanted:
+                break
+        self.signer = Counter(signers).most_common(1)[0][0] if signers else b""
+
+    def find_exports(self, wanted: Collection[str], parts: Iterable[Parsed]) -> dict[str, elf.Export]:
+        """Return what exports some symbols: what is loaded before says so itself."""
+        exported = symbols.look_up(self.symvers, wanted)
+        for part in parts:
+            exported.update({key: value for key, value in part.contents.exports.items() if key in wanted})
+        return exported
