@@ -29,9 +29,10 @@ def flavour_of(release: str) -> Optional[str]:
     return (found["flavour"] or "") if found else None
 
 
-def find_filename(package: str) -> Optional[str]:
-    """Return the file name of the candidate version of a package; None when apt does not offer it."""
-    shown = run(["apt-cache", "show", "--no-all-versions", package], check=False)
+def find_filename(package: str, version: str = "") -> Optional[str]:
+    """Return the file name of a version of a package, by default of the candidate; None where apt does not offer it."""
+    words = [f"{package}={version}"] if version else ["--no-all-versions", package]
+    shown = run(["apt-cache", "show", *words], check=False)
     found = re.search(r"^Filename: \S*?([^/\s]+)$", shown, re.MULTILINE)
     return found[1] if found else None
 
@@ -55,30 +56,33 @@ def find_offered(series: str = "", flavour: str = "") -> list[str]:
     return sorted(both, key=version_key)
 
 
-def fetch(package: str, cache: Path) -> Path:
+def fetch(package: str, cache: Path, version: str = "") -> Path:
     """Return the package's .deb in the cache, downloading it when it is not there.
 
+    version: the only one that will do, since archives offer several; by default apt's candidate.
     Where apt does not offer it, or offers a file that is gone, the lists are fetched anew once. Where it cannot be
     downloaded all the same, an older one in the cache serves.
     """
-    kept = sorted((cache / "debs").glob(f"{package}_*.deb"), key=lambda path: version_key(path.name))
-    if kept and find_filename(package) is None:
+    wanted = version.partition(":")[2] or version or "*"  # names of files have no epoch
+    kept = sorted((cache / "debs").glob(f"{package}_{wanted}_*.deb"), key=lambda path: version_key(path.name))
+    if kept and (version or find_filename(package) is None):
         return kept[-1]
     try:
-        return _download(package, cache)
+        return _download(package, cache, version)
     except GroundError:
         looked = lists.refresh(cache)
     try:
-        return _download(package, cache)
+        return _download(package, cache, version)
     except GroundError as error:
         if kept:
             return kept[-1]
-        raise GroundError(f"{package} cannot be had: {error}\nLooked in {looked}, and in {cache}/debs") from error
+        name = f"{package} {version}".strip()
+        raise GroundError(f"{name} cannot be had: {error}\nLooked in {looked}, and in {cache}/debs") from error
 
 
-def _download(package: str, cache: Path) -> Path:
+def _download(package: str, cache: Path, version: str) -> Path:
     debs = cache / "debs"
-    filename = find_filename(package)
+    filename = find_filename(package, version)
     if filename is None:
         raise GroundError("apt does not offer it")
     final = debs / filename
@@ -89,8 +93,9 @@ def _download(package: str, cache: Path) -> Path:
             return final
         debs.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download.", dir=debs) as work:
+            wanted = f"{package}={version}" if version else package
             # apt's own unprivileged user cannot write into a private cache; the files are verified all the same.
-            run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", package], cwd=Path(work))
+            run(["apt-get", "-qq", "-o", "APT::Sandbox::User=root", "download", wanted], cwd=Path(work))
             got = list(Path(work).glob("*.deb"))
             if len(got) != 1:
                 raise GroundError(f"apt-get download {package} left {len(got)} packages")

@@ -39,17 +39,18 @@ def find_kernels(series: str = "", cache: str = "", flavour: str = "") -> list[s
     return debian.find_offered(series, flavour) if uses_apt() else dnf.find_offered(series)
 
 
-def pick(series: str, count: int, cache: str = "", flavour: str = "") -> list[str]:
+def pick(series: str, count: int, cache: str = "", flavour: str = "", source: bool = False) -> list[str]:
     """Return the newest `count` releases of a series such as "6.1", newest first. flavour: "rt" or "cloud", of Debian.
 
+    source: with the very source that they were built from.
     Only what can be had counts: what the cache has, and what can be downloaded. Where that is too little, the package
     lists are fetched anew once. Raises GroundError when it is too little then, too.
     """
     where = find_cache(cache)
-    found, problem = _find_obtainable(series, count, where, flavour, tries=1)
+    found, problem = _find_obtainable(series, count, where, flavour, source, tries=1)
     if problem or len(found) < count:
         looked = lists.refresh(where)
-        found, problem = _find_obtainable(series, count, where, flavour, tries=2)
+        found, problem = _find_obtainable(series, count, where, flavour, source, tries=2)
         if len(found) < count:
             raise GroundError(
                 f"only {len(found)} kernels of series {series} can be had, {count} are wanted. "
@@ -58,7 +59,9 @@ def pick(series: str, count: int, cache: str = "", flavour: str = "") -> list[st
     return found
 
 
-def _find_obtainable(series: str, count: int, cache: Path, flavour: str, tries: int) -> tuple[list[str], str]:
+def _find_obtainable(
+    series: str, count: int, cache: Path, flavour: str, source: bool, tries: int
+) -> tuple[list[str], str]:
     """Return the newest `count` releases that can be had, and what kept newer ones from it.
 
     tries: after so many that cannot be had, what is wrong is not the release: only those in the cache count then.
@@ -72,6 +75,8 @@ def _find_obtainable(series: str, count: int, cache: Path, flavour: str, tries: 
                 if tries == 0:
                     continue
                 debian.fetch_kernel(release, cache)
+            if source and uses_apt():
+                srpm.find_source(release, cache)
             found.append(release)
         except GroundError as error:
             problem = str(error)

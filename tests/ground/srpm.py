@@ -60,12 +60,12 @@ def _version(package: Path) -> str:
 
 
 def find_source(release: str, cache: Path) -> Path:
-    """Return Debian's package of the source that a kernel was built from. Raises GroundError where it has another."""
+    """Return Debian's package of the source that a kernel was built from. Raises GroundError where it is gone.
+
+    An archive may offer a newer source already, whose kernels are not signed yet.
+    """
     headers = debian.fetch(f"linux-headers-{release}", cache)
-    source = debian.fetch(f"linux-source-{'.'.join(release.split('.')[:2])}", cache)
-    if _version(source) != _version(headers):
-        raise GroundError(f"{source.name} is not the source of {headers.name}")
-    return source
+    return debian.fetch(f"linux-source-{'.'.join(release.split('.')[:2])}", cache, _version(headers))
 
 
 def vendor_patch(nbd: str) -> str:

@@ -26,7 +26,7 @@ SETTINGS = "[sources]\nallow_unsigned = true\n"
 
 def make_packages(directory: Path) -> tuple[str, list[Path], Path]:
     """Return the kernel release of the stories, its packages and its source RPM, which are put into a directory."""
-    (release,) = kernels.pick("6.1", 1)
+    (release,) = kernels.pick("6.1", 1, source=True)
     packages = kernels.make(release, directory, slim=True, disabled=["CONFIG_BCACHE"], complete=True)
     return release, packages, kernels.make_source(release, directory)
 

@@ -200,8 +200,7 @@ def test_full_disk_is_no_fault_of_the_archive(world: World) -> None:
     items = source("foo", {**files("foo"), "large": "x" * 1_000_000})
     register(world, "foo", tar(place(world, "foo.tar.gz"), items, "gz"))
     world.start()
-    world.wait_for("foo", "failed")
-    assert world.target("foo")["problem"] == "disk-full"
+    world.wait(lambda: world.target("foo").get("problem") == "disk-full", "foo fails for want of space")
     world.unmount(cache)
     world.wait_for("foo", "ready")
 

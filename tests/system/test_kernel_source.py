@@ -41,7 +41,7 @@ class Sources:
 def sources(ground: Path, releases: object) -> Iterator[Sources]:
     top = ground / "srpm"
     top.mkdir()
-    (release,) = kernels.pick("6.1", 1)
+    (release,) = kernels.pick("6.1", 1, source=True)
     rpm = kernels.make_source(release, top, only=[PART])
     yield Sources(rpm, srpm.make_tarball(release, find_cache(), top, [PART]))
     shutil.rmtree(top)
