@@ -11,9 +11,10 @@ import errno
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Optional
 
 from .errors import Problem
 from .visible import visible
@@ -164,6 +165,18 @@ def find_leftovers(directory: Path) -> list[Path]:
     with contextlib.suppress(OSError):
         return [Path(e.path) for e in os.scandir(directory) if e.name.endswith(TEMPORARY)]
     return []
+
+
+def read_own(path: Path, most: Optional[int] = None) -> bytes:
+    """Return the content of a file of kmodd's own, or its first bytes. Raises OSError, also where it is a link.
+
+    kmodd makes no links in the places of such files, and what others put there leads wherever they want.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as stream:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "is not a regular file", str(path))
+        return stream.read() if most is None else stream.read(most)
 
 
 def digest_file(path: Path) -> str:

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Union
 
@@ -27,6 +27,7 @@ from .files import (
     stage_copy,
     sync_directory,
 )
+from .kmodroot import check_links, open_base
 from .model import Target
 from .moduleindex import State, find_flaw, find_temporary, is_depmods_own, sync_outputs
 from .paths import Sysroot
@@ -190,31 +191,13 @@ def remove_temporary(directory: Path) -> None:
         remove_file(path)
 
 
-@contextlib.contextmanager
-def _base(sysroot: Sysroot) -> Iterator[Path]:
-    """Give the directory that depmod is to take for the root.
-
-    It follows links as they are: where those of the root would lead it out, that is a directory which has nothing but
-    the place of the modules.
-    """
-    places = ("lib/modules", "usr/lib/modules")
-    if all(os.path.realpath(sysroot.root / place) == str(sysroot.resolve(f"/{place}")) for place in places):
-        yield sysroot.root
-        return
-    with tempfile.TemporaryDirectory(prefix="kmodd-depmod.") as name:
-        for place in places:
-            path = Path(name, place)
-            make_directory(path.parent)
-            path.symlink_to(sysroot.modules)
-        yield Path(name)
-
-
 async def run_depmod(sysroot: Sysroot, release: str) -> State:
     """Run depmod for a kernel, with the root's own depmod.d, and bring what it wrote to the disk; returns its state.
 
-    Raises Problem depmod-failed and tool-missing.
+    Raises Problem depmod-failed, tool-missing and link-leads-out.
     """
-    with _base(sysroot) as base:
+    check_links(sysroot, release)
+    with open_base(sysroot) as base:
         return await _run_depmod(sysroot, base, release)
 
 

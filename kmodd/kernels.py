@@ -13,7 +13,9 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional
 
+from .errors import Problem
 from .files import stat_signature
+from .kmodroot import check_links
 from .model import BrokenFile, Fault, Kernel
 from .modulefile import canonical
 from .moduleindex import IndexReader, read_configuration
@@ -65,7 +67,7 @@ def is_release(name: str) -> bool:
     return len(name) <= LONGEST_RELEASE and RELEASE.fullmatch(name) is not None
 
 
-def find_own(directory: Path, objects: Collection[str]) -> dict[str, Path]:
+def find_own(sysroot: Sysroot, directory: Path, objects: Collection[str]) -> dict[str, Path]:
     """Return which of some objects a kernel has itself and installed, and their files. Raises OSError.
 
     directory: the kernel's, with modules.order. objects: canonical names.
@@ -74,8 +76,8 @@ def find_own(directory: Path, objects: Collection[str]) -> dict[str, Path]:
     for line in (directory / "modules.order").read_text(errors="replace").splitlines():
         name = canonical(line.rpartition("/")[2].partition(".")[0])
         if name in objects:
-            stem = (directory / line).with_suffix("")
-            files = (stem.with_name(f"{stem.name}.ko{suffix}") for suffix in ("", *SUFFIXES))
+            stem = Path(line).with_suffix("")
+            files = (sysroot.below(directory, f"{stem}.ko{suffix}") for suffix in ("", *SUFFIXES))
             path = next((path for path in files if path.exists()), None)
             if path is not None:
                 found[name] = path
@@ -123,6 +125,12 @@ class KernelReader:
             if not is_release(release):
                 self.skipped += (self._skip(release),)
                 continue
+            try:
+                check_links(self.sysroot, release)
+            except Problem as problem:
+                found = Fault(problem.code, f"{release} is passed over: {problem.message}", problem.hint)
+                self.skipped += (BrokenFile(self.sysroot.inside(directory), release, found),)
+                continue
             if not any((directory / name).exists() for name in LANDMARKS):
                 kernels[release] = Kernel(release, present=False)
                 continue
@@ -167,12 +175,12 @@ class KernelReader:
                 text = f"{package} is installed, but {where} does not exist"
                 return None, Fault("build-tree-incomplete", text, f"rpm -V {package}; dnf reinstall {package}")
             return None, Fault("kernel-devel-missing", f"kernel-devel for {release} is not installed", command)
-        missing = next((name for name in NEEDED if not (tree / name).exists()), None)
+        missing = next((name for name in NEEDED if not self.sysroot.below(tree, name).exists()), None)
         if missing:
             hint = f"rpm -V {package}; dnf reinstall {package}" if package else command
             return None, Fault("build-tree-incomplete", f"{where} has no {missing}", hint)
         try:  # it is what vermagic is made of; include/config/kernel.release differs in Debian's trees
-            found = _UTS_RELEASE.search((tree / "include/generated/utsrelease.h").read_text())
+            found = _UTS_RELEASE.search(self.sysroot.below(tree, "include/generated/utsrelease.h").read_text())
         except OSError:
             found = None
         theirs = found[1] if found else release
@@ -185,9 +193,9 @@ class KernelReader:
         return known[1] if known and known[0] == (path, stat_signature(path), symbols) else None
 
     def _config(self, release: str, tree: Optional[str], symbols: frozenset[str]) -> dict[str, str]:
-        candidates = [self.sysroot.kernel(release) / "config"]
+        candidates = [self.sysroot.below(self.sysroot.kernel(release), "config")]
         if tree:
-            candidates.append(self.sysroot.resolve(tree) / ".config")
+            candidates.append(self.sysroot.resolve(f"{tree}/.config"))
         candidates.append(self.sysroot.resolve(f"/boot/config-{release}"))
         for path in candidates:
             if path.is_file():
@@ -238,6 +246,6 @@ class KernelReader:
         known = self._cached("in-tree", directory.name, order, asked)
         if isinstance(known, dict):
             return known
-        found = find_own(directory, asked)
+        found = find_own(self.sysroot, directory, asked)
         self._cache["in-tree", directory.name] = ((order, stat_signature(order), asked), found)
         return found

@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from typing import Any, Optional
 
 from .errors import Problem
-from .files import explained, make_directory, replace_file
+from .files import explained, make_directory, read_own, replace_file
 from .model import Target
 from .paths import PROCESSES, Sysroot
 
@@ -119,7 +119,7 @@ class Lock:
         return frozenset()
 
     def _progress(self) -> Any:
-        return json.loads(self.sysroot.progress.read_bytes())
+        return json.loads(read_own(self.sysroot.progress))
 
 
 def _began(pid: int) -> str:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Optional
 
 from .errors import Problem
 
+SOURCE_LINKS = ("build", "source")  # of a kernel's directory; depmod passes them over
 MAX_LINKS = 40  # as the kernel's own limit, MAXSYMLINKS in include/linux/namei.h
 
 #: Everything depmod(8) writes; rpm owns them as %ghost, so only a kernel that is gone leaves them to us.
@@ -65,6 +67,25 @@ class Sysroot:
         """
         place = Path(path)
         return self.resolve(place.parent) / place.name
+
+    def find_astray(self, directory: Path) -> Optional[Path]:
+        """Return what of a kernel's directory, or of its extra/, is a link that leads out; None on the host.
+
+        kmod's tools know of no root there: they follow links as the kernel does. The directory is one that is resolved.
+        Links to plain files that kmodd alone reads, such as symvers.gz, do not count, nor do those to sources.
+        Raises OSError and Problem symlink-loop.
+        """
+        if self.is_host:
+            return None
+        for place in (directory, directory / "extra"):
+            for entry in sorted(os.scandir(place), key=lambda e: e.name) if place.is_dir() else ():
+                if not entry.is_symlink() or entry.name in SOURCE_LINKS:
+                    continue
+                path, meant = Path(entry.path), self.below(place, entry.name)
+                read = entry.name.startswith("modules.") or entry.name == "extra" or meant.is_dir() or path.is_dir()
+                if read and os.path.realpath(path) != str(meant):
+                    return path
+        return None
 
     def _follow(self, current: list[str], path: str | os.PathLike[str]) -> Path:
         """Return the host path of a path that begins where the parts in `current` lead, all links followed.

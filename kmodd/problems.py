@@ -67,6 +67,7 @@ TRANSIENT = {
     "kernel-source-unprepared": False,
     "kernel-source-unsigned": False,
     "kernel-unknown": False,
+    "link-leads-out": False,
     "log-missing": False,
     "look-interrupted": True,
     "modprobe-refuses": False,

@@ -5,9 +5,12 @@ Facts that the disk can tell are not here. Must not: read or write files. The st
 
 from __future__ import annotations
 
-from typing import Literal, Optional
+from typing import Annotated, Literal, Optional
 
 from pydantic import BaseModel, ConfigDict, Field
+
+#: A name that stays in its directory: records may come with a root that others made.
+FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
 
 
 class Part(BaseModel):
@@ -46,7 +49,7 @@ class Attempt(Part):
 class BuiltObject(Part):
     """An unsigned object in the store."""
 
-    name: str  # of the file, without .ko
+    name: FileName  # without .ko
     sha256: str
 
 
@@ -64,7 +67,7 @@ class Built(Part):
 class InstalledObject(Part):
     """An object as it was put under extra/: path in-root, sha256 of the final file."""
 
-    name: str
+    name: FileName
     path: str
     sha256: str
     built: str  # sha256 of the unsigned object that it was made from

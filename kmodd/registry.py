@@ -119,9 +119,10 @@ def add(sysroot: Sysroot, text: str, name: str, *, replace: bool = False) -> Pat
     """Write a module file to /etc/kmodd/modules.d. Raises Problem module-exists, or what parse raises."""
     parse(text)
     path = sysroot.registries[0] / f"{name}.toml"
-    if path.exists() and path.read_text() == text:
+    there = sysroot.below(path.parent, path.name)
+    if there.exists() and there.read_text() == text:
         return path
-    if path.exists() and not replace:
+    if there.exists() and not replace:
         where = sysroot.inside(path)
         raise Problem("module-exists", f"{where} exists and says something else", f"edit it, or remove {name} first")
     with explained(f"writing {sysroot.inside(path)}"):

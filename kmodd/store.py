@@ -22,6 +22,7 @@ from .files import (
     find_leftovers,
     list_names,
     make_directory,
+    read_own,
     remove_empty,
     remove_file,
     replace_file,
@@ -65,27 +66,30 @@ class Store:
         found: dict[Target, TargetRecord] = {}
         for release, directory in self._directories():
             for module in list_names(directory, ".json"):
-                record = self._read(directory / f"{module}.json")
+                target = Target(module, release)
+                record = self._read(directory / f"{module}.json", target)
                 if record is not None:
-                    found[Target(module, release)] = record
+                    found[target] = record
         return found
 
     def record(self, target: Target) -> TargetRecord:
         """Return a target's record, a new one where there is none."""
-        return self._read(self._path(target)) or TargetRecord(module=target.module, kernel=target.kernel)
+        return self._read(self._path(target), target) or TargetRecord(module=target.module, kernel=target.kernel)
 
-    def _read(self, path: Path) -> Optional[TargetRecord]:
+    def _read(self, path: Path, target: Target) -> Optional[TargetRecord]:
         try:
             key = stat_signature(path)
             known = self._known.get(path)
             if known and known[0] == key:
                 return known[1]
-            record = TargetRecord.model_validate_json(path.read_bytes())
+            record = TargetRecord.model_validate_json(read_own(path))
+            if (record.module, record.kernel) != (target.module, target.kernel):
+                raise ValueError("it is of another module or kernel")
         except FileNotFoundError:
             return None
-        except (ValidationError, OSError) as error:
+        except (ValueError, OSError) as error:
             get_logger().warning("unreadable record ignored", path=str(path), error=str(error).splitlines()[0])
-            if isinstance(error, ValidationError):
+            if isinstance(error, ValueError):
                 with contextlib.suppress(OSError):
                     path.rename(path.with_suffix(".json.damaged"))
             return None
@@ -97,7 +101,7 @@ class Store:
         found = {}
         for release in list_names(self.kernels, ".json"):
             with contextlib.suppress(OSError, ValidationError):
-                found[release] = KernelRecord.model_validate_json((self.kernels / f"{release}.json").read_bytes())
+                found[release] = KernelRecord.model_validate_json(read_own(self.kernels / f"{release}.json"))
         return found
 
     def is_damaged(self, target: Target, built: Built) -> bool:
@@ -107,7 +111,7 @@ class Store:
         """
         directory = self.objects(target)
         for item in built.objects:
-            path = directory / f"{item.name}.ko"
+            path = self.sysroot.below(directory, f"{item.name}.ko")
             try:
                 key = stat_signature(path)
                 known = self._checked.get(path)
@@ -150,7 +154,7 @@ class Store:
 
     def symvers(self, target: Target) -> Optional[Path]:
         """Return the Module.symvers that a target's build left, if any."""
-        path = self.objects(target) / SYMVERS
+        path = self.sysroot.below(self.objects(target), SYMVERS)
         return path if path.exists() else None
 
     def forget(self, target: Target) -> None:

@@ -21,7 +21,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
         "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record", "remedy",
         "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "visible", "",
     ),
-    "doors": ("run", "spawn", "journal", "log", "files", "reading", "deleting", "moduleindex"),
+    "doors": ("run", "spawn", "journal", "log", "files", "reading", "deleting", "kmodroot", "moduleindex"),
     "edges": (
         "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "hooks", "install",
         "kernels", "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Optional
 
-from ..files import remove_file, replace_file
+from ..files import read_own, remove_file, replace_file
 from ..model import SEVERITY, Verdict
 from ..paths import Sysroot
 from ..report import Report
@@ -24,8 +24,8 @@ class Motd:
         text = line(now)
         path = self.sysroot.motd
         there = b""
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            there = path.read_bytes()
+        with contextlib.suppress(OSError):
+            there = read_own(path)
         if text and there != text.encode():
             replace_file(path, text.encode())
         elif not text:

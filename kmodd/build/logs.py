@@ -77,7 +77,7 @@ class LogReader:
         directory = self.sysroot.log_directory(module, release)
         for name in list_names(directory, ".log"):
             path = directory / f"{name}.log"
-            if not path.is_file():
+            if path.is_symlink() or not path.is_file():
                 continue
             began = _began(name)
             ending = self._ending(path)

@@ -32,10 +32,12 @@ class CompiledFiles:
 def estimate(log: Path) -> Optional[int]:
     """Return how many files a build will compile, by the newest other log of its module that tells of any.
 
-    log: MODULE/RELEASE/ATTEMPT.log.
+    log: MODULE/RELEASE/ATTEMPT.log. What is a link there is none of kmodd's.
     """
     try:
-        others = [path for path in log.parent.parent.glob("*/*.log") if path != log]
+        directories = [path for path in log.parent.parent.iterdir() if not path.is_symlink()]
+        logs = (path for directory in directories for path in directory.glob("*.log"))
+        others = [path for path in logs if path != log and not path.is_symlink()]
         for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
             if count := CompiledFiles(other).read():
                 return count

@@ -32,4 +32,5 @@ def socket_of(root: str) -> str:
         return "/run/kmodd/io.kmodd.Manager"
     from ..paths import Sysroot
 
-    return str(Sysroot.at(root).socket)
+    sysroot = Sysroot.at(root)
+    return str(sysroot.resolve(sysroot.inside(sysroot.socket)))

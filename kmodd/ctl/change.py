@@ -75,7 +75,7 @@ def _own_of_kernels(seen: Look, names: Sequence[str]) -> list[str]:
     found: set[str] = set()
     for kernel in seen.snapshot.present() if asked else ():
         with suppress(OSError):
-            found |= find_own(seen.sysroot.kernel(kernel.release), asked).keys()
+            found |= find_own(seen.sysroot, seen.sysroot.kernel(kernel.release), asked).keys()
     return [name for name in names if canonical(name) in found]
 
 

@@ -29,6 +29,7 @@ def find_copies(sysroot: Sysroot, package: str) -> Iterator[tuple[str, Path]]:
     found = set()
     for built in sorted(sysroot.resolve(f"{DKMS_TREE}/{package}").glob("*/*/*/module/*.ko*")):
         release = built.parents[2].name
+        built = sysroot.resolve(sysroot.inside(built))
         for place in PLACES:
             path = sysroot.below(sysroot.kernel(release), place) / built.name
             with contextlib.suppress(OSError):

@@ -62,7 +62,7 @@ class Keyring:
     @property
     def published(self) -> Path:
         """Return where everybody can read the certificate."""
-        return self.sysroot.state / "signing.x509"
+        return self.sysroot.below(self.sysroot.state, "signing.x509")
 
     def signer(self) -> Signer:
         """Return the identity of the key, or what is wrong with it. Reads no private key and starts nothing.

@@ -20,7 +20,7 @@ from typing import Optional
 
 from ..deleting import delete_tree
 from ..errors import Problem
-from ..files import explained, replace_file
+from ..files import explained, read_own, replace_file
 from ..model import Kernel
 from ..modulefile import Module
 from ..paths import Sysroot
@@ -128,7 +128,7 @@ class KernelSources:
     def kept(self, kernel: Kernel) -> Optional[Kept]:
         """Return what is kept of a kernel's source, None where nothing is."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
-            found = json.loads((self._directory(kernel) / "record.json").read_bytes())
+            found = json.loads(read_own(self._directory(kernel) / "record.json"))
             return Kept(
                 str(found["sha256"]), frozenset(found["paths"]), frozenset(found["absent"]), bool(found.get("signed"))
             )
@@ -184,7 +184,7 @@ class KernelSources:
         if not asked:
             return
         with explained(f"reading the configuration symbols of {kernel.source_package}"):
-            known = (directory / "symbols").read_text().split()
+            known = read_own(directory / "symbols").decode().split()
         for name in sorted({*asked} - {*known}):
             close = difflib.get_close_matches(name, known, 1)
             text = f"{module.path}: build.config.CONFIG_{name}: no Kconfig file of {kernel.source_package} knows it"

@@ -9,18 +9,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from ..paths import Sysroot
 from .elf import Contents, Export
 from .symbols import some
 
 
-def find_dependants(directory: Path, replacement: Path) -> list[Path]:
+def find_dependants(sysroot: Sysroot, directory: Path, replacement: Path) -> list[Path]:
     """Return the kernel's own modules that need an installed object.
 
     directory: /lib/modules/<release>, where the object is. Raises OSError.
     """
     ours = replacement.relative_to(directory).as_posix()
     lines = (line.partition(":") for line in (directory / "modules.dep").read_text().splitlines() if ours in line)
-    return [directory / path for path, _, needed in lines if path.startswith("kernel/") and ours in needed.split()]
+    return [
+        sysroot.below(directory, path)
+        for path, _, needed in lines
+        if path.startswith("kernel/") and ours in needed.split()
+    ]
 
 
 def find_breach(

@@ -106,7 +106,8 @@ class KernelView:
         signers: list[bytes] = []
         wanted = SIGNERS if self.demand != Demand() else 0
         suffixes = ("", ".xz", ".zst", ".gz")
-        files = ((self.directory / line).with_suffix(f".ko{suffix}") for line in lines for suffix in suffixes)
+        stems = [Path(line).with_suffix("") for line in lines if line.strip("/")]
+        files = (self.sysroot.below(self.directory, f"{stem}.ko{suffix}") for stem in stems for suffix in suffixes)
         there = (path for path in files if path.is_file())
         for path, _ in zip(there, range(REFERENCES)):
             try:

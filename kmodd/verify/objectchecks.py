@@ -81,7 +81,7 @@ class ObjectChecks:
 
     async def _add_dependants(self, finding: Finding, contents: elf.Contents, real: Path) -> None:
         """Check that the kernel's own modules find in an object what they found in the one that it replaces."""
-        name, dependants = finding.name, find_dependants(self.view.directory, real)
+        name, dependants = finding.name, find_dependants(self.sysroot, self.view.directory, real)
         finding.beyond += dependants
         found = []
         for path in dependants:

@@ -15,6 +15,7 @@ from typing import Optional, Union
 
 from ..errors import Problem
 from ..files import find_accident
+from ..kmodroot import open_base
 from ..loading import MARK
 from ..model import Fault
 from ..modulefile import canonical
@@ -141,8 +142,8 @@ class Probe:
         """
         for path in self.configurations():
             try:
-                text = path.read_text(errors="replace")
-            except OSError as error:
+                text = self.sysroot.below(path.parent, path.name).read_text(errors="replace")
+            except (OSError, Problem) as error:  # a loop of links
                 if find_accident(error):
                     raise
                 continue
@@ -169,12 +170,13 @@ class Probe:
             if problem.transient:
                 raise
             for index in INDEXES:  # modprobe finds nothing in one that it cannot read, and does not say so
-                with contextlib.suppress(FileNotFoundError), (self.sysroot.kernel(release) / index).open("rb") as found:
+                place = self.sysroot.below(self.sysroot.kernel(release), index)
+                with contextlib.suppress(FileNotFoundError), place.open("rb") as found:
                     found.read()
             text = f"modprobe would not load {name}: {problem.message}"
             return Resolution(fault=Fault("modprobe-refuses", text, f"modprobe -n -v -S {release} {name}"))
         chosen, _, options = answer.words.partition(" ")
-        if answer.verb == "insmod" and os.path.realpath(chosen) == str(self.sysroot.resolve(path)):
+        if answer.verb == "insmod" and self.sysroot.resolve(chosen) == self.sysroot.resolve(path):
             given = f"{options.strip()} {told.effect.options if told else ''}".strip()
             return Resolution(first, given, doubt=told.doubt(name) if told else None, commands=commands)
         return Resolution(first, fault=self._fault(answer, name, path, chosen), commands=commands)
@@ -187,8 +189,7 @@ class Probe:
         if answer.verb == "builtin":
             text = f"{name} is built into this kernel, so that no module of that name is ever loaded"
             return Fault("object-built-in", text, "exclude this kernel with [kernels]")
-        shown = chosen if self.sysroot.is_host else chosen[len(str(self.sysroot.root)) :]
-        text = f"modprobe would load {shown or 'nothing'} instead of {path}"
+        text = f"modprobe would load {chosen or 'nothing'} instead of {path}"
         return Fault("object-shadowed", text, "remove the other file and run depmod, or see depmod.d(5)")
 
     async def _through(self, release: str, name: str, answer: _Answer) -> _Through:
@@ -217,38 +218,48 @@ class Probe:
             file, _, options = past.words.partition(" ")
             text = next((text for pattern, text in lines if fnmatch.fnmatchcase(own, pattern)), "")
             effect = installline.read(text, own, options.strip())
-            first.append(Step(Path(os.path.realpath(file)), f"{options.strip()} {effect.options}".strip()))
+            first.append(Step(self.sysroot.resolve(file), f"{options.strip()} {effect.options}".strip()))
             if not effect.loads:
                 commands.append(Command(own, text, effect.loads))
         return tuple(first), tuple(commands)
 
     async def _install_lines(self, release: str) -> list[tuple[str, str]]:
         """Return the install lines, each a pattern of names and a command; the first that fits counts."""
-        done = await run(["modprobe", "--showconfig", *self._where(release)], timeout=30)
+        with open_base(self.sysroot) as base:
+            done = await run(["modprobe", "--showconfig", *self._where(base, release)], timeout=30)
         lines = (line.split(None, 2) for line in done.text.splitlines() if line.startswith("install "))
         return [(words[1], words[2]) for words in lines if len(words) == 3]
 
-    def _where(self, release: str, places: Sequence[Path] = ()) -> list[Union[str, Path]]:
-        """Return the words by which modprobe works for a release in this root. places: of configuration."""
+    def _where(self, base: Path, release: str, places: Sequence[Path] = ()) -> list[Union[str, Path]]:
+        """Return the words by which modprobe works for a release in a root. places: of configuration."""
         argv: list[Union[str, Path]] = ["-S", release]
         if not self.sysroot.is_host:
-            argv += ["-d", self.sysroot.root]
+            argv += ["-d", base]
             places = places or self.directories() or [self.sysroot.resolve(PLACES[0])]
         for place in places:
             argv += ["-C", place]
         return argv
 
     async def _ask(self, release: str, name: str, *more: str, places: Sequence[Path] = ()) -> _Answer:
-        done = await run(["modprobe", "--show-depends", *more, *self._where(release, places), name], timeout=30)
-        lines = [(*line.split(None, 1), "")[:2] for line in done.text.splitlines() if line.strip()]
+        with open_base(self.sysroot) as base:
+            where = self._where(base, release, places)
+            done = await run(["modprobe", "--show-depends", *more, *where, name], timeout=30)
+        lines = [_inside(base, (*line.split(None, 1), "")[:2]) for line in done.text.splitlines() if line.strip()]
         loads = [(verb, *(*rest.split(None, 1), "", "")[:2]) for verb, rest in lines]
         ours = [i for i, (verb, file, _) in enumerate(loads) if verb == "insmod" and module_name(file) == name]
         at = ours[-1] if ours else len(lines) - 1  # soft dependencies may come behind it
         before = [(file, options) for verb, file, options in loads[: max(at, 0)] if verb == "insmod"]
-        first = tuple(Step(Path(os.path.realpath(file)), options.strip()) for file, options in before)
+        first = tuple(Step(self.sysroot.resolve(file), options.strip()) for file, options in before)
         verb, words = lines[at] if lines else ("", "")
         commanded = any(verb == "install" for verb, _ in lines[: max(at, 0)])
         return _Answer(verb, words.strip(), first, commanded)
+
+
+def _inside(base: Path, line: Sequence[str]) -> tuple[str, str]:
+    """Return a verb and words of modprobe's answer, a file that it names as seen from inside the root."""
+    verb, words = line
+    top = str(base).rstrip("/")
+    return verb, words[len(top) :] if verb == "insmod" and words.startswith(f"{top}/") else words
 
 
 def module_name(path: Union[str, Path]) -> str:

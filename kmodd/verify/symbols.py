@@ -51,9 +51,9 @@ def look_up(symvers: Optional[Symvers], wanted: Iterable[str]) -> dict[str, Expo
 def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
     """Return a kernel's own symvers: beside its modules, else that of its build tree."""
     directory = sysroot.kernel(kernel.release)
-    candidates = [directory / f"symvers{suffix}" for suffix in (".gz", ".xz", ".zst")]
+    candidates = [sysroot.below(directory, f"symvers{suffix}") for suffix in (".gz", ".xz", ".zst")]
     if kernel.build_tree:
-        candidates.append(sysroot.resolve(kernel.build_tree) / "Module.symvers")
+        candidates.append(sysroot.resolve(f"{kernel.build_tree}/Module.symvers"))
     return next((path for path in candidates if path.is_file()), None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import subprocess
 from collections.abc import Iterator
@@ -12,15 +13,23 @@ import pytest
 from worlds import K, T, installed, record
 
 from kmodd.build.logs import LogReader
+from kmodd.build.progress import estimate
+from kmodd.control.address import socket_of
 from kmodd.dropins import DropinFiles
 from kmodd.errors import Problem
 from kmodd.files import TEMPORARY
 from kmodd.install import Installation, run_depmod
+from kmodd.kernels import KernelReader, find_own
 from kmodd.loading import MARK
+from kmodd.lock import Lock
 from kmodd.model import Dropin
 from kmodd.paths import Sysroot
 from kmodd.record import KernelRecord
+from kmodd.sign import Keyring
 from kmodd.store import Store
+from kmodd.verify.dependants import find_dependants
+from kmodd.verify.probe import Probe
+from kmodd.verify.symbols import find_symvers
 
 #: What a hostile image could have made links of, and who writes there.
 PLACES = (
@@ -159,6 +168,8 @@ def test_depmod_writes_where_a_link_leads_inside_the_root(tmp_path: Path) -> Non
     asyncio.run(run_depmod(Sysroot.at(str(root)), K))
     assert content(outside) == before
     assert "extra/m/m.ko" in (thing.parents[2] / "modules.dep").read_text()
+    found = asyncio.run(Probe(Sysroot.at(str(root))).resolve(K, "m", f"/lib/modules/{K}/extra/m/m.ko"))
+    assert found.fault is None, "modprobe follows it, too"
 
 
 @pytest.mark.parametrize("place", [p for p in PLACES if not p.endswith((".conf", "lock"))])
@@ -194,3 +205,119 @@ def test_roots_own_links_are_followed_as_ever(tmp_path: Path) -> None:
     assert sysroot.entry("/data/link") == tmp_path / "data/link"
     assert sysroot.resolve("/data/link") == tmp_path / "usr"
     assert Sysroot(Path("/")).below(Path("/proc"), "self", "..") == Path("/proc")
+
+
+def link_out(path: Path, to: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(to)
+
+
+@pytest.mark.parametrize("name", ["updates", "extra", "extra/m", "modules.dep", "modules.builtin", "kernel"])
+def test_a_kernel_that_would_lead_depmod_out_of_the_root_is_passed_over(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    directory = root / "lib/modules" / K
+    directory.mkdir(parents=True)
+    (directory / "modules.order").touch()
+    sysroot, reader = Sysroot.at(str(root)), KernelReader(Sysroot.at(str(root)))
+    (outside / "d").mkdir(parents=True)
+    (outside / "f").touch()
+    link_out(directory / name, outside / ("f" if name.startswith("modules") else "d"))
+    before = content(outside)
+    assert reader.read((), (), {}, {}) == {}
+    assert [(broken.name, broken.fault.problem) for broken in reader.skipped] == [(K, "link-leads-out")]
+    with pytest.raises(Problem) as caught:
+        asyncio.run(run_depmod(sysroot, K))
+    assert caught.value.code == "link-leads-out" and content(outside) == before
+    (directory / name).unlink()
+    for harmless in ("build", "source", "config", "symvers.gz"):
+        link_out(directory / harmless, outside / "d/x")
+    (root / "data").mkdir()
+    (root / "file").touch()
+    link_out(directory / name, Path(f"{'../' * (3 + name.count('/'))}{'file' if '.' in name else 'data'}"))
+    assert set(reader.read((), (), {}, {})) == {K}
+
+
+def test_what_a_kernel_says_of_itself_is_read_inside(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    directory = root / "lib/modules" / K
+    for top in (outside, root / str(outside)[1:]):
+        top.mkdir(parents=True)
+        inside = "inside" if top != outside else "outside"
+        (top / "config").write_text(f'CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="{inside}"\n')
+        (top / "utsrelease.h").write_text(f'#define UTS_RELEASE "{K if top != outside else "9.9"}"\n')
+        (top / "a.ko").touch()
+    (root / str(outside)[1:] / "symvers.gz").touch()
+    tree = root / "usr/src/kernels" / K
+    for name in ("Makefile", ".config", "Module.symvers", "include/generated/autoconf.h", "scripts/Makefile.modpost"):
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+    link_out(tree / "include/generated/utsrelease.h", outside / "utsrelease.h")
+    for name in ("config", "symvers.gz"):
+        link_out(directory / name, outside / name)
+    (directory / "modules.order").write_text(f"kernel/{'../' * 30}{outside}/a.ko\n/{outside}/b.ko\n")
+    (directory / "modules.dep").write_text(f"kernel/{'../' * 30}{outside}/a.ko: extra/m/m.ko\n")
+    sysroot = Sysroot.at(str(root))
+    kernel = KernelReader(sysroot).read((), (), {}, {})[K]
+    assert (kernel.build_tree_fault, kernel.signature_hash) == (None, "inside")
+    assert find_own(sysroot, directory, ["a", "b"]) == {"a": root / str(outside)[1:] / "a.ko"}
+    assert find_dependants(sysroot, directory, directory / "extra/m/m.ko") == [root / str(outside)[1:] / "a.ko"]
+    assert find_symvers(sysroot, kernel) == root / str(outside)[1:] / "symvers.gz"
+
+
+def test_links_in_the_place_of_state_are_not_read(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    sysroot, stranger = Sysroot.at(str(root)), Store(Sysroot(outside))
+    stranger.write(record())
+    stranger.write_kernel(KernelRecord(kernel=K))
+    (outside / "told").write_text('{"running": [["m", "k"]]}')
+    state = root / "var/lib/kmodd"
+    link_out(state / f"targets/{K}/m.json", outside / f"var/lib/kmodd/targets/{K}/m.json")
+    link_out(state / f"kernels/{K}.json", outside / f"var/lib/kmodd/kernels/{K}.json")
+    link_out(state / "signing.x509", outside / "told")
+    for name in ("progress.json", "io.kmodd.Manager"):
+        link_out(root / "run/kmodd" / name, outside / "told")
+    link_out(root / f"var/log/kmodd/m/{K}/20260101T000000-0.log", outside / "told")
+    store, lock = Store(sysroot), Lock(sysroot)
+    assert (store.records(), store.kernel_records()) == ({}, {})
+    assert LogReader(sysroot).attempts("m", K) == []
+    assert root in Keyring(sysroot).published.parents
+    assert socket_of(str(root)) == f"{root}{outside}/told"
+    lock.acquire("test")
+    lock.tell([T], "at work")
+    assert lock.running() == {T}
+    lock.release()
+    assert (outside / "told").read_text() == '{"running": [["m", "k"]]}'
+
+
+def test_a_build_is_not_estimated_by_what_lies_outside(tmp_path: Path) -> None:
+    outside, logs = tmp_path / "outside", tmp_path / "m"
+    outside.mkdir()
+    (outside / "1.log").write_text("\n  CC [M]  a.o\n")
+    own = logs / K / "2.log"
+    link_out(logs / "other", outside)
+    link_out(logs / K / "1.log", outside / "1.log")
+    own.touch()
+    assert estimate(own) is None
+
+
+@pytest.mark.parametrize(
+    "hostile",
+    [{"module": "../../../x"}, {"kernel": "../../x"}, {"built": "../../../../x"}, {"installed": "/x"}],
+    ids=str,
+)
+def test_records_name_nothing_outside(tmp_path: Path, hostile: dict[str, str]) -> None:
+    store = Store(Sysroot(tmp_path))
+    good = record()
+    store.write(good)
+    assert Store(Sysroot(tmp_path)).records() == {T: good}
+    data = json.loads(good.model_dump_json(by_alias=True))
+    for key, value in hostile.items():
+        if key in ("built", "installed"):
+            data[key]["objects"][0]["name"] = value
+        else:
+            data[key] = value
+    path = tmp_path / f"var/lib/kmodd/targets/{K}/m.json"
+    path.write_text(json.dumps(data))
+    assert Store(Sysroot(tmp_path)).records() == {}
+    assert path.with_suffix(".json.damaged").exists()
