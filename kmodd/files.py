@@ -36,6 +36,10 @@ FACTS = frozenset({
 })  # fmt: skip
 
 
+#: Accidents of one place on a disk. All others, such as want of descriptors, befall whatever is looked at.
+LOCAL = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.ESTALE})
+
+
 def find_accident(error: Exception) -> str:
     """Return what kept something from being looked at, "" where the error is what was found of it."""
     if isinstance(error, Problem):
@@ -43,6 +47,42 @@ def find_accident(error: Exception) -> str:
     if isinstance(error, OSError):
         return str(error.strerror) if error.errno is not None and error.errno not in FACTS else ""
     return "out of memory" if isinstance(error, MemoryError) else ""
+
+
+def look_up(path: Path) -> Optional[os.stat_result]:
+    """Return the stat data of what a path leads to, None where there is no such.
+
+    Raises OSError where that could not be told, which Path.exists and the like take for absence, or do not, as Python's
+    versions differ.
+    """
+    try:
+        return path.stat()
+    except OSError as error:
+        if find_accident(error):
+            raise
+        return None
+
+
+def is_file(path: Path) -> bool:
+    """Tell whether a path leads to a plain file. Raises OSError where that could not be told."""
+    found = look_up(path)
+    return found is not None and stat.S_ISREG(found.st_mode)
+
+
+def is_link(path: Path) -> bool:
+    """Tell whether a path is a link. Raises OSError where that could not be told."""
+    try:
+        return stat.S_ISLNK(path.lstat().st_mode)
+    except OSError as error:
+        if find_accident(error):
+            raise
+        return False
+
+
+def is_directory(path: Path) -> bool:
+    """Tell whether a path leads to a directory. Raises OSError where that could not be told."""
+    found = look_up(path)
+    return found is not None and stat.S_ISDIR(found.st_mode)
 
 
 def explain(error: OSError, doing: str) -> Problem:
@@ -77,8 +117,11 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}{TEMPORARY}")
 
 
-def make_directory(path: Path, mode: int = 0o755) -> None:
-    """Make a directory and its parents, whatever the umask is; nothing is done where it is there. Raises OSError."""
+def make_directory(path: Path, mode: int = 0o755, *, durable: bool = True) -> None:
+    """Make a directory and its parents, whatever the umask is; nothing is done where it is there. Raises OSError.
+
+    durable: they outlive a power cut, as what is synced in them is to.
+    """
     try:
         path.mkdir(mode=mode)
     except FileExistsError:
@@ -86,9 +129,18 @@ def make_directory(path: Path, mode: int = 0o755) -> None:
             raise
         return
     except FileNotFoundError:
-        make_directory(path.parent)
+        make_directory(path.parent, durable=durable)
         path.mkdir(mode=mode)
     path.chmod(mode)
+    if durable:
+        sync_directory(path.parent)
+
+
+def make_link(path: Path, to: str) -> None:
+    """Make a link that outlives a power cut, and its directory. Raises OSError."""
+    make_directory(path.parent)
+    path.symlink_to(to)
+    sync_directory(path.parent)
 
 
 @contextlib.contextmanager

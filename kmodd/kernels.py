@@ -10,11 +10,12 @@ import os
 import platform
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
 from .errors import Problem
-from .files import stat_signature
+from .files import LOCAL, find_accident, is_directory, is_file, is_link, look_up, stat_signature
 from .kmodroot import check_links
 from .model import BrokenFile, Fault, Kernel
 from .modulefile import canonical
@@ -67,6 +68,10 @@ def is_release(name: str) -> bool:
     return len(name) <= LONGEST_RELEASE and RELEASE.fullmatch(name) is not None
 
 
+def _refuse(error: OSError) -> None:
+    raise error
+
+
 def find_own(sysroot: Sysroot, directory: Path, objects: Collection[str]) -> dict[str, Path]:
     """Return which of some objects a kernel has itself and installed, and their files. Raises OSError.
 
@@ -78,10 +83,23 @@ def find_own(sysroot: Sysroot, directory: Path, objects: Collection[str]) -> dic
         if name in objects:
             stem = Path(line).with_suffix("")
             files = (sysroot.below(directory, f"{stem}.ko{suffix}") for suffix in ("", *SUFFIXES))
-            path = next((path for path in files if path.exists()), None)
+            path = next((path for path in files if look_up(path)), None)
             if path is not None:
                 found[name] = path
     return found
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a look is asked, and what it is told: see KernelReader.read."""
+
+    symbols: Collection[str]
+    objects: Collection[str]
+    installed: Mapping[str, Mapping[str, str]]
+    devel_packages: Mapping[str, str]
+    source_packages: Mapping[str, str]
+    depmods: Mapping[str, Depmod]
+    configuration: tuple[str, float]  # depmod's
 
 
 class KernelReader:
@@ -108,7 +126,8 @@ class KernelReader:
         itself. installed: release -> our objects' paths relative to the kernel's directory, and their sha256.
         devel_packages: release -> NEVRA. source_packages: release -> file name of the source RPM. depmods: release ->
         the last depmod of kmodd's that ended well.
-        Raises OSError where /lib/modules exists and cannot be listed.
+        A kernel that cannot be looked at is passed over. Raises OSError where /lib/modules exists and cannot be listed,
+        and for want of what every look needs.
         """
         self.skipped = ()
         try:
@@ -116,72 +135,92 @@ class KernelReader:
         except FileNotFoundError:
             return {}
         configuration = read_configuration(self.sysroot)
-        running = os.uname().release if self.sysroot.is_host else ""
+        asked = _Asked(symbols, objects, installed, devel_packages, source_packages, depmods, configuration)
         kernels = {}
         for entry in entries:
             if not entry.is_dir(follow_symlinks=False) or entry.name.startswith("."):
                 continue
-            release, directory = entry.name, Path(entry.path)
+            release = entry.name
             if not is_release(release):
-                self.skipped += (self._skip(release),)
+                text = f"{self._shown(release)} is passed over: it is not named as a kernel release is"
+                self._skip(release, Fault("release-invalid", text, "rename or remove it"))
                 continue
             try:
-                check_links(self.sysroot, release)
-            except Problem as problem:
-                found = Fault(problem.code, f"{release} is passed over: {problem.message}", problem.hint)
-                self.skipped += (BrokenFile(self.sysroot.inside(directory), release, found),)
-                continue
-            if not any((directory / name).exists() for name in LANDMARKS):
-                kernels[release] = Kernel(release, present=False)
-                continue
-            tree, fault = self.find_build_tree(release, devel_packages.get(release, ""))
-            config = self._config(release, tree, frozenset(symbols) | SYMBOLS)
-            ours = installed.get(release, {})
-            stale, omitted = self.indexes.look(directory, ours, configuration, depmods.get(release))
-            machine = _MACHINE.search(release)
-            flavour = _FLAVOUR.search(release)
-            kernels[release] = Kernel(
-                release=release,
-                running=release == running,
-                flavour=next((g for g in flavour.groups() if g), "") if flavour else "",
-                architecture=ARCHITECTURES.get(machine[1], machine[1]) if machine else platform.machine(),
-                build_tree=tree,
-                build_tree_fault=fault,
-                devel_package=devel_packages.get(release, ""),
-                source_package=source_packages.get(release, ""),
-                config=config,
-                compression=self._compression(directory, config),
-                signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",
-                in_tree=frozenset(self._in_tree(directory, objects)),
-                depmod_stale=stale,
-                omitted=omitted,
-            )
+                kernels[release] = self._look(release, asked)
+            except (Problem, OSError) as error:
+                self._skip(release, self._fault(release, error))
         return kernels
 
-    def _skip(self, name: str) -> BrokenFile:
-        where = visible(f"{self.sysroot.inside(self.sysroot.modules)}/{name}")
-        text = f"{where} is passed over: it is not named as a kernel release is"
-        return BrokenFile(where, visible(name), Fault("release-invalid", text, "rename or remove it"))
+    def _look(self, release: str, asked: _Asked) -> Kernel:
+        """Look at one kernel. Raises OSError, and Problem link-leads-out and symlink-loop."""
+        directory = self.sysroot.kernel(release)
+        check_links(self.sysroot, release)
+        if not any(look_up(directory / name) for name in LANDMARKS):
+            return Kernel(release, present=False)
+        package = asked.devel_packages.get(release, "")
+        tree, fault = self.find_build_tree(release, package)
+        config = self._config(release, tree, frozenset(asked.symbols) | SYMBOLS)
+        ours, last = asked.installed.get(release, {}), asked.depmods.get(release)
+        stale, omitted = self.indexes.look(directory, ours, asked.configuration, last)
+        machine = _MACHINE.search(release)
+        flavour = _FLAVOUR.search(release)
+        return Kernel(
+            release=release,
+            running=self.sysroot.is_host and release == os.uname().release,
+            flavour=next((g for g in flavour.groups() if g), "") if flavour else "",
+            architecture=ARCHITECTURES.get(machine[1], machine[1]) if machine else platform.machine(),
+            build_tree=tree,
+            build_tree_fault=fault,
+            devel_package=package,
+            source_package=asked.source_packages.get(release, ""),
+            config=config,
+            compression=self._compression(directory, config),
+            signature_hash=config.get("CONFIG_MODULE_SIG_HASH", "sha256") if "CONFIG_MODULE_SIG" in config else "",
+            in_tree=frozenset(self._in_tree(directory, asked.objects)),
+            depmod_stale=stale,
+            omitted=omitted,
+        )
+
+    def _shown(self, name: str) -> str:
+        return visible(f"{self.sysroot.inside(self.sysroot.modules)}/{name}")
+
+    def _skip(self, name: str, fault: Fault) -> None:
+        self.skipped += (BrokenFile(self._shown(name), visible(name), fault),)
+
+    def _fault(self, release: str, error: Exception) -> Fault:
+        """Return why a kernel is passed over. Raises OSError where more than that one would be affected."""
+        where = self._shown(release)
+        if isinstance(error, Problem):
+            return Fault(error.code, f"{where} is passed over: {error.message}", error.hint)
+        assert isinstance(error, OSError)
+        text = f"{where} is passed over: {error.filename or 'it'} cannot be read: {error.strerror}"
+        if not find_accident(error):
+            return Fault("modules-unreadable", text, "look at what is there")
+        if error.errno not in LOCAL:
+            raise error
+        return Fault("look-interrupted", text, "kmodd looks again by itself")
 
     def find_build_tree(self, release: str, package: str) -> tuple[Optional[str], Optional[Fault]]:
-        """Return the in-root path of a usable build tree, or why there is none."""
+        """Return the in-root path of a usable build tree, or why there is none. Raises OSError."""
         link = self.sysroot.kernel(release) / "build"
-        inside = self.sysroot.inside(link) if os.path.lexists(link) else f"/usr/src/kernels/{release}"
+        inside = self.sysroot.inside(link) if is_link(link) or look_up(link) else f"/usr/src/kernels/{release}"
         tree = self.sysroot.resolve(inside)
         where = self.sysroot.inside(tree)
         command = Remedy("fetch-devel", release).shown(self.sysroot)
-        if not tree.is_dir():
+        if not is_directory(tree):
             if package:
                 text = f"{package} is installed, but {where} does not exist"
                 return None, Fault("build-tree-incomplete", text, f"rpm -V {package}; dnf reinstall {package}")
             return None, Fault("kernel-devel-missing", f"kernel-devel for {release} is not installed", command)
-        missing = next((name for name in NEEDED if not self.sysroot.below(tree, name).exists()), None)
+        missing = next((name for name in NEEDED if not look_up(self.sysroot.below(tree, name))), None)
         if missing:
             hint = f"rpm -V {package}; dnf reinstall {package}" if package else command
             return None, Fault("build-tree-incomplete", f"{where} has no {missing}", hint)
         try:  # it is what vermagic is made of; include/config/kernel.release differs in Debian's trees
             found = _UTS_RELEASE.search(self.sysroot.below(tree, "include/generated/utsrelease.h").read_text())
-        except OSError:
+        except OSError as error:
+            if find_accident(error):
+                raise
             found = None
         theirs = found[1] if found else release
         if theirs != release:
@@ -198,7 +237,7 @@ class KernelReader:
             candidates.append(self.sysroot.resolve(f"{tree}/.config"))
         candidates.append(self.sysroot.resolve(f"/boot/config-{release}"))
         for path in candidates:
-            if path.is_file():
+            if is_file(path):
                 known = self._cached("config", release, path, symbols)
                 if not isinstance(known, dict):
                     known = read_config(path, symbols)
@@ -210,15 +249,12 @@ class KernelReader:
         """Return how the kernel's own modules are compressed; what is there counts before what was configured."""
         known = self._cache.get(("compression", directory.name))
         kernel = directory / "kernel"
-        try:
-            key = stat_signature(kernel)
-        except OSError:
-            key = None
+        key = stat_signature(kernel) if is_directory(kernel) else None
         if known and known[0] == key and key is not None:
             return str(known[1])
         found = ""
         if key is not None:
-            for _, _, files in os.walk(kernel):
+            for _, _, files in os.walk(kernel, onerror=_refuse):
                 names = [name for name in files if ".ko" in name]
                 if names:
                     found = SUFFIXES.get(Path(names[0]).suffix, "")
@@ -239,7 +275,7 @@ class KernelReader:
     def _in_tree(self, directory: Path, objects: Collection[str]) -> dict[str, Path]:
         """Return which of some objects the kernel has itself and installed, and their files."""
         order = directory / "modules.order"
-        if not objects or not order.is_file():
+        if not objects or not is_file(order):
             self._cache.pop(("in-tree", directory.name), None)
             return {}
         asked = frozenset(objects)

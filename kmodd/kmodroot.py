@@ -31,7 +31,7 @@ def open_base(sysroot: Sysroot) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="kmodd-kmod.") as name:
         for place in PLACES:
             path = Path(name, place)
-            make_directory(path.parent)
+            make_directory(path.parent, durable=False)
             path.symlink_to(sysroot.modules)
         yield Path(name)
 

@@ -20,6 +20,7 @@ from .visible import visible_lines
 
 CHANGED = "source-changed"  # what was copied is not what was planned with
 UNSAFE = "source-unsafe"  # others than root can change what would be signed
+UNREAD = "look-interrupted"  # an accident kept something from being looked at
 UNSIGNED = "kernel-source-unsigned"  # a source RPM without a good signature
 REFUSED = (UNSAFE, UNSIGNED)  # no reason to take away what is installed
 
@@ -129,6 +130,7 @@ class BrokenFile:
     path: str
     name: str
     fault: Fault
+    whole: bool = False  # it is a directory of module files, which may have any module
 
 
 @dataclass(frozen=True)
@@ -223,6 +225,7 @@ class Snapshot:
     warnings: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)  # from verify
     checks: Mapping[Target, tuple[Check, ...]] = field(default_factory=dict)  # all of them, where they were asked for
     unseen: Mapping[Target, Unseen] = field(default_factory=dict)  # of what is built and what is to be installed
+    again: Optional[float] = None  # when what of no target could be looked at is looked at again, s since the epoch
     unchecked: Mapping[Target, Unseen] = field(default_factory=dict)  # from verify
     running: frozenset[Target] = frozenset()
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets

@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional
 
-from .files import stat_signature, sync_directory
+from .files import list_names, look_up, stat_signature, sync_directory
 from .modulefile import canonical
 from .paths import DEPMOD_OUTPUTS, PROCESSES, Sysroot
 from .record import Depmod
@@ -44,11 +44,11 @@ _BEGINNING = re.compile(rb"\Z|\xb0\x07\xf4\x57|# (?:Aliases|Soft dep|Weak dep|De
 
 # -- what is whole ---------------------------------------------------------------------------------------------------
 def read_state(directory: Path) -> State:
-    """Return the sizes and times of depmod's outputs."""
+    """Return the sizes and times of depmod's outputs. Raises OSError where they could not be told."""
     found = {}
     for name in sorted(DEPMOD_OUTPUTS):
-        with contextlib.suppress(OSError):
-            stat = (directory / name).stat()
+        stat = look_up(directory / name)
+        if stat is not None:
             found[name] = (stat.st_size, stat.st_mtime_ns)
     return found
 
@@ -61,8 +61,8 @@ def find_flaw(directory: Path, known: Mapping[str, tuple[int, int]]) -> str:
     otherwise cannot be told.
     """
     state = read_state(directory)
-    builtin = directory / "modules.builtin"
-    needed = {*NEEDED, *(["modules.builtin.bin"] if builtin.exists() and builtin.stat().st_size else [])}
+    builtin = look_up(directory / "modules.builtin")
+    needed = {*NEEDED, *(["modules.builtin.bin"] if builtin and builtin.st_size else [])}
     for name in sorted(DEPMOD_OUTPUTS):
         if name not in state:
             if name in needed:
@@ -141,15 +141,16 @@ def identify(installed: Mapping[str, str], configuration: str) -> str:
 
 
 def read_configuration(sysroot: Sysroot) -> tuple[str, float]:
-    """Return what changes when a file of depmod.d does, and when one of ours last did (ctime)."""
+    """Return what changes when a file of depmod.d does, and when one of ours last did (ctime). Raises OSError."""
     found: list[tuple[str, int, int]] = []
     newest = 0.0
     for directory in sysroot.depmod_directories:
-        for path in sorted(directory.glob("*.conf")):
-            with contextlib.suppress(OSError):
-                stat = path.stat()
+        for name in list_names(directory, ".conf"):
+            path = directory / f"{name}.conf"
+            stat = look_up(path)
+            if stat is not None:
                 found.append((sysroot.inside(path), stat.st_size, stat.st_mtime_ns))
-                newest = max(newest, stat.st_ctime) if path.name.startswith("kmodd-") else newest
+                newest = max(newest, stat.st_ctime) if name.startswith("kmodd-") else newest
     return repr(found), newest
 
 
@@ -184,8 +185,8 @@ class IndexReader:
         listed, found = self.listed(directory), {}
         for name in sorted(installed):
             if _stem(name) not in listed:
-                with contextlib.suppress(OSError):  # what is gone is its own module's fault alone
-                    stat = (directory / name).stat()
+                stat = look_up(directory / name)
+                if stat is not None:  # what is gone is its own module's fault alone
                     found[name] = (stat.st_size, stat.st_mtime_ns)
         return found
 
@@ -221,8 +222,8 @@ class IndexReader:
 def _is_older(directory: Path, installed: Collection[str], changed: float) -> bool:
     """Tell whether modules.dep is older than what it was made from, by their times: for want of a record."""
     for name in installed:
-        with contextlib.suppress(OSError):
-            changed = max(changed, (directory / name).stat().st_ctime)
+        stat = look_up(directory / name)
+        changed = max(changed, stat.st_ctime) if stat else changed
     return changed > (directory / "modules.dep").stat().st_mtime
 
 

@@ -13,7 +13,7 @@ from typing import Optional
 
 from . import tomlfile
 from .errors import Problem
-from .files import explained, make_directory, remove_file, replace_file
+from .files import explained, find_accident, make_link, remove_file, replace_file
 from .model import BrokenFile, Fault
 from .modulefile import NAME, Module, ModuleFile
 from .paths import Sysroot
@@ -57,8 +57,11 @@ class RegistryReader:
                 continue
             except OSError as error:
                 where = self.sysroot.inside(directory)
-                fault = Fault("registry-unreadable", f"{where} cannot be read: {error.strerror}")
-                broken.append(BrokenFile(where, directory.name, fault))
+                text, hint = f"{where} cannot be read: {error.strerror}", "what is installed stays meanwhile"
+                fault = Fault("registry-unreadable", text, hint)
+                if find_accident(error):
+                    fault = Fault("look-interrupted", text, hint)
+                broken.append(BrokenFile(where, directory.name, fault, whole=True))
                 continue
             for name in names:
                 if not name.endswith(".toml") or name.startswith(".") or name in seen:
@@ -110,7 +113,10 @@ class RegistryReader:
         except UnicodeDecodeError as error:
             raise Problem("module-file-invalid", f"is not UTF-8 at byte {error.start}") from error
         except OSError as error:
-            raise Problem("module-file-unreadable", f"cannot be read: {error.strerror}") from error
+            text = f"cannot be read: {error.strerror}"
+            if find_accident(error):
+                raise Problem("look-interrupted", text, "kmodd looks again by itself") from error
+            raise Problem("module-file-unreadable", text) from error
         self._parsed[path] = (key, content)
         return content
 
@@ -136,16 +142,14 @@ def remove(sysroot: Sysroot, module: Module) -> str:
     if module.path == module.file.source.dkms:  # it has no module file
         path = local / f"{module.name}.toml"
         with explained(f"writing {sysroot.inside(path)}"):
-            make_directory(path.parent)
-            path.symlink_to("/dev/null")
+            make_link(path, "/dev/null")
         return f"masked {module.path} by {sysroot.inside(path)}"
     path = local / Path(module.path).name
     shipped = vendor / Path(module.path).name
     with explained(f"removing {module.path}"):
         if shipped.exists():
-            make_directory(path.parent)
             remove_file(path)
-            path.symlink_to("/dev/null")
+            make_link(path, "/dev/null")
             return f"masked {sysroot.inside(shipped)} by {sysroot.inside(path)}"
         remove_file(path)
         return f"deleted {sysroot.inside(path)}"

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Optional
 
-from pydantic import ValidationError
-
 from .deleting import delete_tree
 from .errors import Problem
 from .files import (
+    LOCAL,
     digest_file,
     find_accident,
     find_leftovers,
     list_names,
+    look_up,
     make_directory,
     read_own,
     remove_empty,
@@ -28,6 +28,7 @@ from .files import (
     replace_file,
     stage_copy,
     stat_signature,
+    sync_directory,
 )
 from .log import get_logger
 from .model import Target
@@ -35,6 +36,12 @@ from .paths import Sysroot
 from .record import Built, BuiltObject, KernelRecord, TargetRecord
 
 SYMVERS = "Module.symvers"
+
+
+def _check_accident(error: Exception) -> None:
+    """Raise an error by which nothing is known of a record, nor of any other."""
+    if isinstance(error, OSError) and find_accident(error) and error.errno not in LOCAL:
+        raise error
 
 
 class Store:
@@ -62,7 +69,7 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def records(self) -> dict[Target, TargetRecord]:
-        """Return all records."""
+        """Return all records. Raises OSError for want of what every look needs."""
         found: dict[Target, TargetRecord] = {}
         for release, directory in self._directories():
             for module in list_names(directory, ".json"):
@@ -88,6 +95,7 @@ class Store:
         except FileNotFoundError:
             return None
         except (ValueError, OSError) as error:
+            _check_accident(error)
             get_logger().warning("unreadable record ignored", path=str(path), error=str(error).splitlines()[0])
             if isinstance(error, ValueError):
                 with contextlib.suppress(OSError):
@@ -100,8 +108,13 @@ class Store:
         """Return what is remembered of kernels, by release."""
         found = {}
         for release in list_names(self.kernels, ".json"):
-            with contextlib.suppress(OSError, ValidationError):
-                found[release] = KernelRecord.model_validate_json(read_own(self.kernels / f"{release}.json"))
+            try:
+                data = read_own(self.kernels / f"{release}.json")
+            except OSError as error:
+                _check_accident(error)
+                continue
+            with contextlib.suppress(ValueError):
+                found[release] = KernelRecord.model_validate_json(data)
         return found
 
     def is_damaged(self, target: Target, built: Built) -> bool:
@@ -148,14 +161,16 @@ class Store:
             kept.append(BuiltObject(name=file.name[: -len(".ko")], sha256=digest_file(fresh / file.name)))
         if symvers:
             replace_file(fresh / SYMVERS, symvers)
+        sync_directory(fresh)
         delete_tree(directory)
         fresh.rename(directory)
+        sync_directory(directory.parent)
         return tuple(kept)
 
     def symvers(self, target: Target) -> Optional[Path]:
         """Return the Module.symvers that a target's build left, if any."""
         path = self.sysroot.below(self.objects(target), SYMVERS)
-        return path if path.exists() else None
+        return path if look_up(path) else None
 
     def forget(self, target: Target) -> None:
         """Delete a target's objects and record. Raises OSError."""

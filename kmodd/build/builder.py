@@ -62,9 +62,9 @@ class Builder:
         owner = sandbox.free_owner(self.user, self.owners.values())
         with explained(f"making {self.sysroot.inside(scratch)}"):
             delete_tree(scratch)
-            make_directory(self.sysroot.scratch, 0o700)
+            make_directory(self.sysroot.scratch, 0o700, durable=False)
             for path in (scratch, scratch / "tmp", scratch / "symvers"):
-                make_directory(path)  # others cannot come here, the parent is root's alone
+                make_directory(path, durable=False)  # others cannot come here, the parent is root's alone
             if os.geteuid() == 0:
                 os.chown(scratch / "tmp", *owner)  # where kmodd itself writes later, builds must not
         self.owners[scratch] = owner

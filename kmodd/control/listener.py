@@ -42,7 +42,7 @@ class Listener:
     def _bind(self, path: Path) -> socket.socket:
         where = self.sysroot.inside(path)
         with explained(f"opening {where}"):
-            make_directory(path.parent)
+            make_directory(path.parent, durable=False)
             if path.exists() and not stat.S_ISSOCK(path.lstat().st_mode):
                 raise Problem("socket-unusable", f"{where} is no socket", "move it away and restart kmodd")
             temporary = temporary_name(path)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from ..errors import Problem
-from ..files import digest_file, explained, make_directory, remove_empty
+from ..files import digest_file, explained, make_directory, remove_empty, sync_directory
 from ..install import run_depmod
 from ..model import Target, Verdict
 from ..paths import Sysroot
@@ -93,6 +93,7 @@ def _move(source: Path, target: Path) -> None:
     with explained(f"moving {source} to {target}"):
         make_directory(target.parent)
         shutil.move(str(source), target)
+        sync_directory(target.parent)
         remove_empty(source.parent)
 
 

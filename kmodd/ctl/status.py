@@ -18,7 +18,7 @@ from .terminal import paint
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
 CELL = max(map(len, WORST_FIRST)) + 2
 KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
-PASSED_OVER = ("link-leads-out", "release-invalid", "source-name-invalid")  # problems that belong to no module
+PASSED_OVER = ("link-leads-out", "look-interrupted", "release-invalid", "source-name-invalid")  # of no module
 MOST = 3  # lines of a reason
 
 

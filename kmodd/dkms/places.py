@@ -12,7 +12,7 @@ from functools import cmp_to_key
 
 from .. import versions
 from ..errors import Problem
-from ..files import list_names
+from ..files import LOCAL, find_accident, is_file, list_names
 from ..model import BrokenFile, Fault
 from ..modulefile import NAME, Module, ModuleFile, Source
 from ..paths import DKMS_SOURCES, Sysroot
@@ -35,7 +35,7 @@ def find_confs(sysroot: Sysroot) -> Iterator[str]:
             with suppress(Problem):  # a loop of links
                 path = sysroot.resolve(f"{DKMS_TREE}/{name}/{version}/source") / "dkms.conf"
                 conf = sysroot.inside(path)
-                if path.is_file() and path.parent.parent != top and visible(conf) == conf:
+                if is_file(path) and path.parent.parent != top and visible(conf) == conf:
                     yield conf
 
 
@@ -51,18 +51,23 @@ def find_unusable(sysroot: Sysroot) -> Iterator[BrokenFile]:
 
 def _is_file(sysroot: Sysroot, path: str) -> bool:
     try:
-        return sysroot.resolve(path).is_file()
+        return is_file(sysroot.resolve(path))
     except Problem:  # a loop of links
         return False
 
 
 def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:
-    """Return the name and version of a conf, as far as they can be told without reading it as bash does."""
+    """Return the name and version of a conf, as far as they can be told without reading it as bash does.
+
+    Raises OSError for want of what every look needs.
+    """
     path = sysroot.resolve(conf)
     try:
         with reach(sysroot, conf) as found:
             return guess(found.read(LARGEST_CONF).decode(errors="replace"), path.parent.name)
-    except OSError:
+    except OSError as error:
+        if find_accident(error) and error.errno not in LOCAL:
+            raise  # else what was adopted by its own name would be taken for gone
         return guess("", path.parent.name)
 
 

@@ -18,6 +18,7 @@ from typing import Optional, Union
 
 from ..loading import dropins
 from ..model import (
+    UNREAD,
     UNSAFE,
     Action,
     BrokenFile,
@@ -175,7 +176,8 @@ class _Planning:
         change the file.
         """
         fault = broken.fault
-        failed = Judgement(Verdict.FAILED, fault.message, fault.problem, fault.hint)
+        verdict = Verdict.WAITING if fault.problem == UNREAD else Verdict.FAILED
+        failed = Judgement(verdict, fault.message, fault.problem, fault.hint)
         kept = {
             target: self._judge_installed(target, f"installed; {fault.message}")
             for target, record in self.snapshot.records.items()
@@ -257,7 +259,8 @@ class _Planning:
 
     def _protected(self, module: str, record: Optional[TargetRecord]) -> bool:
         """Tell whether a module's file is broken, so that nothing of it may go."""
-        return any(b.name == module or (record and record.module_file == b.path) for b in self.snapshot.broken)
+        file = record.module_file if record else ""
+        return any(b.whole or b.name == module or (file and file == b.path) for b in self.snapshot.broken)
 
     def _removals(self) -> list[RemoveModule]:
         removals = []

@@ -9,6 +9,7 @@ from typing import Optional, Union
 
 from ..model import (
     CHANGED,
+    UNREAD,
     BuildModule,
     Fault,
     InstallModule,
@@ -36,7 +37,7 @@ INPUT_WORDS = {
 }
 
 #: What is wrong with inputs that somebody is to provide.
-WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown")
+WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown", UNREAD)
 #: What had all the time that it may have: it is tried again after a pause, and has failed until then.
 OVERDUE = ("dkms-conf-timeout",)
 
@@ -145,6 +146,9 @@ class Deciding:
         """Return the target to be built before, a decision that stands in the way, or None if it is built."""
         module, dependency = target.module, Target(name, target.kernel)
         if name not in self.snapshot.modules:
+            unread = next((b for b in self.snapshot.broken if b.fault.problem == UNREAD), None)
+            if unread is not None and (unread.whole or unread.name == name):
+                return Wait(target, f"needs {name}: {unread.fault.message}", UNREAD)
             broken = any(b.name == name for b in self.snapshot.broken)
             why = "whose module file is broken" if broken else "which is not registered"
             return Failed(Fault("depends-unknown", f"{module} depends on {name}, {why}", f"kmoddctl add {name}"))

@@ -25,7 +25,7 @@ from ..errors import Problem
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import REFUSED, Check, Fault, Kernel, Loaded, Snapshot, Target, Unseen
+from ..model import REFUSED, UNREAD, Check, Fault, Kernel, Loaded, Snapshot, Target, Unseen
 from ..modulefile import Module, canonical
 from ..moduleindex import identify, read_configuration
 from ..paths import Sysroot
@@ -94,6 +94,7 @@ class Observer:
         self.source_packages: dict[str, str] = {}
         self.rpm_fault: Optional[Problem] = None
         self._unseen: Again[Target] = Again(settings.retry.first, settings.retry.longest)
+        self._unread: Again[str] = Again(settings.retry.first, settings.retry.longest)  # what is of no target alone
         self._unchecked: Again[Target] = Again(settings.retry.first, settings.retry.longest)
         self.take(settings)
 
@@ -107,7 +108,7 @@ class Observer:
         self.adopt = settings.dkms.adopt
         self.confs.allowed = settings.dkms.allow_hooks
         self.forced = settings.dkms.force_version_override
-        for again in (self._unseen, self._unchecked):
+        for again in (self._unseen, self._unchecked, self._unread):
             again.first, again.longest = settings.retry.first, settings.retry.longest
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
@@ -169,11 +170,14 @@ class Observer:
         checks = await checker.check(registry, kernels, records, damaged)
         checks = harden(checks) if self.strict else checks
         self.verifier.remember()
+        skipped = (*self.kernels.skipped, *(find_unusable(self.sysroot) if self.adopt else ()))
+        interrupted = [item.path for item in (*registry.broken, *skipped) if item.fault.problem == UNREAD]
         return Snapshot(
             kernels=kernels,
             modules=registry.modules,
             broken=registry.broken,
-            skipped=(*self.kernels.skipped, *(find_unusable(self.sysroot) if self.adopt else ())),
+            skipped=skipped,
+            again=min(self._unread.note(interrupted, time.time()).values(), default=None),
             inputs=inputs,
             recipes=_named(recipes, registry),
             input_faults=input_faults,

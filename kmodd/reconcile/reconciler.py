@@ -243,8 +243,10 @@ class Reconciler:
             return actions, ()
         applied: list[Action] = []
         pending = {a.target: a for a in actions if isinstance(a, BuildModule)}
+        if snapshot.again is not None:
+            self._want_wake(time.monotonic() + max(snapshot.again - time.time(), 0))
         for target, (running, _) in list(self.builds.items()):
-            if target in snapshot.unseen:
+            if target in snapshot.unseen or snapshot.again is not None:
                 continue  # whether it is still wanted could not be told
             if target not in pending or pending[target].inputs != running.inputs:
                 get_logger().info("build no longer wanted", module=target.module, kernel=target.kernel)

@@ -154,13 +154,13 @@ class TargetWork:
         """Tell whether a build's own inputs are still what they were when it was planned."""
         target = action.target
         kernel = snapshot.kernels[target.kernel]
-        tree, _ = self.observer.kernels.find_build_tree(target.kernel, "")
-        if tree != kernel.build_tree:
-            return False
         try:
+            tree, _ = self.observer.kernels.find_build_tree(target.kernel, "")
+            if tree != kernel.build_tree:
+                return False
             module = snapshot.modules[target.module]
             now = await self.observer.inputs(module, kernel, await self.observer.recipe(module, kernel))
-        except Problem:
+        except (Problem, OSError):
             return False
         return now is not None and all(action.inputs.get(name) == value for name, value in now.items())
 

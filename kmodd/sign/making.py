@@ -96,9 +96,7 @@ class KeyMaker:
     async def _begin(self, stage: Staging) -> Signer:
         self._check_file()
         with explained(f"making {self.keyring.private}"):
-            make_directory(self._private.parent.parent)
-            with contextlib.suppress(FileExistsError):
-                self._private.parent.mkdir(mode=0o700)
+            make_directory(self._private.parent, 0o700)
         async with self._locked():
             with explained(f"making {self.keyring.private}"):
                 if not self.keyring.is_interrupted() or self.keyring.is_there(self.keyring.certificate):
@@ -187,8 +185,7 @@ class KeyMaker:
         """Keep the present pair under its identity, so that a firmware that refuses the new one is no disaster."""
         der = self.keyring.read()
         name = identity_of(der)[:16] if der else "unknown"
-        with contextlib.suppress(FileExistsError):
-            self.retired.mkdir(mode=0o700)
+        make_directory(self.retired, 0o700)
         for path, suffix in ((self.keyring.private, "key"), (self.keyring.certificate, "x509")):
             kept = self.retired / f"{name}.{suffix}"
             with contextlib.suppress(FileNotFoundError):

@@ -197,7 +197,7 @@ class SourceReader:
         also source-changed.
         """
         with _unswapped(f"copying the patches of {module.name}", True):
-            make_directory(directory)
+            make_directory(directory, durable=False)
             digest, patches = self._take_patches(module, release, directory)
             check_planned(module, "source.patches", digest, None if planned is None else planned["patches"])
             digest, others = symvers.copy(self.sysroot, module, release, directory)

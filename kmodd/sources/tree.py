@@ -77,7 +77,7 @@ class Tree:
 
 def make_top(destination: Path, owner: Optional[tuple[int, int]]) -> None:
     """Make the directory that a source is copied to, for (uid, gid). Raises OSError."""
-    make_directory(destination)
+    make_directory(destination, durable=False)
     if owner:
         os.chown(destination, *owner)
 

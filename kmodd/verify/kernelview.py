@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
-from ..files import find_accident, stat_signature
+from ..files import find_accident, is_file, stat_signature
 from ..model import Demand, Kernel
 from ..paths import Sysroot
 from . import cms, content, elf, loader, names, symbols
@@ -108,7 +108,7 @@ class KernelView:
         suffixes = ("", ".xz", ".zst", ".gz")
         stems = [Path(line).with_suffix("") for line in lines if line.strip("/")]
         files = (self.sysroot.below(self.directory, f"{stem}.ko{suffix}") for stem in stems for suffix in suffixes)
-        there = (path for path in files if path.is_file())
+        there = (path for path in files if is_file(path))
         for path, _ in zip(there, range(REFERENCES)):
             try:
                 parsed = await self.parse(path)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Optional, Union
 
 from ..errors import Problem
-from ..files import find_accident
+from ..files import find_accident, is_directory, list_names
 from ..kmodroot import open_base
 from ..loading import MARK
 from ..model import Fault
@@ -113,14 +113,14 @@ class Probe:
         if not self._places:
             self._places = _places()
         found = dict.fromkeys(self.sysroot.resolve(place) for place in self._places)
-        return [path for path in found if path.is_dir()]
+        return [path for path in found if is_directory(path)]
 
     def configurations(self) -> list[Path]:
         """Return modprobe.d's files in force: of one name only the first directory's counts (modprobe.d(5))."""
         chosen: dict[str, Path] = {}
         for directory in self.directories():
-            for path in sorted(directory.glob("*.conf")):
-                chosen.setdefault(path.name, path)
+            for name in list_names(directory, ".conf"):
+                chosen.setdefault(name, directory / f"{name}.conf")
         return [chosen[name] for name in sorted(chosen)]
 
     def running_line(self) -> str:

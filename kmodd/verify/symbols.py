@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Optional
 
+from ..files import is_file
 from ..model import Fault, Kernel
 from ..modulefile import canonical
 from ..paths import Sysroot
@@ -54,7 +55,7 @@ def find_symvers(sysroot: Sysroot, kernel: Kernel) -> Optional[Path]:
     candidates = [sysroot.below(directory, f"symvers{suffix}") for suffix in (".gz", ".xz", ".zst")]
     if kernel.build_tree:
         candidates.append(sysroot.resolve(f"{kernel.build_tree}/Module.symvers"))
-    return next((path for path in candidates if path.is_file()), None)
+    return next((path for path in candidates if is_file(path)), None)
 
 
 def is_same_magic(ours: str, theirs: str, versioned: bool) -> bool:

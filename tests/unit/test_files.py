@@ -15,6 +15,9 @@ import pytest
 
 from kmodd import files
 from kmodd.errors import Problem
+from kmodd.model import Target
+from kmodd.paths import Sysroot
+from kmodd.store import Store
 
 
 def test_replace_makes_directories_and_sets_the_mode(tmp_path: Path) -> None:
@@ -77,6 +80,37 @@ def test_kill_leaves_the_old_file_and_a_leftover_that_is_found(tmp_path: Path, c
     files.replace_file(path, b"newer")
     assert files.find_leftovers(tmp_path) == []
     assert path.read_text() == "newer"
+
+
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The inodes of all that is synced."""
+    found: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (found.append(os.fstat(descriptor).st_ino), real(descriptor)))
+    return found
+
+
+def test_directories_that_are_made_are_synced_into_their_parents(tmp_path: Path, synced: list[int]) -> None:
+    files.replace_file(tmp_path / "a/b/c", b"x")
+    assert {tmp_path.stat().st_ino, (tmp_path / "a").stat().st_ino, (tmp_path / "a/b").stat().st_ino} <= {*synced}
+    synced.clear()
+    files.make_link(tmp_path / "d/e/link", "/dev/null")
+    assert [(tmp_path / name).stat().st_ino for name in (".", "d", "d/e")] == synced
+    synced.clear()
+    files.make_directory(tmp_path / "f/g", durable=False)
+    files.make_directory(tmp_path / "a/b")
+    assert synced == []
+
+
+def test_kept_objects_are_synced_with_their_names(tmp_path: Path, synced: list[int]) -> None:
+    store, source = Store(Sysroot(tmp_path / "root")), tmp_path / "m.ko"
+    (tmp_path / "root").mkdir()
+    source.write_bytes(b"x")
+    store.keep_objects(Target("m", "6.1"), [source], b"")
+    kept = store.objects(Target("m", "6.1"))
+    assert {path.stat().st_ino for path in (kept / "m.ko", kept, kept.parent, kept.parent.parent)} <= {*synced}
+    assert synced.index(kept.stat().st_ino) < len(synced) - 1 - synced[::-1].index(kept.parent.stat().st_ino)
 
 
 def test_full_disk_is_a_problem_with_a_hint(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from ...config import read_settings
 from ...deleting import remove_tree
 from ...dkms.places import adopt, identify, is_adopted
 from ...errors import Problem
-from ...files import explained, make_directory, remove_empty, remove_file, replace_file
+from ...files import explained, make_link, remove_empty, remove_file, replace_file
 from ...kernels import LANDMARKS, KernelReader
 from ...model import Kernel
 from ...modulefile import NAME, Module
@@ -150,10 +150,9 @@ class Tree:
         inside = f"{DKMS_TREE}/{name}/{version}/source"
         path = self.sysroot.resolve(f"{DKMS_TREE}/{name}/{version}") / "source"
         with explained(f"making {inside}"):
-            make_directory(path.parent)
-            with contextlib.suppress(FileNotFoundError):
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 path.unlink()
-            path.symlink_to(self.source(name, version))
+            make_link(path, self.source(name, version))
         return inside
 
     def unlink(self, name: str, version: str) -> None:
