@@ -98,7 +98,7 @@ def _interpret(answer: Answer, kernel: Kernel, config: Mapping[str, str]) -> Rec
     line = _make(answer) or f"make -C {kernel_tree(kernel)} M=$dkms_tree/$module/$module_version/build"
     leading = LEADING_MAKE.match(line)
     if leading:
-        line = f"MAKEFLAGS=${MAKE_FLAGS} make KERNELRELEASE={kernel.release}{line[leading.end() :]}"
+        line = f"MAKEFLAGS=${MAKE_FLAGS} make KERNELRELEASE={shlex.quote(kernel.release)}{line[leading.end() :]}"
     if not QUOTES.search(line):
         # Kbuild can run in parallel; of other Makefiles nobody knows, as DKMS gives -j to the leading make alone
         kbuild = rf"((?:&&|;)\s*)(make\s+-C\s+{re.escape(kernel_tree(kernel))}(?=\s))"

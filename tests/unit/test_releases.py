@@ -3,17 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
 import os
+import shlex
 import subprocess
+from dataclasses import replace
 from pathlib import Path
+from typing import Callable
 
-from worlds import K2, K, T, do, kernel, module, record, settled, world
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from worlds import K2, NOW, POLICY, K, T, do, installed, kernel, module, record, settled, world
 
+from kmodd.alert.metrics import render
+from kmodd.boot import BootReader
+from kmodd.build.ccoption import CompilerAnswers
+from kmodd.build.logs import LogReader
+from kmodd.ctl.complete import print_names
+from kmodd.ctl.dkms.arguments import parse as arguments
+from kmodd.dkms.answer import Answer
+from kmodd.dkms.directives import interpret
 from kmodd.dropins import DropinFiles
-from kmodd.install import run_depmod
+from kmodd.install import Installation, run_depmod
+from kmodd.kernels import NEEDED, KernelReader
 from kmodd.loading import MARK, dropins, exactly, kernels_of
 from kmodd.model import Dropin, RemoveDropin, RunDepmod, Target, WriteDropin
 from kmodd.paths import Sysroot
+from kmodd.planner import find_exclusion, judge
+from kmodd.reconcile.logkeeping import LogKeeper
+from kmodd.record import KernelRecord
+from kmodd.remedy import Remedy
+from kmodd.report import make_report
+from kmodd.sources import SourceReader
+from kmodd.store import Store
 
 #: Those of EL, Debian, rpm's pre-releases and snapshots, self-built ones, and neighbours that are a part of another.
 RELEASES = (
@@ -30,9 +53,176 @@ RELEASES = (
     "6.12-20261124git-1.x86_64",
     "6.1+",
     "6.1",
+    "6.1:~root",
 )
 
 
+# -- every other place where a release becomes something else --------------------------------------------------------
+# Each tells what comes back for a release where all of RELEASES are there.
+
+
+def kernel_of_a_directory(root: Path, release: str) -> object:
+    """Its directory, build tree, configuration in /boot, and utsrelease.h."""
+    for name in RELEASES:
+        tree = root / "usr/src/kernels" / name
+        for file in ("include/generated/utsrelease.h", *NEEDED):
+            (tree / file).parent.mkdir(parents=True, exist_ok=True)
+            (tree / file).write_text(f'#define UTS_RELEASE "{name}"\n' if file.endswith("release.h") else "")
+        (root / "lib/modules" / name).mkdir(parents=True)
+        (root / "lib/modules" / name / "modules.order").touch()
+        (root / "boot").mkdir(exist_ok=True)
+        (root / f"boot/config-{name}").write_text(f'CONFIG_MODULE_SIG=y\nCONFIG_MODULE_SIG_HASH="{name}"\n')
+        (tree / ".config").unlink()
+        (tree / ".config").symlink_to(f"/boot/config-{name}")
+    found = KernelReader(Sysroot(root)).read((), (), {}, {})[release]
+    return found.signature_hash if found.build_tree == f"/usr/src/kernels/{release}" else found.build_tree_fault
+
+
+def state_file(root: Path, release: str) -> object:
+    store = Store(Sysroot(root))
+    for name in RELEASES:
+        store.write(record(release=name))
+        store.write_kernel(KernelRecord(kernel=name))
+    again = Store(Sysroot(root))
+    found = [target.kernel for target, kept in again.records().items() if kept.kernel == release == target.kernel]
+    again.forget(Target("m", release))
+    again.forget_kernel(release)
+    left = Store(Sysroot(root))
+    assert len(left.records()) == len(left.kernel_records()) == len(RELEASES) - 1
+    return found[0]
+
+
+def log_file(root: Path, release: str) -> object:
+    keeper, reader = LogKeeper(Sysroot(root), "adm", 3), LogReader(Sysroot(root))
+    for name in RELEASES:
+        keeper.open(Target("m", name)).write_text(name)
+    assert sorted(reader.kernels("m")) == sorted(RELEASES) == sorted(target.kernel for target in keeper.targets())
+    (attempt,) = reader.attempts("m", release)
+    return reader.read(attempt["log"])
+
+
+def boot_entry(root: Path, release: str) -> object:
+    """By an entry, and by a line of grub.cfg."""
+    (root / "boot/loader/entries").mkdir(parents=True)
+    (root / "boot/grub2").mkdir()
+    for number, name in enumerate(RELEASES):
+        text = f"title x\nlinux /vmlinuz-{name}\noptions root=/dev/{name}\n"
+        (root / f"boot/loader/entries/id{number}.conf").write_text(text)
+    saved = RELEASES.index(release)
+    (root / "boot/grub2/grubenv").write_text(f"# GRUB Environment Block\nsaved_entry=id{saved}\n{'#' * 900}")
+    reader = BootReader(Sysroot(root))
+    lines = "".join(f"menuentry x {{\n\tlinux /boot/vmlinuz-{n} root=/dev/{n}\n}}\n" for n in RELEASES)
+    by_entry = reader.command_lines(release).texts
+    (root / "boot/grub2/grub.cfg").write_text(lines)
+    (root / "etc/default").mkdir(parents=True)
+    (root / "etc/default/grub").write_text("GRUB_ENABLE_BLSCFG=false\n")
+    assert by_entry == reader.command_lines(release).texts == (f"root=/dev/{release}",)
+    (root / "etc/default/grub").unlink()
+    return reader.default(RELEASES)
+
+
+def dnf_line(root: Path, release: str) -> object:
+    """As a person pastes it into a shell."""
+    words = shlex.split(subprocess.run(
+        ["bash", "-c", f"printf '%q ' {Remedy('fetch-devel', release).shown(Sysroot(root))}"],
+        capture_output=True, text=True, check=True,
+    ).stdout)  # fmt: skip
+    return words[-1].partition("kernel-devel-uname-r = ")[2]
+
+
+def exclusion(_: Path, release: str) -> object:
+    left = [n for n in RELEASES if find_exclusion(module(kernels={"exclude": (release,)}).file.kernels, kernel(n))]
+    taken = [n for n in RELEASES if not find_exclusion(module(kernels={"match": (release,)}).file.kernels, kernel(n))]
+    assert left == taken
+    return left[0] if len(left) == 1 else left
+
+
+def patch_choice(root: Path, release: str) -> object:
+    patches = tuple({"file": f"{number}.patch", "kernels": (name,)} for number, name in enumerate(RELEASES))
+    own = module(source={"path": "/usr/src/m", "patches": patches})
+    ((path, _),) = SourceReader(Sysroot(root)).patches(own, release)
+    return RELEASES[int(Path(path).stem)]
+
+
+def dkms_option(_: Path, release: str) -> object:
+    alone, with_architecture = arguments(["status", "-k", release]), arguments(["status", "-k", f"{release}/x86_64"])
+    assert alone.kernels == with_architecture.kernels
+    return alone.kernels[0]
+
+
+def dkms_make_line(_: Path, release: str) -> object:
+    """As bash takes it apart."""
+    said = {"PACKAGE_NAME": "m", "PACKAGE_VERSION": "1", "BUILT_MODULE_NAME": "m", "DEST_MODULE_LOCATION": "/extra"}
+    answer = Answer({name: {0: value} for name, value in said.items()})
+    line = interpret(answer, kernel(release), {}, [("dkms.conf", "")]).make
+    script = f'make() {{ printf "%s\\n" "$@"; }}; kmodd_makeflags=; {line}'
+    done = subprocess.run(["bash", "-c", script], env={"HOME": "/h"}, capture_output=True, text=True, check=True)
+    return next(word for word in done.stdout.splitlines() if word.startswith("KERNELRELEASE=")).partition("=")[2]
+
+
+def metric(_: Path, release: str) -> object:
+    snapshot = settled(kernels=tuple(kernel(name) for name in RELEASES))
+    snapshot = replace(snapshot, records={Target("m", name): record(release=name) for name in RELEASES})
+    text = render(make_report(snapshot, judge(snapshot, POLICY, NOW), NOW, None))
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    names = [sample.labels["kernel"] for sample in families["kmodd_kernel_ready"].samples]
+    assert sorted(names) == sorted(RELEASES)
+    return next(name for name in names if name == release)
+
+
+def installation(root: Path, release: str) -> object:
+    work, source = Installation(Sysroot(root)), root / "m.ko"
+    for name in RELEASES:
+        source.write_text(name)
+        mine = installed(release=name)
+        (root / "lib/modules" / name).mkdir(parents=True)
+        asyncio.run(work.install(Target("m", name), [(source, mine.objects[0])], mine, lambda _: None))
+    work.heal()
+    there = root / f"lib/modules/{release}/extra/m/m.ko"
+    said = there.read_text()
+    work.remove(Target("m", release), installed(release=release))
+    assert not there.exists() and len([*root.glob("lib/modules/*/extra/m/m.ko")]) == len(RELEASES) - 1
+    return said
+
+
+def completion(root: Path, release: str) -> object:
+    for name in RELEASES:
+        (root / "lib/modules" / name).mkdir(parents=True)
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        print_names(["kernels", "--root", str(root)])
+    return next(name for name in out.getvalue().splitlines() if name == release)
+
+
+def answers_of_the_compiler(root: Path, release: str) -> object:
+    """Kept in a file of its own, which goes with its kernel alone."""
+    answers = CompilerAnswers(Sysroot(root), lambda *_: contextlib.nullcontext())  # type: ignore[arg-type]
+    directory = root / "var/cache/kmodd/cc-option"
+    directory.mkdir(parents=True)
+    for name in RELEASES:
+        (directory / f"{name}.mk").write_text(name)
+        (root / "lib/modules" / name).mkdir(parents=True)
+    (root / "lib/modules" / release).rmdir()
+    answers._forget_removed(directory)
+    gone = {*RELEASES} - {path.stem for path in directory.iterdir()}
+    return gone.pop() if len(gone) == 1 else gone
+
+
+PLACES = [
+    kernel_of_a_directory, state_file, log_file, boot_entry, dnf_line, exclusion, patch_choice, dkms_option,
+    dkms_make_line, metric, installation, completion, answers_of_the_compiler,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: place.__name__)
+def test_a_release_stays_what_it_is(place: Callable[[Path, str], object], tmp_path: Path) -> None:
+    for number, release in enumerate(RELEASES):
+        root = tmp_path / str(number)
+        root.mkdir()
+        assert place(root, release) == release
+
+
+# -- depmod.d --------------------------------------------------------------------------------------------------------
 def test_an_override_is_for_one_release_alone(tmp_path: Path) -> None:
     """By real depmod, where nothing else would prefer ours: each release overrides an object of its own."""
     (found,) = dropins(module(), {release: {f"m{number}"} for number, release in enumerate(RELEASES)})
