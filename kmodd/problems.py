@@ -123,6 +123,7 @@ TRANSIENT = {
     "signature-invalid": False,
     "signature-missing": False,
     "signature-required": False,
+    "signature-untold": False,
     "signature-untrusted": False,
     "signing-certificate-invalid": False,
     "signing-failed": True,

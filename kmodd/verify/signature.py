@@ -11,20 +11,29 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import BinaryIO
+from typing import BinaryIO, Optional
 
 from ..errors import Problem
 from ..model import Demand, Fault
-from ..run import explain, run
+from ..run import explain, find_accident, run
 from . import cms
 from .content import Signed
 
 #: openssl-env(7): the machine's authorities, which nothing here is compared with, are not read, which takes longer.
 NO_AUTHORITIES = {"SSL_CERT_FILE": "/dev/null", "SSL_CERT_DIR": "/dev/null"}
 HINT = "kmodd signs it again when it is installed anew: remove the file and run kmoddctl sync"
-#: What openssl says of a signature that is none over the content, or is no PKCS #7 message at all. Whatever else it
-#: ends badly for (no memory, a digest that is not allowed here) says nothing of the signature.
-BAD = re.compile(r":verification failure:|:bad signature:|:messagedigest|:asn1 encoding routines:")
+#: What openssl 3 says of a signature that is none over the content, or is no PKCS #7 message of one signer at all: the
+#: reasons of its libraries for CMS, ASN.1 and keys that say so.
+BAD = re.compile(
+    r":verification failure|:bad signature|:wrong signature length|:messagedigest|:asn1 encoding routines:"
+    r"|:content type not signed data|:type not data|:unsupported content type|:content type mismatch|:no content"
+    r"|:no signers|:no matching digest"
+)
+#: And where it may not, or cannot, use what the signature was made by, such as in FIPS mode: it says nothing of that.
+UNABLE = re.compile(
+    r":unknown digest algorithm|:unsupported(?: algorithm| signature algorithm)?:|:invalid digest|:digest not allowed"
+    r"|:not supported for this key type|:no default digest|:operation not supported for this keytype"
+)
 PEM = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n"
 
 
@@ -63,13 +72,29 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
         done = await run(argv, check=False, pass_fds=descriptors, env=NO_AUTHORITIES)
     if done.status == 0:
         return []
+    accident = find_accident("openssl", done)
+    if accident:
+        raise Problem(accident.code, accident.message, transient=True)
     said = done.stderr.decode(errors="replace")
     if "signer certificate not found" in said:
         return [foreign]
+    fault = read_refusal(name, said)
+    if fault is None:
+        problem = explain("openssl", done)
+        raise Problem(problem.code, problem.message, transient=True)
+    return [fault]
+
+
+def read_refusal(name: str, said: str) -> Optional[Fault]:
+    """Return what openssl's messages say of an object's signature, None where that is not known."""
+    if UNABLE.search(said):
+        text = (
+            f"whether the signature of {name} fits its content cannot be told: openssl here does not do its algorithm"
+        )
+        return Fault("signature-untold", text, "openssl list -digest-algorithms; see crypto-policies(7) and fips-mode")
     if BAD.search(said):
-        return [Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)]
-    problem = explain("openssl", done)
-    raise Problem(problem.code, problem.message, transient=True)
+        return Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)
+    return None
 
 
 def judge(faults: Sequence[Fault], demand: Demand) -> tuple[Sequence[Fault], str]:
@@ -78,6 +103,8 @@ def judge(faults: Sequence[Fault], demand: Demand) -> tuple[Sequence[Fault], str
     One that is missing, or of a kind that the kernel does not know, keeps from loading only where it demands one: to
     module_sig_check() the object is unsigned.
     """
+    if any(fault.problem == "signature-untold" for fault in faults):
+        return faults, "untold"
     missing = next((fault for fault in faults if fault.problem == "signature-missing"), None)
     if missing is None or demand.enforced:
         return faults, "failed"
