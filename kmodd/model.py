@@ -14,7 +14,7 @@ from typing import Optional, Union
 
 from .modulefile import Module, canonical
 from .recipe import Recipe
-from .record import Attempt, BuiltObject, TargetRecord
+from .record import Attempt, BuiltObject, InitRefusal, TargetRecord
 from .remedy import Remedy
 from .visible import visible_lines
 
@@ -230,6 +230,7 @@ class Snapshot:
     running: frozenset[Target] = frozenset()
     loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other
+    refusals: Mapping[Target, tuple[InitRefusal, ...]] = field(default_factory=dict)  # of installed objects' init
 
     def present(self) -> list[Kernel]:
         """Return the kernels that are installed, by release."""

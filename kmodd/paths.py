@@ -301,5 +301,8 @@ RPM_CONFIGURATION = Path("/etc/rpm")
 #: There where systemd is the running system's manager: sd_booted(3).
 SYSTEMD_RUNS = Path("/run/systemd/system")
 
+#: Loads what modules-load.d says: systemd-modules-load.service(8).
+MODULES_LOAD = Path("/usr/lib/systemd/systemd-modules-load")
+
 #: Where packages put sources with a dkms.conf.
 DKMS_SOURCES = "/usr/src"

@@ -113,6 +113,7 @@ TRANSIENT = {
     "reload-refused": False,
     "resources-exhausted": True,
     "root-missing": False,
+    "root-not-running": False,
     "release-invalid": False,
     "rpmdb-unreadable": True,
     "sandbox-failed": True,

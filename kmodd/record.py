@@ -117,6 +117,22 @@ class TargetRecord(Part):
     asked: bool = False  # somebody wants it built again, whatever came of the last attempt
 
 
+class InitRefusal(Part):
+    """An object whose own init function said, when it was to be loaded at boot, that it found no device."""
+
+    name: str  # canonical
+    built: str  # sha256 of the unsigned object
+    when: float  # seconds since the epoch
+
+
+class BootRecord(Part):
+    """What came of loading at the last boot of a kernel: only what its modules' init functions refused."""
+
+    schema_: Literal[1] = Field(1, alias="schema")
+    kernel: str
+    refused: tuple[InitRefusal, ...] = ()
+
+
 class Depmod(Part):
     """The last depmod of kmodd's that ended well. Sizes are in bytes, times of files (mtime) in ns."""
 

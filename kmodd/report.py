@@ -16,7 +16,7 @@ from . import versions
 from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, fingerprint
 from .modulefile import canonical
 from .planner import INPUT_WORDS, RULES, find_refusals, judge_kernel
-from .record import Attempt
+from .record import Attempt, InitRefusal
 from .reloading import Note, find_notes
 
 ORDER = (Verdict.FAILED, Verdict.BLOCKED, Verdict.WAITING, Verdict.BUILDING, Verdict.READY)
@@ -200,6 +200,7 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
             }
             for item in (installed.objects if installed else ())
         ],
+        "init_refused": _refusal(snapshot.refusals.get(target, ())),
         "stale_in_memory": {"reason": note.text, "hint": note.hint} if note else None,
         "fingerprint": _fingerprint(target, snapshot),
         "warnings": [
@@ -209,6 +210,15 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
         ],
         "last_attempt": _attempt(attempt) if attempt else None,
     }
+
+
+def _refusal(refused: Sequence[InitRefusal]) -> Optional[dict[str, Any]]:
+    """Return what is said of objects whose init function found no device at the last boot of their kernel."""
+    if not refused:
+        return None
+    names = [item.name for item in refused]
+    text = f"init refused: no such device (not a fault of the module): {', '.join(names)}"
+    return {"objects": names, "reason": text, "when": max(item.when for item in refused)}
 
 
 def verify_document(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What is remembered: one small JSON file per target, its unsigned objects beside it, one file per kernel.
+"""What is remembered: one small JSON file per target, its unsigned objects beside it, two files per kernel.
 
 `targets/<release>/<module>.json` and `targets/<release>/<module>.objects/` under /var/lib/kmodd. A record that
 cannot be read is set aside and forgotten, which costs a rebuild and nothing else. Must not: decide anything.
@@ -33,7 +33,7 @@ from .files import (
 from .log import get_logger
 from .model import Target
 from .paths import Sysroot
-from .record import Built, BuiltObject, KernelRecord, TargetRecord
+from .record import BootRecord, Built, BuiltObject, KernelRecord, TargetRecord
 
 SYMVERS = "Module.symvers"
 
@@ -51,6 +51,7 @@ class Store:
         self.sysroot = sysroot
         self.targets = sysroot.below(sysroot.state, "targets")
         self.kernels = sysroot.below(sysroot.state, "kernels")
+        self.boots = sysroot.below(sysroot.state, "boots")
         self._known: dict[Path, tuple[object, TargetRecord]] = {}
         self._checked: dict[Path, tuple[object, str]] = {}
 
@@ -117,6 +118,14 @@ class Store:
                 found[release] = KernelRecord.model_validate_json(data)
         return found
 
+    def boot_records(self) -> dict[str, BootRecord]:
+        """Return what came of loading at the last boot of kernels, by release."""
+        found = {}
+        for release in list_names(self.boots, ".json"):
+            with contextlib.suppress(OSError, ValidationError):
+                found[release] = BootRecord.model_validate_json((self.boots / f"{release}.json").read_bytes())
+        return found
+
     def is_damaged(self, target: Target, built: Built) -> bool:
         """Tell whether unsigned objects are gone or changed; unchanged files are not read again.
 
@@ -148,6 +157,10 @@ class Store:
     def write_kernel(self, record: KernelRecord) -> None:
         """Store what is to be remembered of a kernel. Raises OSError."""
         replace_file(self.kernels / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
+
+    def write_boot(self, record: BootRecord) -> None:
+        """Store what came of loading at a kernel's boot. Needs no lock: nobody else writes it. Raises OSError."""
+        replace_file(self.boots / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
 
     def keep_objects(self, target: Target, files: list[Path], symvers: bytes) -> tuple[BuiltObject, ...]:
         """Take over a build's objects, replacing older ones; a kill half way shows as damage. Raises OSError."""
@@ -183,6 +196,7 @@ class Store:
     def forget_kernel(self, release: str) -> None:
         """Delete what is remembered of a kernel. Raises OSError."""
         remove_file(self.kernels / f"{release}.json")
+        remove_file(self.boots / f"{release}.json")
 
     def heal(self) -> None:
         """Delete what a kill left behind. Call only while holding the lock."""

@@ -89,6 +89,7 @@ type Attempt (
 )
 
 # A module on a kernel.
+# init_refused: objects whose own init function found no device at the kernel's last boot; when, since the epoch.
 type Target (
   module: string,
   version: string,
@@ -99,6 +100,7 @@ type Target (
   problem: string,
   hint: string,
   objects: []InstalledObject,
+  init_refused: ?(objects: []string, reason: string, when: float),
   stale_in_memory: ?(reason: string, hint: string),
   fingerprint: string,
   warnings: []string,

@@ -43,6 +43,7 @@ COMMANDS = {
     "verify": ("verify", "check that what is installed would load"),
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
+    "load": ("load", "load what is to be loaded at boot, and keep what the modules said"),
     "watch": ("watch", "show what the daemon does, as it happens"),
     "sync": ("sync", "look, plan and apply once"),
     "rebuild": ("sync", "build a module again although nothing changed, or whatever failed"),

@@ -83,6 +83,9 @@ def _observed(target: Document, facts: Document) -> list[str]:
     stale = target["stale_in_memory"]
     if stale:
         lines += [_row("stale", f"in memory: {stale['reason']}"), f"    → {stale['hint']}"]
+    refused = target["init_refused"]
+    if refused:
+        lines.append(_row("note", f"{refused['reason']}, {terminal.moment(refused['when'])}"))
     if target["damage"]:
         lines.append(_row("changed", target["damage"]))
     if facts["in_tree"]:

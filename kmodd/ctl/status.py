@@ -135,11 +135,14 @@ def _problems(document: Document) -> list[str]:
         stale = target.get("stale_in_memory")
         if stale:
             groups.setdefault(("stale", f"stale in memory: {stale['reason']}", stale["hint"]), []).append(target)
+        refused = target.get("init_refused")
+        if refused:
+            groups.setdefault(("note", refused["reason"], ""), []).append(target)
         for warning in target["warnings"]:
             groups.setdefault(("warning", warning, ""), []).append(target)
     said = {reason for _, reason, _ in groups}
     lines = []
-    order = (*WORST_FIRST, "stale", "warning")
+    order = (*WORST_FIRST, "stale", "warning", "note")
     for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
         lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
     for broken in document["problems"]:
@@ -207,6 +210,8 @@ def _target(kernel: Document, target: Document) -> list[str]:
     stale = target.get("stale_in_memory")
     if stale:
         rows += [("stale", f"in memory: {stale['reason']}"), ("", f"→ {stale['hint']}")]
+    refused = target.get("init_refused")
+    rows += [("note", f"{refused['reason']}, {terminal.moment(refused['when'])}")] if refused else []
     attempt = target["last_attempt"]
     if attempt:
         rows += [("last try", attempt_text(attempt)), *([("log", attempt["log"])] if attempt["log"] else [])]

@@ -25,14 +25,14 @@ from ..errors import Problem
 from ..kernels import KernelReader
 from ..loaded import LoadedReader
 from ..log import get_logger
-from ..model import REFUSED, UNREAD, Check, Fault, Kernel, Loaded, Snapshot, Target, Unseen
+from ..model import REFUSED, UNREAD, Check, Fault, Kernel, Loaded, Presence, Snapshot, Target, Unseen
 from ..modulefile import Module, canonical
 from ..moduleindex import identify, read_configuration
 from ..paths import Sysroot
 from ..planner import find_exclusion
 from ..reading import reach
 from ..recipe import Recipe
-from ..record import TargetRecord
+from ..record import BootRecord, InitRefusal, TargetRecord
 from ..registry import Registry, RegistryReader
 from ..rpmdb import CommandQueries, RpmQueries, open_queries
 from ..sign import Keyring
@@ -170,6 +170,7 @@ class Observer:
         checks = await checker.check(registry, kernels, records, damaged)
         checks = harden(checks) if self.strict else checks
         self.verifier.remember()
+        loaded = await asyncio.to_thread(self._loaded, kernels, records, store_damaged)
         skipped = (*self.kernels.skipped, *(find_unusable(self.sysroot) if self.adopt else ()))
         interrupted = [item.path for item in (*registry.broken, *skipped) if item.fault.problem == UNREAD]
         return Snapshot(
@@ -204,8 +205,9 @@ class Observer:
             unchecked=_until(self._unchecked, _interrupted(checks)),
             checks=checks,
             running=running,
-            loaded=await asyncio.to_thread(self._loaded, kernels, records, store_damaged),
+            loaded=loaded,
             boot=self.loaded.boot() if self.sysroot.is_host else "",
+            refusals=_refusals(records, self.store.boot_records(), loaded),
         )
 
     def _registry(self) -> Registry:
@@ -411,6 +413,25 @@ def _installed(records: Mapping[Target, TargetRecord]) -> dict[str, dict[str, st
             found.setdefault(target.kernel, {}).update(
                 (item.path[start:], item.sha256) for item in record.installed.objects
             )
+    return found
+
+
+def _refusals(
+    records: Mapping[Target, TargetRecord],
+    boots: Mapping[str, BootRecord],
+    loaded: Mapping[Target, Sequence[Loaded]],
+) -> dict[Target, tuple[InitRefusal, ...]]:
+    """Return what init functions of objects refused that are installed still, and not in memory by now."""
+    found: dict[Target, tuple[InitRefusal, ...]] = {}
+    for target, record in records.items():
+        boot = boots.get(target.kernel)
+        if boot is None or record.installed is None:
+            continue
+        installed = {(canonical(item.name), item.built) for item in record.installed.objects}
+        there = {item.name for item in loaded.get(target, ()) if item.presence is not Presence.ABSENT}
+        refused = tuple(r for r in boot.refused if (r.name, r.built) in installed and r.name not in there)
+        if refused:
+            found[target] = refused
     return found
 
 

@@ -91,7 +91,7 @@ def read_refusal(name: str, said: str) -> Optional[Fault]:
         text = (
             f"whether the signature of {name} fits its content cannot be told: openssl here does not do its algorithm"
         )
-        return Fault("signature-untold", text, "openssl list -digest-algorithms; see crypto-policies(7) and fips-mode")
+        return Fault("signature-untold", text, "openssl list -digest-algorithms; see whether this host is in FIPS mode")
     if BAD.search(said):
         return Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)
     return None

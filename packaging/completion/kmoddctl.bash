@@ -91,6 +91,10 @@ _kmoddctl() {
         :
         return
         ;;
+    "load:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
     "watch:--root")
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
@@ -207,6 +211,7 @@ _kmoddctl() {
         "verify") COMPREPLY=($(compgen -W "-h --help --root --json --kernel" -- "$cur")) ;;
         "check") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --all" -- "$cur")) ;;
         "gate") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --wait" -- "$cur")) ;;
+        "load") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "watch") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
         "rebuild") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --dry-run --verbose" -- "$cur")) ;;
@@ -229,7 +234,7 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate watch sync rebuild reload add import remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate load watch sync rebuild reload add import remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;

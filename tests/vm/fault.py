@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Callable, Optional
@@ -112,8 +112,15 @@ class Place:
 
     def in_tree(self, release: Optional[str] = None) -> Path:
         """Return the file of the kernel's own module that the case's kind needs, of its own or another kernel."""
-        directory = self.server.root / "lib/modules" / (release or self.case.release) / "kernel"
-        return next(p for p in directory.rglob("*.ko*") if stem(p) == self.case.kind.in_tree)
+        return next(self._in_tree(release or self.case.release))
+
+    def has_in_tree(self, release: str) -> bool:
+        """Tell whether another kernel has that module, as a module, too."""
+        return next(self._in_tree(release), None) is not None
+
+    def _in_tree(self, release: str) -> Iterator[Path]:
+        directory = self.server.root / "lib/modules" / release / "kernel"
+        return (path for path in directory.rglob("*.ko*") if stem(path) == self.case.kind.in_tree)
 
 
 Spoil = Callable[[Place], None]

@@ -55,7 +55,7 @@ def option_of_kernels_own(place: Place) -> None:
 def _of_other(place: Place) -> tuple[str, bytes]:
     """Return another kernel, and its file of the module that the case needs."""
     others = [release for release in place.server.releases if release != place.case.release]
-    release = place.choose(others)
+    release = place.choose(release for release in others if place.has_in_tree(release))
     path = place.in_tree(release)
     return release, unpack(path.read_bytes(), path.suffix)
 

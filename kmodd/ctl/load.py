@@ -1,0 +1,59 @@
+"""load: has systemd-modules-load load what is to be loaded at boot, and keeps what the modules' init functions said.
+
+That a driver finds no device is no fault of the module; nothing on the disk tells, so it is kept for the status. Must
+not: load anything itself, or judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import re
+import sys
+import time
+
+from ..errors import Problem
+from ..files import explained
+from ..modulefile import canonical
+from ..paths import MODULES_LOAD, Sysroot
+from ..record import BootRecord, InitRefusal
+from ..run import find_accident, run
+from ..store import Store
+from . import DONE, FAILED
+
+#: What systemd says of a module whose load ended with ENODEV; versions differ in one word.
+NO_DEVICE = re.compile(r"Failed to insert (?:module )?'([^']+)': No such device$", re.MULTILINE)
+#: sd_notify's log goes to standard error whoever calls.
+ENVIRONMENT = {"SYSTEMD_LOG_TARGET": "console", "SYSTEMD_LOG_COLOR": "0", "SYSTEMD_LOG_LEVEL": "info"}
+
+
+def find_refused(said: str) -> frozenset[str]:
+    """Return the canonical names of modules that found no device, by what systemd-modules-load printed."""
+    return frozenset(canonical(name) for name in NO_DEVICE.findall(said))
+
+
+def run_load(options: argparse.Namespace) -> int:
+    """kmoddctl load"""
+    sysroot = Sysroot.at(options.root)
+    if not sysroot.is_host:
+        text = "modules are loaded into the running kernel, from its own root alone"
+        raise Problem("root-not-running", text, "give the command without --root")
+    done = asyncio.run(run([MODULES_LOAD], check=False, env=ENVIRONMENT, timeout=None))
+    said = done.stderr.decode(errors="replace")
+    sys.stderr.write(said)
+    accident = find_accident(MODULES_LOAD.name, done)
+    if accident:
+        raise accident
+    release, refused = os.uname().release, find_refused(said)
+    store = Store(sysroot)
+    found = [
+        InitRefusal(name=canonical(item.name), built=item.built, when=time.time())
+        for target, record in sorted(store.records().items())
+        if target.kernel == release and record.installed
+        for item in record.installed.objects
+        if canonical(item.name) in refused
+    ]
+    with explained("storing what modules said at boot"):
+        store.write_boot(BootRecord(kernel=release, refused=tuple(found)))
+    return DONE if done.status == 0 else FAILED
