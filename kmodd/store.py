@@ -10,7 +10,9 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Optional
+from typing import Optional, TypeVar
+
+from pydantic import BaseModel
 
 from .deleting import delete_tree
 from .errors import Problem
@@ -36,6 +38,7 @@ from .paths import Sysroot
 from .record import BootRecord, Built, BuiltObject, KernelRecord, TargetRecord
 
 SYMVERS = "Module.symvers"
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 def _check_accident(error: Exception) -> None:
@@ -106,25 +109,23 @@ class Store:
         return record
 
     def kernel_records(self) -> dict[str, KernelRecord]:
-        """Return what is remembered of kernels, by release."""
-        found = {}
-        for release in list_names(self.kernels, ".json"):
+        """Return what is remembered of kernels, by release. Raises OSError where that could not be looked at."""
+        return dict(self._models(self.kernels, KernelRecord))
+
+    def boot_records(self) -> dict[str, BootRecord]:
+        """Return what came of loading at the last boot of kernels, by release. Raises OSError as kernel_records."""
+        return dict(self._models(self.boots, BootRecord))
+
+    def _models(self, directory: Path, model: type[_Model]) -> Iterator[tuple[str, _Model]]:
+        """Yield the records of kernels in a directory; what cannot be read as one is passed over."""
+        for release in list_names(directory, ".json"):
             try:
-                data = read_own(self.kernels / f"{release}.json")
+                data = read_own(directory / f"{release}.json")
             except OSError as error:
                 _check_accident(error)
                 continue
             with contextlib.suppress(ValueError):
-                found[release] = KernelRecord.model_validate_json(data)
-        return found
-
-    def boot_records(self) -> dict[str, BootRecord]:
-        """Return what came of loading at the last boot of kernels, by release."""
-        found = {}
-        for release in list_names(self.boots, ".json"):
-            with contextlib.suppress(OSError, ValidationError):
-                found[release] = BootRecord.model_validate_json((self.boots / f"{release}.json").read_bytes())
-        return found
+                yield release, model.model_validate_json(data)
 
     def is_damaged(self, target: Target, built: Built) -> bool:
         """Tell whether unsigned objects are gone or changed; unchanged files are not read again.
