@@ -10,6 +10,7 @@ import lzma
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Union
 
 from ..run import run
 
@@ -27,7 +28,7 @@ class Signed:
     signature: empty where the object is unsigned, or signed in a way that the kernel does not know and so passes over.
     """
 
-    content: bytes
+    content: Union[bytes, memoryview]  # not a copy of what it is a part of
     signature: bytes = b""
     damage: str = ""
 
@@ -66,16 +67,16 @@ def split(data: bytes) -> Signed:
     """Take a signature off an object, as module_sig_check() does."""
     if not data.endswith(MAGIC) or len(data) == len(MAGIC):
         return Signed(data)
-    end = len(data) - len(MAGIC)
+    end, view = len(data) - len(MAGIC), memoryview(data)
     if end <= TRAILER:
-        return Signed(data[:end], damage="it is too short for a signature")
+        return Signed(view[:end], damage="it is too short for a signature")
     trailer = data[end - TRAILER : end]
     length = int.from_bytes(trailer[8:], "big")
     if length >= end - TRAILER:
-        return Signed(data[:end], damage=f"its signature has {length} bytes, more than there are")
+        return Signed(view[:end], damage=f"its signature has {length} bytes, more than there are")
     if trailer[2] != PKCS7:
-        return Signed(data[:end])
+        return Signed(view[:end])
     if any(trailer[:2]) or any(trailer[3:8]):
-        return Signed(data[:end], damage="what describes its signature has other values than the kernel takes")
+        return Signed(view[:end], damage="what describes its signature has other values than the kernel takes")
     start = end - TRAILER - length
-    return Signed(data[:start], data[start : end - TRAILER])
+    return Signed(view[:start], data[start : end - TRAILER])

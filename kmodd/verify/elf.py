@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Union
 
 RELOCATABLE, SYMTAB, STRTAB, RELA, NOBITS = 1, 2, 3, 4, 8  # ET_REL, SHT_SYMTAB, SHT_STRTAB, SHT_RELA, SHT_NOBITS
 ABSOLUTE, COMMON, LIVEPATCH, WEAK = 0xFFF1, 0xFFF2, 0xFF20, 2  # SHN_ABS, SHN_COMMON, SHN_LIVEPATCH, STB_WEAK
@@ -47,6 +47,9 @@ class Contents:
         return next(iter(self.info.get(key, ())), "")
 
 
+Buffer = Union[bytes, memoryview]
+
+
 class Section(NamedTuple):
     """What is used of an Elf64_Shdr; data is empty for SHT_NOBITS, size is not."""
 
@@ -78,7 +81,7 @@ class Relocation(NamedTuple):
     addend: int
 
 
-def byte_order(data: bytes) -> str:
+def byte_order(data: Buffer) -> str:
     """Return struct's sign for the byte order of an object. Raises ValueError."""
     if data[:4] != b"\x7fELF" or len(data) < 64 or data[5] not in (1, 2):
         raise ValueError("it is no ELF file")
@@ -99,7 +102,7 @@ def relocations(section: Section, order: str) -> Iterator[Relocation]:
         yield Relocation(offset, info & 0xFFFFFFFF, info >> 32, addend)
 
 
-def read(data: bytes, provider: str) -> Contents:
+def read(data: Buffer, provider: str) -> Contents:
     """Return what an uncompressed object says. provider: the name that its exports go by. Raises ValueError."""
     order = byte_order(data)
     sections = read_sections(data, order)
@@ -148,7 +151,7 @@ def text_at(data: bytes, at: int) -> str:
     return data[at : data.find(b"\0", at)].decode(errors="replace")
 
 
-def read_sections(data: bytes, order: str) -> list[Section]:
+def read_sections(data: Buffer, order: str) -> list[Section]:
     """Return the sections of an object. Raises ValueError where it is cut off or no kernel module."""
     (kind,) = struct.unpack_from(f"{order}H", data, 16)
     (start,) = struct.unpack_from(f"{order}Q", data, 40)

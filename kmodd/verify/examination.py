@@ -22,6 +22,9 @@ from .kernelview import KernelView
 from .objectchecks import ObjectChecks, Signed
 from .probe import module_name
 
+LARGE = 16 << 20  # bytes of an object
+COMPRESSED = 8  # times as large it may be once it is decompressed
+
 
 class Examination:
     """Examines installed targets of one kernel."""
@@ -31,6 +34,7 @@ class Examination:
         self.objects = ObjectChecks(view, signed)
         self.damaged = damaged
         self.turn = asyncio.Semaphore(os.cpu_count() or 1)
+        self.large = asyncio.Lock()
 
     async def all(self, questions: Sequence[Question]) -> list[tuple[list[Check], tuple[Path, ...]]]:
         """Return the checks of each target, and the other modules that were looked at for it."""
@@ -59,7 +63,7 @@ class Examination:
         try:
             async with self.turn:
                 with finding.attempt("object"):
-                    await self.objects.check(finding, question, bool(item.signer))
+                    await self._check(finding, question, bool(item.signer))
         except (Problem, OSError, ValueError) as error:
             message = error.message if isinstance(error, Problem) else str(error)
             hint = DAMAGED
@@ -69,6 +73,19 @@ class Examination:
             text = f"{item.path} cannot be read as a kernel module: {message}"
             finding.add("object", [Fault("object-unreadable", text, hint)], "")
         return finding
+
+    async def _check(self, finding: Finding, question: Question, signed: bool) -> None:
+        """Check one object; a large one by itself, and not held any longer: a build may leave many of them."""
+        if not _is_large(self.view.sysroot.resolve(finding.path)):
+            await self.objects.check(finding, question, signed)
+            return
+        async with self.large:
+            try:
+                await self.objects.check(finding, question, signed)
+            finally:
+                if finding.parsed is not None:
+                    self.view.drop(finding.parsed.path)
+                    finding.parsed = finding.parsed.summary()
 
     # -- beside each other -------------------------------------------------------------------------------------------
     def _compare(self, every: Sequence[Finding]) -> None:
@@ -112,3 +129,12 @@ class Examination:
         ]
         finding.add("exports", found, f"nobody else exports its {len(own)} symbols")
         finding.add_doubts("exports", beside)
+
+
+def _is_large(path: Path) -> bool:
+    """Tell whether an object may take much memory. What cannot be told, reading it tells."""
+    try:
+        size = path.stat().st_size
+    except OSError:
+        return False
+    return size > (LARGE if path.suffix == ".ko" else LARGE // COMPRESSED)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
@@ -26,15 +26,18 @@ SIGNERS = 5  # of them whose signers are compared, where signatures are demanded
 
 @dataclass(frozen=True)
 class Parsed:
-    """A module's file as the kernel reads it. data: uncompressed, with its signature."""
+    """A module's file as the kernel reads it."""
 
     path: Path
     name: str
-    data: bytes
     signed: content.Signed
     shape: loader.Shape
     contents: elf.Contents
     state: object
+
+    def summary(self) -> Parsed:
+        """Return what is left of it once the file itself was checked: names and tables, not the bytes."""
+        return replace(self, signed=content.Signed(b"", self.signed.signature), shape=self.shape.summary())
 
 
 class KernelView:
@@ -79,6 +82,10 @@ class KernelView:
             known = self._read[path] = asyncio.ensure_future(self._parse(path))
         return await asyncio.shield(known)
 
+    def drop(self, path: Path) -> None:
+        """Do not hold a module's file any longer; who wants it again reads it again."""
+        self._read.pop(path, None)
+
     async def _parse(self, path: Path) -> Parsed:
         state = stat_signature(path)
         data = await content.read_plain(path)
@@ -87,7 +94,7 @@ class KernelView:
         def take_apart() -> Parsed:
             signed = content.split(data) if self.kernel.signature_hash else content.Signed(data)
             shape = loader.take_apart(signed.content)
-            return Parsed(path, name, data, signed, shape, elf.read(signed.content, name), state)
+            return Parsed(path, name, signed, shape, elf.read(signed.content, name), state)
 
         return await asyncio.to_thread(take_apart)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional
 
 from .. import versions
@@ -52,6 +52,13 @@ class Shape:
     names: bytes  # of symbols
     symbols: Sequence[elf.Symbol]
     module: Optional[elf.Section]
+
+    def summary(self) -> Shape:
+        """Return what tells its names alone, so that the object's bytes need not be held."""
+        kept = {".modinfo", THIS_MODULE}
+        sections = [s._replace(data=memoryview(bytes(s.data if s.name in kept else b""))) for s in self.sections]
+        module = next((section for section in sections if section.name == THIS_MODULE), None)
+        return replace(self, sections=sections, symbols=(), names=b"", module=module)
 
     @property
     def name(self) -> str:
@@ -135,7 +142,7 @@ class Pointers:
         return int(struct.unpack(f"{self.shape.order}I", data)[0])
 
 
-def take_apart(data: bytes) -> Shape:
+def take_apart(data: elf.Buffer) -> Shape:
     """Return the parts of an uncompressed object without its signature. Raises ValueError."""
     order = elf.byte_order(data)
     sections = elf.read_sections(data, order)

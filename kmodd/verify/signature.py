@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import BinaryIO, Optional
+from typing import BinaryIO, Optional, Union
 
 from ..errors import Problem
 from ..model import Demand, Fault
@@ -37,7 +37,7 @@ UNABLE = re.compile(
 PEM = b"-----BEGIN CERTIFICATE-----\n%s-----END CERTIFICATE-----\n"
 
 
-def _in_memory(data: bytes) -> BinaryIO:
+def _in_memory(data: Union[bytes, memoryview]) -> BinaryIO:
     """Return a file that no kill leaves behind, for a program that wants a path."""
     file = os.fdopen(os.memfd_create("kmodd"), "wb")
     file.write(data)
