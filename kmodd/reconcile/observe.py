@@ -8,7 +8,7 @@ import hashlib
 import os
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -69,6 +69,21 @@ def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
     return Keyring(sysroot, chosen.key, chosen.certificate, chosen.passphrase_file, environment)
 
 
+@dataclass
+class _Read:
+    """What targets are built from, and why that is not known. unseen: of the faults, those that are accidents."""
+
+    inputs: dict[Target, Mapping[str, str]] = field(default_factory=dict)
+    recipes: dict[Target, Recipe] = field(default_factory=dict)
+    faults: dict[Target, Fault] = field(default_factory=dict)
+    unseen: dict[Target, Fault] = field(default_factory=dict)
+
+    def note(self, target: Target, problem: Problem, accident: bool) -> None:
+        self.faults[target] = Fault(problem.code, problem.message, problem.hint)
+        if accident:
+            self.unseen[target] = self.faults[target]
+
+
 class Observer:
     """Everything that reads a root, and what it remembers between two looks."""
 
@@ -119,53 +134,18 @@ class Observer:
         kernels = await asyncio.to_thread(self._kernels, registry, records)
         if await self._ask_rpm(kernels):
             kernels = await asyncio.to_thread(self._kernels, registry, records)
-        inputs: dict[Target, Mapping[str, str]] = {}
-        input_faults: dict[Target, Fault] = {}
-        unseen: dict[Target, Fault] = {}
-        recipes: dict[Target, Recipe] = {}
-        turn = asyncio.Semaphore(os.cpu_count() or 1)
-
-        async def read_conf(target: Target, module: Module) -> None:
-            try:
-                async with turn:
-                    recipe = await self.recipe(module, kernels[target.kernel])
-                if recipe is not None:
-                    recipes[target] = recipe
-            except Problem as problem:
-                input_faults[target] = Fault(problem.code, problem.message, problem.hint)
-                if self._is_accident(problem):
-                    unseen[target] = input_faults[target]
-
         wanted = {
             Target(name, release): module
             for release, kernel in kernels.items()
             for name, module in registry.modules.items()
             if kernel.present and module.enabled and not find_exclusion(module.file.kernels, kernel)
         }
-        await asyncio.gather(*(read_conf(target, module) for target, module in wanted.items()))
-        for target, module in wanted.items():
-            conf = recipes.get(target)
-            if target in input_faults or (conf is not None and conf.excluded):
-                continue
-            try:
-                found = await self.inputs(module, kernels[target.kernel], conf)
-                if found is not None:
-                    inputs[target] = found
-            except Problem as problem:
-                input_faults[target] = Fault(problem.code, problem.message, problem.hint)
-                if self._is_accident(problem):
-                    unseen[target] = input_faults[target]
+        read = await self._read(wanted, kernels)
         self.sources.remember()
         self.confs.remember()
-        damaged, store_damaged = await asyncio.to_thread(self._damage, records, unseen)
-        left = await self._left(registry, kernels, records, unseen)
+        damaged, store_damaged = await asyncio.to_thread(self._damage, records, read.unseen)
+        left = await self._left(registry, kernels, records, read.unseen)
         signer = self.keyring.signer()
-        trusting = {target: notes for target, module in wanted.items() if (notes := _notes(module))}
-        trusting |= {
-            target: (f"the next build will be refused: {fault.message}",)
-            for target, fault in input_faults.items()
-            if fault.problem in REFUSED and target in records and records[target].installed
-        }
         checker = Checker(self.sysroot, self.verifier, self.trust, Key(signer, self.keyring.published))
         checks = await checker.check(registry, kernels, records, damaged)
         checks = harden(checks) if self.strict else checks
@@ -179,9 +159,9 @@ class Observer:
             broken=registry.broken,
             skipped=skipped,
             again=min(self._unread.note(interrupted, time.time()).values(), default=None),
-            inputs=inputs,
-            recipes=_named(recipes, registry),
-            input_faults=input_faults,
+            inputs=read.inputs,
+            recipes=_named(read.recipes, registry),
+            input_faults=read.faults,
             records=records,
             left=left,
             damaged=damaged,
@@ -193,15 +173,8 @@ class Observer:
                 target: tuple(Fault(c.problem, c.message, c.hint) for c in found if c.outcome == "failed")
                 for target, found in checks.items()
             },
-            warnings={
-                target: (
-                    *(c.message for c in checks.get(target, ()) if c.outcome in ("warning", "untold")),
-                    *left.get(target, {}).values(),
-                    *trusting.get(target, ()),
-                )
-                for target in {*checks, *left, *trusting}
-            },
-            unseen=_until(self._unseen, unseen),
+            warnings=_warnings(checks, left, _reservations(wanted, read.faults, records)),
+            unseen=_until(self._unseen, read.unseen),
             unchecked=_until(self._unchecked, _interrupted(checks)),
             checks=checks,
             running=running,
@@ -209,6 +182,33 @@ class Observer:
             boot=self.loaded.boot() if self.sysroot.is_host else "",
             refusals=_refusals(records, self.store.boot_records(), loaded),
         )
+
+    async def _read(self, wanted: Mapping[Target, Module], kernels: Mapping[str, Kernel]) -> _Read:
+        """Read what wanted targets are built from: the recipes of all, then the inputs of those that have one."""
+        read = _Read()
+        turn = asyncio.Semaphore(os.cpu_count() or 1)
+
+        async def read_conf(target: Target, module: Module) -> None:
+            try:
+                async with turn:
+                    recipe = await self.recipe(module, kernels[target.kernel])
+                if recipe is not None:
+                    read.recipes[target] = recipe
+            except Problem as problem:
+                read.note(target, problem, self._is_accident(problem))
+
+        await asyncio.gather(*(read_conf(target, module) for target, module in wanted.items()))
+        for target, module in wanted.items():
+            conf = read.recipes.get(target)
+            if target in read.faults or (conf is not None and conf.excluded):
+                continue
+            try:
+                found = await self.inputs(module, kernels[target.kernel], conf)
+                if found is not None:
+                    read.inputs[target] = found
+            except Problem as problem:
+                read.note(target, problem, self._is_accident(problem))
+        return read
 
     def _registry(self) -> Registry:
         registry = self.registry.read()
@@ -414,6 +414,32 @@ def _installed(records: Mapping[Target, TargetRecord]) -> dict[str, dict[str, st
                 (item.path[start:], item.sha256) for item in record.installed.objects
             )
     return found
+
+
+def _reservations(
+    wanted: Mapping[Target, Module], faults: Mapping[Target, Fault], records: Mapping[Target, TargetRecord]
+) -> dict[Target, tuple[str, ...]]:
+    """Return what is to be said of targets that nothing is wrong with: what their files let pass, or the next build."""
+    found = {target: notes for target, module in wanted.items() if (notes := _notes(module))}
+    for target, fault in faults.items():
+        if fault.problem in REFUSED and target in records and records[target].installed:
+            found[target] = (f"the next build will be refused: {fault.message}",)
+    return found
+
+
+def _warnings(
+    checks: Mapping[Target, Sequence[Check]],
+    left: Mapping[Target, Mapping[str, str]],
+    reservations: Mapping[Target, Sequence[str]],
+) -> dict[Target, tuple[str, ...]]:
+    return {
+        target: (
+            *(c.message for c in checks.get(target, ()) if c.outcome in ("warning", "untold")),
+            *left.get(target, {}).values(),
+            *reservations.get(target, ()),
+        )
+        for target in {*checks, *left, *reservations}
+    }
 
 
 def _refusals(

@@ -7,6 +7,7 @@ same_magic() in kernel/module. Must not: change anything.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
@@ -91,46 +92,66 @@ def check_symbols(
     if versions and not contents.versioned and not is_forcible(config):
         text = f"{name} has no symbol versions, which this kernel demands"
         return [Fault("symbol-versions-missing", text, "build it against this kernel's own kernel-devel")]
+    sorted_ = _sort(contents, exported, loaded_first, config)
+    return _faults(name, contents, sorted_, loaded_first)
+
+
+@dataclass
+class _Sorted:
+    """Symbols of an object by what is wrong with them. absent: provider -> one of its symbols."""
+
+    unknown: list[str] = field(default_factory=list)
+    forbidden: list[str] = field(default_factory=list)
+    differing: list[str] = field(default_factory=list)
+    unversioned: list[str] = field(default_factory=list)
+    foreign: list[str] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+
+def _sort(
+    contents: Contents, exported: Mapping[str, Export], loaded_first: Collection[str], config: Mapping[str, str]
+) -> _Sorted:
+    """Resolve an object's symbols as resolve_symbol() does."""
+    versions = config.get("CONFIG_MODVERSIONS") == "y" and contents.versioned
     free = contents.first("license") in GPL
     strict = config.get("CONFIG_MODULE_ALLOW_MISSING_NAMESPACE_IMPORTS") != "y"
     imported = contents.info.get("import_ns", ())
-    unknown: list[str] = []
-    forbidden: list[str] = []
-    differing: list[str] = []
-    unversioned: list[str] = []
-    foreign: list[str] = []
-    absent: dict[str, str] = {}
+    of = _Sorted()
     for symbol in sorted(needed(contents)):
         found, weak = exported.get(symbol), contents.needs.get(symbol, True)
         if found is None or (found.gpl and not free):
             if not weak:
-                (unknown if found is None else forbidden).append(symbol)
+                (of.unknown if found is None else of.forbidden).append(symbol)
         elif found.provider not in loaded_first and found.provider != "vmlinux":
             if not weak:
-                absent[found.provider] = symbol
-        elif versions and contents.versioned and found.crc not in (0, contents.crcs.get(symbol)):
-            (differing if symbol in contents.crcs else unversioned).append(symbol)
+                of.absent[found.provider] = symbol
+        elif versions and found.crc not in (0, contents.crcs.get(symbol)):
+            (of.differing if symbol in contents.crcs else of.unversioned).append(symbol)
         elif found.namespace and strict and found.namespace not in imported:
-            foreign.append(f"{symbol} of namespace {found.namespace}")
-    faults = []
-    if differing:
-        text = f"{name} was built for another version of {some(differing)}"
+            of.foreign.append(f"{symbol} of namespace {found.namespace}")
+    return of
+
+
+def _faults(name: str, contents: Contents, of: _Sorted, loaded_first: Collection[str]) -> list[Fault]:
+    faults, absent = [], dict(of.absent)
+    if of.differing:
+        text = f"{name} was built for another version of {some(of.differing)}"
         faults.append(Fault("symbol-version-mismatch", text, "kmodd builds it anew when kernel-devel changes"))
-    if unversioned:
-        text = f"{name} does not tell which version of {some(unversioned)} it was built for"
+    if of.unversioned:
+        text = f"{name} does not tell which version of {some(of.unversioned)} it was built for"
         faults.append(Fault("symbol-versions-missing", text, "build it against this kernel's own kernel-devel"))
     lost = {canonical(module) for module in contents.first("depends").split(",") if module} - set(loaded_first)
-    if unknown and lost:
-        absent.update(dict.fromkeys(lost, some(unknown)))
-    elif unknown:
-        text = f"nothing exports {some(unknown)}, which {name} needs"
+    if of.unknown and lost:
+        absent.update(dict.fromkeys(lost, some(of.unknown)))
+    elif of.unknown:
+        text = f"nothing exports {some(of.unknown)}, which {name} needs"
         faults.append(Fault("symbol-unknown", text, "is a module missing that it depends on?"))
-    if forbidden:
-        text = f"{name} uses {some(forbidden)}, which only modules under the GPL may use"
+    if of.forbidden:
+        text = f"{name} uses {some(of.forbidden)}, which only modules under the GPL may use"
         text += f", and its license is {contents.first('license') or 'not told'}"
         faults.append(Fault("symbol-gpl-only", text, "ask whoever wrote the module for one that this kernel takes"))
-    if foreign:
-        text = f"{name} uses {some(foreign)}, but does not import it"
+    if of.foreign:
+        text = f"{name} uses {some(of.foreign)}, but does not import it"
         faults.append(Fault("symbol-namespace", text, "its source lacks MODULE_IMPORT_NS"))
     for provider, symbol in sorted(absent.items()):
         text = f"{name} needs {symbol} of {provider}, which is not installed for this kernel"

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from guarded import OWNER, leaked, make_guarded, own
 from worlds import module
 
 from kmodd.config import read_settings
@@ -16,8 +17,6 @@ from kmodd.registry import RegistryReader
 from kmodd.sources import SourceReader
 from kmodd.sources.symvers import copy as copy_symvers
 
-OWNER = 51234  # nobody's uid
-CANARY = "-----BEGIN PRIVATE KEY----- canary"
 TRUSTED = module(source={"path": "/usr/src/m", "trust_owner": True})
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
@@ -25,27 +24,7 @@ as_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
 @pytest.fixture
 def root(open_path: Path) -> Path:
-    """A root with keys that root alone reads, and a source of somebody else."""
-    keys = open_path / "etc/kmodd/keys"
-    keys.mkdir(parents=True)
-    (keys / "signing.key").write_text(CANARY)
-    (keys / "signing.key").chmod(0o600)
-    keys.chmod(0o700)
-    top = open_path / "usr/src/m"
-    (top / "sub").mkdir(parents=True)
-    for name in ("m.c", "sub/x.h", "sub/signing.key", "fix.patch"):
-        (top / name).write_text(f"int {Path(name).stem};\n")
-    own(top)
-    return open_path
-
-
-def own(top: Path, owner: int = OWNER) -> None:
-    for path in (top, *top.rglob("*")):
-        os.chown(path, owner, owner, follow_symlinks=False)
-
-
-def leaked(top: Path) -> list[Path]:
-    return [p for p in top.rglob("*") if p.is_file() and not p.is_symlink() and CANARY in p.read_text()]
+    return make_guarded(open_path)
 
 
 @as_root

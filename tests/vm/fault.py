@@ -164,7 +164,6 @@ class Fault:
     first: modules that are loaded before. foreign: the object is none of kmodd's any more, so that kmodd blocks it even
     where a kernel loads it. owns: it changes the kernel's own module that the kind needs, for everybody. risky: the
     kernel may not survive it: a boot of its own. late: depmod may not survive it, and has run before.
-    kernel: what every kernel is known to do, LOADS or REFUSES of batch.py; "" where that depends.
     """
 
     klass: str
@@ -183,7 +182,6 @@ class Fault:
     owns: bool = False
     risky: bool = False
     late: bool = False
-    kernel: str = ""
     releases: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
 
     @property

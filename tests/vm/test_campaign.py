@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from batch import CRASHES
 from campaign import KERNELS, Campaign, Row, print_table
 from fault import Fault
 from faults import CLASSES, FAULTS
@@ -58,12 +57,6 @@ def test_verdict_and_kernel_agree(rows: list[Row], fault: Fault) -> None:
 def repeat(row: Row) -> str:
     """Return the command that looks at a case again."""
     return f"make vm-campaign SEED={row.case.seed} CASES={ROUND} KERNELS={MACHINES} ONLY='{row.case.label}'"
-
-
-@pytest.mark.parametrize("fault", [fault for fault in FAULTS if fault.kernel], ids=lambda fault: fault.title)
-def test_cases_are_what_they_are_called(rows: list[Row], fault: Fault) -> None:
-    wrong = [str(row) for row in rows if row.case.fault is fault and row.kernel not in (fault.kernel, CRASHES)]
-    assert not wrong, "\n".join(wrong)
 
 
 def test_every_class_and_kernel_has_cases(rows: list[Row]) -> None:
