@@ -80,6 +80,7 @@ PATHS = {
         "/sys/kernel/security/lockdown",
         "/sys/module/module/parameters/sig_enforce",
     },
+    "kmodd/verify/kernelview.py": {"/boot/vmlinuz-"},
     "kmodd/verify/probe.py": {
         "/etc/modprobe.d", "/lib/modprobe.d", "/proc/cmdline", "/run/modprobe.d", "/usr/lib/modprobe.d",
         "/usr/local/lib/modprobe.d",

@@ -28,8 +28,8 @@ from .probe import Probe
 __all__ = ["Question", "Verifier"]
 
 #: Files beside a kernel's modules that findings depend on.
-OF_KERNEL = ("modules.dep.bin", "modules.builtin", "modules.builtin.modinfo", "modules.order")
-EDITION = 9  # of the checks: raise it when an unchanged file may be judged otherwise
+OF_KERNEL = ("modules.dep.bin", "modules.builtin", "modules.builtin.modinfo", "modules.order", "vmlinuz")
+EDITION = 10  # of the checks: raise it when an unchanged file may be judged otherwise
 
 
 @dataclass(frozen=True)

@@ -46,6 +46,10 @@ class Examination:
             return [([Check(name, "object", "interrupted", accident, "check-interrupted", AGAIN)], ())] * len(questions)
         found = await asyncio.gather(*(self._target(question) for question in questions))
         every = [finding for findings in found for finding in findings]
+        for finding in every:
+            if finding.parsed is not None:
+                with finding.attempt("name"):
+                    await self.view.settle_name(finding.parsed.shape.name)
         self._compare(every)
         certificate = next((question.certificate for question in questions if question.certificate), b"")
         await Closures(self.view, certificate, self.damaged).check(every)

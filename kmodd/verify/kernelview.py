@@ -17,7 +17,7 @@ from ..errors import Problem
 from ..files import find_accident, is_file, stat_signature
 from ..model import Demand, Kernel
 from ..paths import Sysroot
-from . import cms, content, elf, loader, names, symbols
+from . import cms, content, elf, image, loader, names, symbols
 from .probe import Probe, module_name
 
 REFERENCES = 20  # of the kernel's own modules that are looked at for one with init and exit functions
@@ -97,6 +97,23 @@ class KernelView:
             return Parsed(path, name, signed, shape, elf.read(signed.content, name), state)
 
         return await asyncio.to_thread(take_apart)
+
+    async def settle_name(self, name: str) -> None:
+        """Learn from the kernel's image whether a name is taken that only its parameters may have taken.
+
+        Raises Problem, OSError and MemoryError where it could not be looked at.
+        """
+        if name not in self.taken.maybe:
+            return
+        for path in (self.directory / "vmlinuz", self.sysroot.resolve(f"/boot/vmlinuz-{self.kernel.release}")):
+            try:
+                shown = await image.read_shown(path)
+            except (Problem, OSError, ValueError) as error:
+                if find_accident(error):
+                    raise
+                continue
+            self.taken = replace(self.taken, shown=self.taken.shown | shown, maybe=frozenset())
+            return
 
     async def _read_reference(self) -> None:
         """Read what the kernel's own modules tell of all; nothing where there is none to look at.

@@ -15,16 +15,19 @@ from ..files import find_accident
 from ..model import Fault
 from ..modulefile import canonical
 
-#: What of a module that is built in makes a directory in /sys/module: parameters, and a version.
-SHOWN = (b"parmtype=", b"version=")
+CORE = "kernel"  # the directory of parameters without a module's name (core_param())
 
 
 @dataclass(frozen=True)
 class Taken:
-    """Names that a kernel has taken: of modules built in, and of directories in /sys/module from the start."""
+    """Names that a kernel has taken: of modules built in, and of directories in /sys/module from the start.
+
+    maybe: those that only parameters may have: it makes directories for those alone that it shows (image.py).
+    """
 
     built_in: frozenset[str] = frozenset()
     shown: frozenset[str] = frozenset()
+    maybe: frozenset[str] = frozenset()
 
 
 def _read(path: Path) -> bytes:
@@ -43,12 +46,14 @@ def read_taken(directory: Path) -> Taken:
     """
     lines = _read(directory / "modules.builtin").decode(errors="replace").splitlines()
     entries = _read(directory / "modules.builtin.modinfo").split(b"\0")
-    shown = set()
+    shown: set[str] = {CORE}
+    maybe: set[str] = set()
     for entry in entries:
         name, _, rest = entry.partition(b".")
-        if rest.startswith(SHOWN):
-            shown.add(name.decode(errors="replace"))
-    return Taken(frozenset(canonical(line.rpartition("/")[2].partition(".")[0]) for line in lines), frozenset(shown))
+        if rest.startswith((b"parmtype=", b"version=")):
+            (shown if rest.startswith(b"version=") else maybe).add(name.decode(errors="replace"))
+    built_in = frozenset(canonical(line.rpartition("/")[2].partition(".")[0]) for line in lines)
+    return Taken(built_in, frozenset(shown), frozenset(maybe - shown))
 
 
 def check(file: str, inner: str, taken: Taken, others: Collection[str]) -> tuple[list[Fault], list[Fault]]:
@@ -63,6 +68,9 @@ def check(file: str, inner: str, taken: Taken, others: Collection[str]) -> tuple
     if inner in taken.shown or inner in taken.built_in:
         text = f"{file} would not load: this kernel has {inner} built in, which the object calls itself"
         return [Fault("name-taken", text, hint)], []
+    if inner in taken.maybe:
+        text = f"whether {file} loads cannot be told: this kernel may show parameters of {inner}, its name inside"
+        return [], [Fault("name-taken", text, hint)]
     if canonical(inner) == file:
         return [], []
     text = f"{file} calls itself {inner} once it is loaded"

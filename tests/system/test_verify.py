@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import json
 import os
@@ -16,7 +17,7 @@ import pytest
 from nobody import as_nobody
 from world import GOOD, QUICK, World
 
-from kmodd.verify import elf, symbols
+from kmodd.verify import elf, image, symbols
 
 EXPORT = "int {name}_get({type} n);\nint {name}_get({type} n) {{ return n; }}\nEXPORT_SYMBOL_GPL({name}_get);\n"
 PROVIDER = GOOD + EXPORT
@@ -89,6 +90,14 @@ def test_what_is_read_of_objects_is_what_kmod_and_nm_say(world: World) -> None:
         }
         exporting += bool(found.exports)
     assert exporting > 10
+
+
+def test_image_tells_which_parameters_it_shows(world: World) -> None:
+    """ghes has a parameter that nobody sees, so that a module may be called so."""
+    shown = asyncio.run(image.read_shown(world.root / "lib/modules" / world.kernel / "vmlinuz"))
+    assert {"printk", "acpi", "workqueue"} <= shown and len(shown) > 30
+    modinfo = (world.root / "lib/modules" / world.kernel / "modules.builtin.modinfo").read_bytes()
+    assert b"ghes.parmtype=" in modinfo and "ghes" not in shown
 
 
 def test_verify_tells_each_check_and_changes_nothing_but_its_memory(world: World) -> None:

@@ -11,7 +11,7 @@ from kmodd.model import Kernel
 from kmodd.verify import bootline, loader
 from kmodd.verify.names import Taken, check, read_taken
 
-TAKEN = Taken(frozenset({"loop", "crc32"}), frozenset({"printk", "loop"}))
+TAKEN = Taken(frozenset({"loop", "crc32"}), frozenset({"printk", "loop"}), frozenset({"ghes"}))
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,7 @@ TAKEN = Taken(frozenset({"loop", "crc32"}), frozenset({"printk", "loop"}))
         ("one", "crc32", ["name-taken"], []),
         ("one", "ext4", ["name-taken"], []),
         ("one", "other", [], ["name-differs"]),
+        ("ghes", "ghes", [], ["name-taken"]),
     ],
 )
 def test_name_is_free_or_taken(file: str, inner: str, faults: list[str], doubts: list[str]) -> None:
@@ -33,11 +34,12 @@ def test_name_is_free_or_taken(file: str, inner: str, faults: list[str], doubts:
 
 
 def test_taken_names_are_read(tmp_path: Path) -> None:
-    assert read_taken(tmp_path) == Taken()
+    assert read_taken(tmp_path) == Taken(shown=frozenset({"kernel"}))
     (tmp_path / "modules.builtin").write_text("kernel/drivers/block/loop.ko\nkernel/lib/crc-t10.ko\n")
     entries = (b"loop.license=GPL", b"printk.parmtype=time:bool", b"e1000.version=7", b"x.license=a.parmtype=b")
     (tmp_path / "modules.builtin.modinfo").write_bytes(b"\0".join(entries) + b"\0")
-    assert read_taken(tmp_path) == Taken(frozenset({"loop", "crc_t10"}), frozenset({"printk", "e1000"}))
+    taken = Taken(frozenset({"loop", "crc_t10"}), frozenset({"kernel", "e1000"}), frozenset({"printk"}))
+    assert read_taken(tmp_path) == taken
 
 
 @pytest.mark.parametrize(
