@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import struct
 import subprocess
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from patience import wait_until
 
+from kmodd import moduleindex
+from kmodd.install import Installation
 from kmodd.moduleindex import (
     CHILDREN,
     DEPMOD_OUTPUTS,
@@ -27,6 +31,7 @@ from kmodd.moduleindex import (
     read_state,
     sync_outputs,
 )
+from kmodd.paths import Sysroot
 from kmodd.run import find_program
 
 R = "6.1.0-1.el9.x86_64"
@@ -154,6 +159,33 @@ FOREIGN = {
 }  # fmt: skip
 
 
+@pytest.fixture
+def idle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No depmod runs, whatever else this machine does."""
+    monkeypatch.setattr(moduleindex, "PROCESSES", tmp_path / "none")
+
+
+@pytest.mark.usefixtures("idle")
+def test_leftovers_are_deleted_at_the_start(tmp_path: Path) -> None:
+    """Also where depmod does not run again."""
+    directory = tmp_path / "lib/modules/6.1.0-1"
+    directory.mkdir(parents=True)
+    for name, data in {**LEFT, **FOREIGN}.items():
+        (directory / name).write_bytes(data)
+    Installation(Sysroot(tmp_path)).heal()
+    assert {path.name for path in directory.iterdir()} == set(FOREIGN)
+
+
+def test_what_depmod_wrote_is_synced_with_its_names(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: (synced.append(os.fstat(descriptor).st_ino), real(descriptor)))
+    sync_outputs(directory)
+    written = {(directory / name).stat().st_ino for name in DEPMOD_OUTPUTS if (directory / name).exists()}
+    assert written and written <= {*synced[:-1]} and synced[-1] == directory.stat().st_ino
+
+
+@pytest.mark.usefixtures("idle")
 def test_leftovers_of_every_kmod_are_found_and_nothing_else(tmp_path: Path) -> None:
     for name, data in {**LEFT, **FOREIGN}.items():
         (tmp_path / name).write_bytes(data)
@@ -174,4 +206,4 @@ def test_leftovers_are_left_alone_while_a_depmod_runs(tmp_path: Path) -> None:
         child.stdin.write(b"\n")
         child.stdin.close()
         child.wait()
-    assert [path.name for path in find_temporary(tmp_path)] == ["modules.dep.1.2.3"]
+    wait_until(lambda: [path.name for path in find_temporary(tmp_path)] == ["modules.dep.1.2.3"], "no depmod to run")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,9 @@ from kmodd.errors import Problem
 from kmodd.paths import Sysroot
 from kmodd.reading import DEEPEST, MOST_BYTES, acting_as, reach
 from kmodd.registry import RegistryReader
-from kmodd.sources import SourceReader
+from kmodd.sources import DigestCache, SourceReader
 from kmodd.sources.symvers import copy as copy_symvers
+from kmodd.sources.symvers import symvers_identity
 
 TRUSTED = module(source={"path": "/usr/src/m", "trust_owner": True})
 
@@ -37,6 +40,58 @@ def test_copy_must_be_what_was_planned(root: Path, tmp_path: Path) -> None:
     with pytest.raises(Problem, match="changed while it was copied") as caught:
         reader.copy(TRUSTED, tmp_path / "other", None, planned)
     assert (caught.value.code, caught.value.transient) == ("source-changed", True)
+
+
+def test_what_lies_beside_a_source_must_be_what_was_planned(tmp_path: Path) -> None:
+    source = {"path": "/usr/src/m", "patches": ({"file": "/srv/fix.patch"},)}
+    what = module(source=source, build={"symvers": ("/srv/Module.symvers",)})
+    (tmp_path / "srv").mkdir()
+    patch, others = tmp_path / "srv/fix.patch", tmp_path / "srv/Module.symvers"
+    patch.write_text("--- a\n")
+    others.write_text("0x00000001\tx\t/srv/other\tEXPORT_SYMBOL\t\n")
+    sysroot, reader = Sysroot(tmp_path), SourceReader(Sysroot(tmp_path))
+    planned = {
+        "patches": reader.patches_identity(what, "6.1"),
+        "symvers": symvers_identity(sysroot, what, "6.1", DigestCache().digest),
+    }
+    reader.copy_beside(what, "6.1", tmp_path / "same", planned)
+    for path in (patch, others):
+        before = path.read_text()
+        path.write_text(before.replace("x", "y").replace("a", "b"))
+        with pytest.raises(Problem) as caught:
+            reader.copy_beside(what, "6.1", tmp_path / path.name, planned)
+        assert caught.value.code == "source-changed"
+        path.write_text(before)
+
+
+def test_what_was_replaced_since_it_was_reached_is_not_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("one")
+    with reach(Sysroot(tmp_path), "/file") as found:
+        (tmp_path / "other").write_text("two")
+        (tmp_path / "other").rename(tmp_path / "file")
+        with pytest.raises(OSError, match="was replaced just now"):
+            found.read(10)
+
+
+#: Opens a file with the rights of another user, in a process that has a group which may read it.
+MEMBER = """
+import os, sys
+from kmodd.reading import open_at
+os.setgroups([4004])
+try:
+    open_at(os.open(sys.argv[1], os.O_PATH), "file", "file", (51234, 51234))
+except PermissionError:
+    print("refused")
+"""
+
+
+@as_root
+def test_groups_of_this_process_open_nothing_to_a_sources_owner(open_path: Path) -> None:
+    (open_path / "file").write_text("secret")
+    os.chown(open_path / "file", 0, 4004)
+    (open_path / "file").chmod(0o640)
+    done = subprocess.run([sys.executable, "-c", MEMBER, open_path], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("refused\n", "")
 
 
 def _link_top(root: Path) -> None:
