@@ -140,11 +140,10 @@ def test_copy_of_a_root_is_up_to_date(built: World, tmp_path: Path) -> None:
 
 def test_objects_of_a_clock_that_was_ahead_do_not_call_for_depmod_for_ever(built: World) -> None:
     built.sync()
-    ahead = directory(built).stat().st_mtime + 5 * 3600
     for name in DEPMOD_OUTPUTS:
         if (directory(built) / name).exists():
-            os.utime(directory(built) / name, (0, 0))
-    os.utime(directory(built) / "extra/alpha/alpha.ko", (ahead, ahead))
+            os.utime(directory(built) / name, (0, 0))  # no clock but the kernel's sets when an object was changed
+    assert built.plan() == "nothing to do"
     assert built.sync().returncode == 0
     assert built.plan() == "nothing to do"
 
