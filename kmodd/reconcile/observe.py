@@ -151,6 +151,8 @@ class Observer:
         checks = harden(checks) if self.strict else checks
         self.verifier.remember()
         loaded = await asyncio.to_thread(self._loaded, kernels, records, store_damaged)
+        reloaded = [t for t in loaded if t.module in registry.modules and _is_reloaded(registry.modules[t.module])]
+        loaded = await self.loaded.complete(loaded, reloaded)
         skipped = (*self.kernels.skipped, *(find_unusable(self.sysroot) if self.adopt else ()))
         interrupted = [item.path for item in (*registry.broken, *skipped) if item.fault.problem == UNREAD]
         return Snapshot(
@@ -459,6 +461,10 @@ def _refusals(
         if refused:
             found[target] = refused
     return found
+
+
+def _is_reloaded(module: Module) -> bool:
+    return module.file.load.reload == "if-unused"
 
 
 def _notes(module: Module) -> tuple[str, ...]:

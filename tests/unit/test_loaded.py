@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from kmodd.loaded import Identity, LoadedReader, read_identity
+from kmodd.loaded import UNSEEN, Identity, LoadedReader, read_identity
 from kmodd.model import Loaded, Presence, Target
 from kmodd.paths import Sysroot
 
@@ -128,6 +130,36 @@ def test_interfaces_that_are_up_are_told(running: Kernel, installed: Path) -> No
     running.interface("eth3", "m", 0x1003, view="sys")
     running.interface("eth0", "m", 0x1003, view="sys")
     assert running.look("m", installed).interfaces == ("eth0", "eth3")
+
+
+UNIT = """#!/bin/sh
+while [ "${1#--}" != "$1" ]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "interfaces"), [(UNIT, ("eth1",)), ("#!/bin/sh\nexit 1\n", (UNSEEN,)), (None, ())], ids=str
+)
+def test_interfaces_that_are_hidden_are_asked_of_another_unit(
+    running: Kernel, installed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unit: str, interfaces: object
+) -> None:
+    """As in kmodd.service, which sees nothing of pid 1: systemd-run is a script here, what it runs is not."""
+    running.load("m", number=9)
+    running.interface("eth1", "m", 0x1003, view="sys")
+    running.interface("eth2", "m", 0x1002, view="sys")
+    running.interface("eth3", "other", 0x1003, view="sys")
+    found = {T: tuple(replace(item, interfaces=()) for item in running.reader.read({T: {"m": installed}})[T])}
+    if unit is not None:
+        (tmp_path / "systemd-run").write_text(unit)
+        (tmp_path / "systemd-run").chmod(0o755)
+        monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path}:/usr/bin:/bin")
+        monkeypatch.setattr("kmodd.loaded.SYSTEMD_RUNS", tmp_path)
+        monkeypatch.setattr("os.geteuid", lambda: 0)
+    (item,) = asyncio.run(running.reader.complete(found, [T]))[T]
+    assert item.interfaces == interfaces
+    (item,) = asyncio.run(running.reader.complete(found, []))[T]
+    assert item.interfaces == ()
 
 
 def test_object_without_its_stored_file_is_unknown(running: Kernel, tmp_path: Path) -> None:
