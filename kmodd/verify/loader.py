@@ -27,6 +27,7 @@ X86_64 = 62
 #: Of a relocation on x86-64: type -> bytes that it writes. All others are refused.
 WIDTHS = {0: 0, 1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
 NONE, ABSOLUTE_32, SIGNED_32 = 0, 10, 11
+RELATIVE, REACH = (2, 4), 1 << 31  # the kernel does not look whether those overflow
 #: Between which addresses, as signed numbers, code and data of the kernel and of its modules lie.
 KERNEL = (-(1 << 31), -(1 << 24))
 HINT = "remove the file and run kmoddctl sync; if it is built so again, its source or the compiler is at fault"
@@ -168,10 +169,15 @@ def check(name: str, shape: Shape, reference: Reference, release: str) -> tuple[
     """
     faults = [
         Fault("object-refused", f"{name} would not load: {text}", HINT)
-        for texts in (_sections(shape, release), _symbols(shape), _relocations(shape), _percpu(shape))
+        for texts in (_sections(shape, release), _symbols(shape), _percpu(shape))
         for text in texts
     ]
     doubts: list[Fault] = []
+    for text, certain in _relocations(shape):
+        if certain:
+            faults.append(Fault("object-refused", f"{name} would not load: {text}", HINT))
+        else:
+            doubts.append(Fault("object-refused", f"whether {name} works cannot be told: {text}", HINT))
     for text, certain in _against(shape, reference, release):
         target = faults if certain else doubts
         target.append(Fault("object-refused", f"{name} {'would' if certain else 'may'} not load: {text}", HINT))
@@ -240,35 +246,41 @@ def _percpu(shape: Shape) -> Iterator[str]:
         yield f"it wants {size} bytes of data for each processor, and all modules together have {RESERVE}"
 
 
-def _relocations(shape: Shape) -> Iterator[str]:
+def _relocations(shape: Shape) -> Iterator[tuple[str, bool]]:
+    """Yield what is wrong with relocations, and whether that is certainly refused: of each kind the first."""
+    told = False
     if shape.machine != X86_64:
         return
     for section in shape.sections:
         if section.kind == elf.RELA and section.info >= len(shape.sections):
-            yield f"{section.name} is about section {section.info}, which there is not"
+            yield f"{section.name} is about section {section.info}, which there is not", True
             return
         target = shape.sections[section.info] if section.kind == elf.RELA else shape.sections[0]
         if section.kind == elf.RELA and target.flags & elf.ALLOC:
-            fault = next(_of_section(shape, section, target), "")
-            if fault:
-                yield f"a relocation of {target.name} {fault}"
-                return
+            for text, certain in _of_section(shape, section, target):
+                if certain or not told:
+                    yield f"a relocation of {target.name} {text}", certain
+                told = True
+                if certain:
+                    return
 
 
-def _of_section(shape: Shape, section: elf.Section, target: elf.Section) -> Iterator[str]:
+def _of_section(shape: Shape, section: elf.Section, target: elf.Section) -> Iterator[tuple[str, bool]]:
     content = target.data
     for offset, kind, number, addend in elf.relocations(section, shape.order):
         width = WIDTHS.get(kind)
         if width is None:
-            yield f"has the type {kind}, which no kernel knows"
+            yield f"has the type {kind}, which no kernel knows", True
         elif number >= len(shape.symbols):
-            yield f"is of symbol {number}, which there is not"
+            yield f"is of symbol {number}, which there is not", True
         elif offset + width > target.size:
-            yield f"lies at {offset:#x}, beyond its end"
+            yield f"lies at {offset:#x}, beyond its end", True
         elif width and target.kind != elf.NOBITS and any(content[offset : offset + width]):
-            yield f"lies at {offset:#x}, where there is something already"
+            yield f"lies at {offset:#x}, where there is something already", True
         elif kind in (ABSOLUTE_32, SIGNED_32) and _overflows(kind, shape.symbols[number], addend):
-            yield f"overflows at {offset:#x}"
+            yield f"overflows at {offset:#x}", True
+        elif kind in RELATIVE and not -REACH <= addend < REACH:
+            yield f"at {offset:#x} has more than 32 bits, of which the kernel cuts off the rest", False
 
 
 def _overflows(kind: int, symbol: elf.Symbol, addend: int) -> bool:
