@@ -56,6 +56,18 @@ def keys(model: type[BaseModel]) -> set[str]:
     return set(model.model_fields)
 
 
+def test_checks_are_those_of_the_code_and_tell_their_outcomes() -> None:
+    text = section(page("kmoddctl.8"), "CHECKS")
+    code = "".join(
+        path.read_text() for part in ("verify", "reconcile") for path in (TOP / "kmodd" / part).rglob("*.py")
+    )
+    named = {"content", *re.findall(r'(?:add|add_doubts|attempt|interrupt)\(\s*"([a-z-]+)"', code)}
+    named.update(re.findall(r'Check\([^,()]+, "([a-z-]+)"', code))
+    told = {words.split()[0]: words for words in text.split("\n.It ")[1:]}
+    assert set(told) == named
+    assert all("\nFails: " in words for name, words in told.items() if name != "dependants")
+
+
 def test_problems_are_those_of_the_code_and_say_when_they_are_tried_again() -> None:
     text = section(page("kmodd.problems.7"), "PROBLEMS")
     listed = dict(re.findall(r"^\.It ([a-z-]+) Pq (retried|on change|warning|command)$", text, re.MULTILINE))
