@@ -5,10 +5,13 @@ Must not: import anything of kmodd but the table of codes and what makes text fi
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import TYPE_CHECKING, Optional
 
 from .problems import TRANSIENT
 from .visible import visible_lines
+
+if TYPE_CHECKING:
+    from .fault import Fault
 
 
 class Problem(Exception):
@@ -32,6 +35,17 @@ class Problem(Exception):
         super().__init__(self.message)
         self.transient = TRANSIENT.get(code, True) if transient is None else transient
         self.attributes = attributes
+
+    @classmethod
+    def of(cls, fault: Fault, *, transient: Optional[bool] = None) -> Problem:
+        """Return what raises a fault that was found earlier."""
+        return cls(fault.problem, fault.message, fault.hint, transient=transient)
+
+    @property
+    def fault(self) -> Fault:
+        from .fault import Fault  # not above: kmoddctl imports this for each answer of the daemon
+
+        return Fault(self.code, self.message, self.hint)
 
     def __str__(self) -> str:
         return f"{self.message} ({self.hint})" if self.hint else self.message

@@ -1,4 +1,4 @@
-"""The domain: what was observed, what is to be done, and what is to be said of it. All of it frozen.
+"""The domain: what was observed, and what is to be said of it. All of it frozen, but for rows while they are filled.
 
 Must not: do I/O. Words are those of ARCHITECTURE.md.
 """
@@ -10,13 +10,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Optional, Union
+from typing import Optional
 
+from .fault import Fault as Fault
+from .fault import make_visible
 from .modulefile import Module, canonical
 from .recipe import Recipe
 from .record import Attempt, BuiltObject, InitRefusal, TargetRecord
-from .remedy import Remedy
-from .visible import visible_lines
 
 CHANGED = "source-changed"  # what was copied is not what was planned with
 UNSAFE = "source-unsafe"  # others than root can change what would be signed
@@ -50,27 +50,6 @@ class Target:
         return f"{self.module} for {self.kernel}"
 
 
-def _make_visible(thing: object, *names: str) -> None:
-    """Have texts of a frozen object shown as they are, whatever they quote of what comes from outside."""
-    for name in names:
-        text = getattr(thing, name)
-        shown = visible_lines(text)
-        if shown is not text:
-            object.__setattr__(thing, name, shown)
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Something found wrong: problem code, sentence, what to do; they are made fit to be shown."""
-
-    problem: str
-    message: str
-    hint: str = ""
-
-    def __post_init__(self) -> None:
-        _make_visible(self, "message", "hint")
-
-
 @dataclass(frozen=True)
 class Check:
     """One thing that verify looked at in an object; message says why.
@@ -87,7 +66,11 @@ class Check:
     hint: str = ""
 
     def __post_init__(self) -> None:
-        _make_visible(self, "object", "message", "hint")
+        make_visible(self, "object", "message", "hint")
+
+    @property
+    def fault(self) -> Fault:
+        return Fault(self.problem, self.message, self.hint)
 
     @property
     def is_finding(self) -> bool:
@@ -120,6 +103,7 @@ class Kernel:
     depmod_stale: str = ""  # why modules.dep is not what depmod would write now
     command_lines: tuple[str, ...] = ("",)  # that it may get; more than one where the boot loader leaves that open
     command_line_unknown: str = ""  # why it may get others
+    attempts: Mapping[str, Attempt] = field(default_factory=dict)  # the last of each step that failed last: depmod
     omitted: frozenset[str] = frozenset()  # installed files, relative to its directory, that depmod does not list
 
 
@@ -202,51 +186,87 @@ class Unseen:
 
 
 @dataclass(frozen=True)
+class Damage:
+    """How an installed file, in-root, differs from what was recorded; text names it, and is fit to print."""
+
+    path: str
+    text: str
+
+
+@dataclass
+class TargetState:
+    """What was observed of one target: a row, of which each probe fills its part. Nothing changes it afterwards."""
+
+    record: Optional[TargetRecord] = None
+    inputs: Optional[Mapping[str, str]] = None  # what identifies a build but for its dependencies, where it is known
+    recipe: Optional[Recipe] = None  # what a dkms.conf says
+    input_fault: Optional[Fault] = None  # e.g. an unreadable source
+    left: Mapping[str, str] = field(default_factory=dict)  # objects that are left to the kernel's own, and why
+    damage: Optional[Damage] = None
+    store_damaged: bool = False  # unsigned objects are gone or changed
+    checks: Optional[tuple[Check, ...]] = None  # from verify, where it could be asked: findings, or all
+    notes: tuple[str, ...] = ()  # what its module file lets pass, and what the next build is refused for
+    unseen: Optional[Unseen] = None  # of what is built from and what is installed
+    unchecked: Optional[Unseen] = None  # by verify
+    running: bool = False  # it is being built
+    loaded: tuple[Loaded, ...] = ()  # of the running kernel's targets
+    init_refused: tuple[InitRefusal, ...] = ()  # installed objects whose init found no device at the last boot
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """Return what verify found wrong."""
+        return tuple(check.fault for check in self.checks or () if check.outcome == "failed")
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Return what is to be known of it, wrong or not."""
+        told = (check.message for check in self.checks or () if check.outcome in ("warning", "untold"))
+        return (*told, *self.left.values(), *self.notes)
+
+    @property
+    def wanted(self) -> tuple[BuiltObject, ...]:
+        """Return the objects of the last build that are to be installed."""
+        built = self.record.built if self.record else None
+        return tuple(item for item in built.objects if item.name not in self.left) if built else ()
+
+
+UNKNOWN = TargetState()
+
+
+@dataclass(frozen=True)
 class Snapshot:
-    """What is on disk now."""
+    """What is on disk now: a row for each kernel and each target, and what belongs to the whole root."""
 
     kernels: Mapping[str, Kernel] = field(default_factory=dict)
     modules: Mapping[str, Module] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
-    skipped: tuple[
-        BrokenFile, ...
-    ] = ()  # directories whose names no kernel and no source can have; path and name shown
-    inputs: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # where they can be known
-    recipes: Mapping[Target, Recipe] = field(default_factory=dict)  # of those that have a dkms.conf
-    input_faults: Mapping[Target, Fault] = field(default_factory=dict)  # e.g. an unreadable source
-    records: Mapping[Target, TargetRecord] = field(default_factory=dict)
-    left: Mapping[Target, Mapping[str, str]] = field(default_factory=dict)  # objects left to the kernel's own, and why
-    damaged: Mapping[Target, str] = field(default_factory=dict)  # what differs on disk from the record, fit to print
-    store_damaged: frozenset[Target] = frozenset()  # unsigned objects gone or changed
-    kernel_attempts: Mapping[str, Attempt] = field(default_factory=dict)
+    #: Directories whose names no kernel and no source can have; path and name are made fit to be shown.
+    skipped: tuple[BrokenFile, ...] = ()
+    targets: Mapping[Target, TargetState] = field(default_factory=dict)
     dropins: tuple[Dropin, ...] = ()  # the ones that kmodd wrote
     signer: Signer = Signer()
-    faults: Mapping[Target, tuple[Fault, ...]] = field(default_factory=dict)  # from verify
-    warnings: Mapping[Target, tuple[str, ...]] = field(default_factory=dict)  # from verify
-    checks: Mapping[Target, tuple[Check, ...]] = field(default_factory=dict)  # all of them, where they were asked for
-    unseen: Mapping[Target, Unseen] = field(default_factory=dict)  # of what is built and what is to be installed
     again: Optional[float] = None  # when what of no target could be looked at is looked at again, s since the epoch
-    unchecked: Mapping[Target, Unseen] = field(default_factory=dict)  # from verify
-    running: frozenset[Target] = frozenset()
-    loaded: Mapping[Target, tuple[Loaded, ...]] = field(default_factory=dict)  # of the running kernel's targets
     boot: str = ""  # tells this boot of the running kernel from any other
-    refusals: Mapping[Target, tuple[InitRefusal, ...]] = field(default_factory=dict)  # of installed objects' init
 
     def present(self) -> list[Kernel]:
         """Return the kernels that are installed, by release."""
         return [kernel for _, kernel in sorted(self.kernels.items()) if kernel.present]
 
-    def wanted(self, target: Target) -> tuple[BuiltObject, ...]:
-        """Return the objects of the last build of a target that are to be installed."""
-        record, left = self.records.get(target), self.left.get(target, {})
-        return tuple(o for o in record.built.objects if o.name not in left) if record and record.built else ()
+    def of(self, target: Target) -> TargetState:
+        """Return a target's row, an empty one where nothing is known of it."""
+        return self.targets.get(target, UNKNOWN)
+
+    @property
+    def records(self) -> dict[Target, TargetRecord]:
+        """Return what is remembered, of the targets of which something is."""
+        return {target: state.record for target, state in self.targets.items() if state.record is not None}
 
     def refusal(self, target: Target) -> Optional[Fault]:
         """Return why the next build of a target is refused for who could have a hand in it; None where it is not."""
-        record = self.records.get(target)
-        files = {target.module if record is None else record.module_file, target.module}
+        state = self.of(target)
+        files = {target.module if state.record is None else state.record.module_file, target.module}
         faults = [broken.fault for broken in self.broken if {broken.path, broken.name} & files]
-        faults += [self.input_faults[target]] if target in self.input_faults else []
+        faults += [state.input_fault] if state.input_fault is not None else []
         return next((fault for fault in faults if fault.problem in REFUSED), None)
 
     def unlisted(self, target: Target) -> tuple[BuiltObject, ...]:
@@ -254,11 +274,12 @@ class Snapshot:
         module, kernel = self.modules.get(target.module), self.kernels.get(target.kernel)
         if module is None or kernel is None or module.names_objects:
             return ()
-        return tuple(item for item in self.wanted(target) if canonical(item.name) in kernel.in_tree)
+        return tuple(item for item in self.of(target).wanted if canonical(item.name) in kernel.in_tree)
 
     def depends(self, target: Target) -> tuple[str, ...]:
         """Return the modules that a registered one is built after, for a kernel."""
-        more = self.recipes[target].depends if target in self.recipes else ()
+        recipe = self.of(target).recipe
+        more = recipe.depends if recipe is not None else ()
         return tuple(dict.fromkeys((*self.modules[target.module].file.build.depends, *more)))
 
 
@@ -271,78 +292,6 @@ class Policy:
 
 
 @dataclass(frozen=True)
-class BuildModule:
-    """Build a target; inputs is what the build is identified by."""
-
-    target: Target
-    reason: str
-    inputs: Mapping[str, str] = field(default_factory=dict, hash=False)
-    after: tuple[Target, ...] = ()  # built before it
-
-
-@dataclass(frozen=True)
-class InstallModule:
-    """Sign, compress and install what was built."""
-
-    target: Target
-    reason: str
-
-
-@dataclass(frozen=True)
-class RemoveModule:
-    """Delete a target's installed objects, stored objects and record."""
-
-    target: Target
-    reason: str
-
-
-@dataclass(frozen=True)
-class WriteDropin:
-    dropin: Dropin
-    reason: str
-
-
-@dataclass(frozen=True)
-class RemoveDropin:
-    dropin: Dropin
-    reason: str
-
-
-@dataclass(frozen=True)
-class RunDepmod:
-    kernel: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class ReloadModule:
-    """Take objects out of the running kernel, in this order, and load them again, in the reverse one."""
-
-    target: Target
-    objects: tuple[str, ...]
-    reason: str
-    along: tuple[Target, ...] = ()  # others whose objects are among them
-
-
-@dataclass(frozen=True)
-class Wait:
-    """Nothing can be done for a target now. until: seconds since the epoch, None where an event must come first.
-
-    hint: for people. remedy: what kmodd itself may do about it.
-    """
-
-    target: Target
-    reason: str
-    problem: str
-    hint: str = ""
-    until: Optional[float] = None
-    remedy: Optional[Remedy] = None
-
-
-Action = Union[BuildModule, InstallModule, RemoveModule, WriteDropin, RemoveDropin, RunDepmod, ReloadModule, Wait]
-
-
-@dataclass(frozen=True)
 class Judgement:
     """A verdict with its reason."""
 
@@ -351,6 +300,15 @@ class Judgement:
     problem: str = ""
     hint: str = ""
     rule: int = field(default=0, compare=False)  # which of planner.RULES decided; 0 where none did
+
+    @classmethod
+    def of(cls, verdict: Verdict, fault: Fault, rule: int = 0, more: str = "") -> Judgement:
+        """Return the verdict that follows from a fault. more: is put behind its message."""
+        return cls(verdict, fault.message + more, fault.problem, fault.hint, rule)
+
+    @property
+    def fault(self) -> Fault:
+        return Fault(self.problem, self.reason, self.hint)
 
 
 def fingerprint(inputs: Mapping[str, str]) -> str:

@@ -5,9 +5,11 @@ Facts that the disk can tell are not here. Must not: read or write files. The st
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Any, Literal, Optional
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from .fault import Fault
 
 #: A name that stays in its directory: records may come with a root that others made.
 FileName = Annotated[str, Field(pattern=r"^[^/\x00]+$")]
@@ -44,6 +46,10 @@ class Attempt(Part):
     log: str = ""  # in-root path
     error: Optional[FirstError] = None
     warnings: tuple[str, ...] = ()
+
+    @property
+    def fault(self) -> Fault:
+        return Fault(self.problem, self.message, self.hint)
 
 
 class BuiltObject(Part):
@@ -102,6 +108,10 @@ class Reload(Part):
     message: str = ""
     hint: str = ""
 
+    @property
+    def fault(self) -> Fault:
+        return Fault(self.problem, self.message, self.hint)
+
 
 class TargetRecord(Part):
     schema_: Literal[1] = Field(1, alias="schema")
@@ -142,9 +152,17 @@ class Depmod(Part):
 
 
 class KernelRecord(Part):
-    """What is remembered of a kernel: its last depmod, where that failed, and the last one that ended well."""
+    """What is remembered of a kernel as a whole. Schema 1 had one step, depmod, whose failure was "attempt"."""
 
-    schema_: Literal[1] = Field(1, alias="schema")
+    schema_: Literal[2] = Field(2, alias="schema")
     kernel: str
-    attempt: Optional[Attempt] = None
-    depmod: Optional[Depmod] = None
+    steps: dict[str, Attempt] = {}  # by kind of action, such as depmod: the last attempt, where that failed
+    depmod: Optional[Depmod] = None  # the last one that ended well
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_schema_1(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("schema") != 1:
+            return data
+        found = {key: value for key, value in data.items() if key not in ("schema", "attempt")}
+        return {**found, "steps": {"depmod": data["attempt"]} if data.get("attempt") else {}}

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Optional, Union
 
-from .model import Fault, Judgement, Loaded, Presence, ReloadModule, Snapshot, Target, Verdict
+from .actions import ReloadModule
+from .model import Fault, Judgement, Loaded, Presence, Snapshot, Target, Verdict
 from .record import Reload
 
 
@@ -33,7 +34,7 @@ class Note:
 
 def reload_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:
     """Return what identifies a try: the boot, and the installed objects as they were built."""
-    record = snapshot.records.get(target)
+    record = snapshot.of(target).record
     objects = record.installed.objects if record and record.installed else ()
     return {"boot": snapshot.boot, **{item.name: item.built for item in objects}}
 
@@ -43,8 +44,8 @@ def find_refusal(target: Target, snapshot: Snapshot) -> Optional[Fault]:
     tried = _tried(target, snapshot)
     if tried is None or not tried.absent:
         return None
-    absent = {item.name for item in snapshot.loaded.get(target, ()) if item.presence is Presence.ABSENT}
-    return Fault(tried.problem, tried.message, tried.hint) if absent & set(tried.objects) else None
+    absent = {item.name for item in snapshot.of(target).loaded if item.presence is Presence.ABSENT}
+    return tried.fault if absent & set(tried.objects) else None
 
 
 def find_notes(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> dict[Target, Note]:
@@ -54,13 +55,13 @@ def find_notes(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> di
         return target in judgements and judgements[target].verdict is Verdict.READY
 
     reloading = Reloading(snapshot, is_ready)
-    found = {target: reloading.find_note(target) for target in snapshot.loaded}
+    found = {target: reloading.find_note(target) for target in sorted(snapshot.targets) if snapshot.of(target).loaded}
     return {target: note for target, note in found.items() if note is not None}
 
 
 def _tried(target: Target, snapshot: Snapshot) -> Optional[Reload]:
     """Return the try that was made, and ended, with what is installed now."""
-    record = snapshot.records.get(target)
+    record = snapshot.of(target).record
     tried = record.reload if record else None
     done = tried is not None and tried.outcome != "began" and tried.inputs == reload_inputs(target, snapshot)
     return tried if done else None
@@ -73,18 +74,19 @@ class Reloading:
         self.snapshot = snapshot
         self.is_ready = is_ready
         self.objects: dict[str, tuple[Target, Loaded]] = {}
-        for target, items in sorted(snapshot.loaded.items()):
-            for item in items:
+        self.targets = [target for target, row in sorted(snapshot.targets.items()) if row.loaded]
+        for target in self.targets:
+            for item in snapshot.of(target).loaded:
                 self.objects.setdefault(item.name, (target, item))
 
     # -- what is wanted --------------------------------------------------------------------------------------------
     def find_stale(self, target: Target) -> list[str]:
         """Return the names of a target's objects of which the kernel has another build."""
-        return [i.name for i in self.snapshot.loaded.get(target, ()) if i.presence is Presence.STALE]
+        return [i.name for i in self.snapshot.of(target).loaded if i.presence is Presence.STALE]
 
     def _owed(self, target: Target) -> list[str]:
         """Return what an earlier try of this boot took out, and did not bring back in this build."""
-        record = self.snapshot.records.get(target)
+        record = self.snapshot.of(target).record
         tried = record.reload if record else None
         if tried is None or tried.inputs.get("boot") != self.snapshot.boot:
             return []
@@ -146,7 +148,7 @@ class Reloading:
     def actions(self) -> list[ReloadModule]:
         """Return what is to be done now; groups that share an object are one."""
         groups: list[set[str]] = []
-        for target in sorted(self.snapshot.loaded):
+        for target in self.targets:
             found = self.find_group(target)
             if isinstance(found, Obstacle) or not found:
                 continue
@@ -159,7 +161,7 @@ class Reloading:
 
     def obstacles(self) -> dict[Target, Obstacle]:
         """Return what keeps targets that are to be reloaded in memory."""
-        found = {t: self.find_group(t) for t in sorted(self.snapshot.loaded) if self._asked(t) and self._wanted(t)}
+        found = {t: self.find_group(t) for t in self.targets if self._asked(t) and self._wanted(t)}
         return {target: reason for target, reason in found.items() if isinstance(reason, Obstacle)}
 
     def _asked(self, target: Target) -> bool:
@@ -200,7 +202,7 @@ class Reloading:
             text = f"{', '.join(owed)} was taken out to be reloaded, and is not back yet"
         names = " ".join(stale or owed)
         by_hand = f"modprobe -r {names} && modprobe {'-a ' if ' ' in names else ''}{names}; or reboot"
-        if any(item.permanent for item in self.snapshot.loaded[target]):
+        if any(item.permanent for item in self.snapshot.of(target).loaded):
             by_hand = "reboot"
         if not self._asked(target):
             return Note(text, f'{by_hand}; or set [load] reload = "if-unused"')

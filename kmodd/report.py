@@ -10,10 +10,11 @@ import functools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Optional, TypeVar, Union
+from typing import Any, Optional, TypeVar, Union, cast
 
 from . import versions
-from .model import Action, Judgement, Kernel, Snapshot, Target, Verdict, Wait, fingerprint
+from .actions import Action, Wait
+from .model import Judgement, Kernel, Snapshot, Target, Verdict, fingerprint
 from .modulefile import canonical
 from .planner import INPUT_WORDS, RULES, find_refusals, judge_kernel
 from .record import Attempt, InitRefusal
@@ -176,10 +177,10 @@ def _modules(snapshot: Snapshot) -> list[dict[str, Any]]:
 
 
 def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Optional[Note]) -> dict[str, Any]:
-    record, module = snapshot.records.get(target), snapshot.modules.get(target.module)
+    record, module = snapshot.of(target).record, snapshot.modules.get(target.module)
     attempt = record.attempt if record else None
     installed = record.installed if record else None
-    memory = {item.name: item.presence.value for item in snapshot.loaded.get(target, ())}
+    memory = {item.name: item.presence.value for item in snapshot.of(target).loaded}
     return {
         "module": target.module,
         "version": module.file.module.version if module else "",
@@ -200,12 +201,12 @@ def _target(target: Target, judgement: Judgement, snapshot: Snapshot, note: Opti
             }
             for item in (installed.objects if installed else ())
         ],
-        "init_refused": _refusal(snapshot.refusals.get(target, ())),
+        "init_refused": _refusal(snapshot.of(target).init_refused),
         "stale_in_memory": {"reason": note.text, "hint": note.hint} if note else None,
         "fingerprint": _fingerprint(target, snapshot),
         "warnings": [
             *(record.built.warnings if record and record.built else ()),
-            *snapshot.warnings.get(target, ()),
+            *snapshot.of(target).warnings,
             *(f"the next build will be refused: {f.message}; {f.hint}" for f in find_refusals(target, snapshot)),
         ],
         "last_attempt": _attempt(attempt) if attempt else None,
@@ -226,13 +227,13 @@ def verify_document(snapshot: Snapshot, judgements: Mapping[Target, Judgement]) 
     targets = []
     for found in status_document(snapshot, judgements)["targets"]:
         target = Target(found["module"], found["kernel"])
-        checks = [asdict(check) for check in snapshot.checks.get(target, ())]
+        row = snapshot.of(target)
+        checks = [asdict(check) for check in row.checks or ()]
         for item in found["objects"]:
-            damage = snapshot.damaged.get(target)
-            if target in snapshot.checks and not any(c["problem"] == "object-unreadable" for c in checks):
+            if row.checks is not None and not any(c["problem"] == "object-unreadable" for c in checks):
                 said = {"outcome": "passed", "message": f"{item['path']} is what kmodd installed"}
-            elif damage and item["path"] in damage:
-                said = {"outcome": "failed", "message": damage}
+            elif row.damage is not None and row.damage.path == item["path"]:
+                said = {"outcome": "failed", "message": row.damage.text}
             else:
                 continue
             checks.insert(0, {"object": item["name"], "check": "content", **said, "problem": "", "hint": ""})
@@ -256,13 +257,13 @@ def _attempt(attempt: Attempt) -> dict[str, Any]:
 
 
 def _fingerprint(target: Target, snapshot: Snapshot) -> str:
-    record = snapshot.records.get(target)
+    record = snapshot.of(target).record
     return fingerprint(record.built.inputs) if record and record.built else ""
 
 
 def plan_document(actions: Sequence[Action]) -> dict[str, Any]:
     """Return schema 1 of a plan: each action's kind, and what it holds."""
-    plain = [{"action": type(action).__name__, **asdict(action)} for action in actions]
+    plain = [{"action": action.name, "kind": action.kind, **asdict(cast("Any", action))} for action in actions]
     return {"schema": 1, "actions": json.loads(json.dumps(plain))}  # its tuples become lists
 
 
@@ -297,16 +298,12 @@ def explain_document(
 
 
 def _story(target: Target, judgement: Judgement, snapshot: Snapshot, actions: Sequence[Action]) -> dict[str, Any]:
-    kernel, record = snapshot.kernels[target.kernel], snapshot.records.get(target)
+    kernel, record = snapshot.kernels[target.kernel], snapshot.of(target).record
     built, attempt = (record.built, record.attempt) if record else (None, None)
-    objects = {canonical(item.name) for item in snapshot.wanted(target)}
-    mine = [
-        action
-        for action in actions
-        if target in (getattr(action, "target", None), *getattr(action, "along", ()))
-        or getattr(action, "kernel", None) == target.kernel
-    ]
-    inputs = snapshot.inputs.get(target)
+    objects = {canonical(item.name) for item in snapshot.of(target).wanted}
+    mine = [action for action in actions if action.concerns(target)]
+    row = snapshot.of(target)
+    inputs = row.inputs
     return {
         "rule": {"number": judgement.rule, "text": RULES.get(judgement.rule, "")},
         "kernel_facts": {
@@ -328,8 +325,8 @@ def _story(target: Target, judgement: Judgement, snapshot: Snapshot, actions: Se
         }
         if built
         else None,
-        "findings": [asdict(fault) for fault in snapshot.faults.get(target, ())],
-        "damage": snapshot.damaged.get(target, ""),
+        "findings": [asdict(fault) for fault in row.faults],
+        "damage": row.damage.text if row.damage else "",
         "error": attempt.error.model_dump(mode="json") if attempt and attempt.error else None,
         "next": plan_document(mine)["actions"],
         "awaits": _awaited(judgement, mine),

@@ -16,6 +16,7 @@ from .files import find_accident, stat_signature
 from .model import Demand, Fault, Kernel, Signer
 from .paths import Sysroot
 from .run import find_program, run
+from .settings import SettingsSource
 
 FORCED = ("CONFIG_LOCK_DOWN_KERNEL_FORCE_INTEGRITY", "CONFIG_LOCK_DOWN_KERNEL_FORCE_CONFIDENTIALITY")
 #: What mokutil --test-key says; its exit status differs between versions.
@@ -31,11 +32,11 @@ SECURE_BOOT = "SecureBoot-8be4df61-93ca-11d2-aa0d-00e098032b8c"
 
 
 class TrustReader:
-    """Reads what a root's kernels demand. vouched: the administrator says that every kernel trusts our key."""
+    """Reads what a root's kernels demand."""
 
-    def __init__(self, sysroot: Sysroot, vouched: bool) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource) -> None:
         self.sysroot = sysroot
-        self.vouched = vouched
+        self.settings = settings
         self._enrolments: dict[Path, tuple[object, str]] = {}
 
     # -- enforcement -----------------------------------------------------------------------------------------------
@@ -100,7 +101,7 @@ class TrustReader:
 
         Raises Problem where that could not be asked.
         """
-        if self.vouched or await self._enrolment(certificate) == "enrolled":
+        if self.settings.now.sign.trusted or await self._enrolment(certificate) == "enrolled":
             return True
         return kernel.running and await self.is_in_keyring(certificate)
 

@@ -18,8 +18,9 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (
-        "choosing", "commandline", "errors", "grubscript", "paths", "model", "modulefile", "recipe", "record", "remedy",
-        "planner", "loading", "versions", "tomlfile", "report", "reloading", "messages", "problems", "visible", "",
+        "actions", "choosing", "commandline", "errors", "fault", "grubscript", "paths", "model", "modulefile", "recipe",
+        "record", "remedy", "planner", "loading", "versions", "tomlfile", "report", "reloading", "settings", "messages",
+        "problems", "visible", "",
     ),
     "doors": ("run", "spawn", "journal", "log", "files", "reading", "deleting", "kmodroot", "moduleindex"),
     "edges": (
@@ -50,7 +51,7 @@ PATHS = {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },
     "kmodd/build/unpack.py": {"/usr"},
-    "kmodd/config.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
+    "kmodd/settings.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/ctl/checks/machine.py": {
@@ -62,6 +63,7 @@ PATHS = {
     "kmodd/ctl/dkms/scope.py": {"/etc/dkms/", "/lib/modules", "/lib/modules/"},
     "kmodd/ctl/dkms/transaction.py": {"/proc"},
     "kmodd/ctl/dkms/tree.py": {"/dev/null"},
+    "kmodd/ctl/plan.py": {"/etc/{kind}.d/kmodd-{module}.conf"},
     "kmodd/ctl/taking.py": {"/etc/kmodd/modules.d/"},
     "kmodd/dkms/conf.py": {"/etc/dkms", "/usr/src/", "/usr/lib/modules/"},
     "kmodd/dkms/directives.py": {"/lib/modules/"},
@@ -69,7 +71,7 @@ PATHS = {
     "kmodd/install.py": {"/lib/modules/", "/sys/fs/selinux/enforce"},
     "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
     "kmodd/reconcile/checking.py": {"/lib/modules/"},
-    "kmodd/reconcile/observe.py": {"/lib/modules/"},
+    "kmodd/reconcile/kernelprobe.py": {"/lib/modules/"},
     "kmodd/registry.py": {"/dev/null"},
     "kmodd/sign/__init__.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
     "kmodd/sign/making.py": {
@@ -168,7 +170,19 @@ def test_imports_are_seen() -> None:
     assert "kmodd.build.sandbox" in set(imported("kmodd/build/builder.py"))
 
 
-PURE = {"model", "modulefile", "recipe", "record", "remedy", "planner", "loading", "versions", "report", "reloading"}
+PURE = {
+    "actions",
+    "model",
+    "modulefile",
+    "recipe",
+    "record",
+    "remedy",
+    "planner",
+    "loading",
+    "versions",
+    "report",
+    "reloading",
+}
 
 
 @pytest.mark.parametrize("name", [name for name in MODULES if room(dotted(name)) in PURE])

@@ -5,13 +5,13 @@ Must not: decide what is wrong, or delay a pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Optional
 
 from ..log import get_logger
 from ..paths import Sysroot
 from ..report import Report
-from .command import Command
+from ..settings import SettingsSource
+from .command import Command, FindOwner
 from .metrics import Metrics
 from .motd import Motd
 from .verdicts import log_changes
@@ -20,16 +20,12 @@ from .verdicts import log_changes
 class Alerts:
     """All ways of reporting. One that cannot write its file stops no other, and is logged once."""
 
-    def __init__(self, sysroot: Sysroot) -> None:
-        self.metrics = Metrics(sysroot)
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource, find_owner: FindOwner) -> None:
+        """find_owner: as Command's."""
+        self.metrics = Metrics(sysroot, settings)
         self.motd = Motd(sysroot)
-        self.command = Command(sysroot)
+        self.command = Command(sysroot, settings, find_owner)
         self._told = ""
-
-    def take(self, textfile: Optional[str], command: Sequence[str], owner: tuple[int, int], timeout: float) -> None:
-        """Use these settings from now on. owner: uid and gid that the command runs as. timeout: its seconds."""
-        self.metrics.textfile = textfile
-        self.command.take(command, owner, timeout)
 
     def __call__(self, previous: Optional[Report], now: Report) -> None:
         log_changes(previous, now)

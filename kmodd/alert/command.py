@@ -10,7 +10,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
@@ -21,6 +21,7 @@ from ..model import Target, Verdict
 from ..paths import Sysroot
 from ..report import Change, Report, summary
 from ..run import explain, run
+from ..settings import SettingsSource
 
 GATHER = 1.0  # seconds that further changes are waited for
 TRIES = 3
@@ -30,23 +31,24 @@ MOST_LINES = 20  # of it that are logged
 NEWS_AT_START = (Verdict.WAITING, Verdict.BLOCKED, Verdict.FAILED)
 
 Item = dict[str, Any]
+FindOwner = Callable[[str], tuple[int, int]]
 
 
 class Command:
-    """Passes changes to the command. Needs a running event loop."""
+    """Passes changes to the command of the settings' table notify. Needs a running event loop."""
 
-    def __init__(self, sysroot: Sysroot) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource, find_owner: FindOwner) -> None:
+        """find_owner: returns the uid and gid of a user by name."""
         self.sysroot = sysroot
-        self.argv: tuple[str, ...] = ()
-        self.owner = (os.getuid(), os.getgid())
-        self.timeout = 30.0
+        self.settings = settings
+        self.find_owner = find_owner
         self._pending: dict[tuple[str, str], Item] = {}
         self._summary = ""
         self._task: Optional[asyncio.Task[None]] = None
 
-    def take(self, argv: Sequence[str], owner: tuple[int, int], timeout: float) -> None:
-        """Use these settings from now on; a command that runs keeps its own."""
-        self.argv, self.owner, self.timeout = tuple(argv), owner, timeout
+    @property
+    def argv(self) -> tuple[str, ...]:
+        return self.settings.now.notify.command
 
     def __call__(self, previous: Optional[Report], now: Report) -> None:
         if not self.argv:
@@ -118,13 +120,14 @@ class Command:
         get_logger().info("notification sent", changes=len(batch))
 
     async def _offer(self, data: bytes, output: Path) -> None:
-        program = self.argv[0]
+        table = self.settings.now.notify
+        program = table.command[0]
         try:
             done = await run(
-                [*unprivileged(self.owner), *self.argv],
+                [*unprivileged(self.find_owner(table.user)), *table.command],
                 check=False,
                 raw=True,
-                timeout=self.timeout,
+                timeout=table.timeout,
                 output=output,
                 output_limit=MOST_OUTPUT,
                 stdin=data,
@@ -132,7 +135,7 @@ class Command:
         except Problem as problem:
             if problem.code != "tool-timeout":
                 raise
-            text = f"{program} did not end within {self.timeout:g} s and was killed"
+            text = f"{program} did not end within {table.timeout:g} s and was killed"
             raise Problem(problem.code, text) from problem
         if done.status:
             raise explain(program, done)
@@ -161,7 +164,7 @@ def make_item(change: Change, report: Report) -> Item:
     """Return a change as the command gets it, kmodd.toml(5)."""
     snapshot, after = report.snapshot, change.after
     kernel, module = snapshot.kernels.get(change.kernel), snapshot.modules.get(change.module)
-    record = snapshot.records.get(Target(change.module, change.kernel))
+    record = snapshot.of(Target(change.module, change.kernel)).record
     return {
         "module": change.module or None,
         "kernel": change.kernel,

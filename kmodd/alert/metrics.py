@@ -15,6 +15,7 @@ from ..files import replace_file
 from ..model import Verdict
 from ..paths import Sysroot
 from ..report import Report
+from ..settings import SettingsSource
 
 HELP = {
     "kmodd_info": "The version of kmodd.",
@@ -30,16 +31,17 @@ Samples = Iterable[tuple[Mapping[str, str], float]]
 
 
 class Metrics:
-    """Writes the metrics, if the settings say where."""
+    """Writes the metrics to metrics.textfile, where that is set."""
 
-    def __init__(self, sysroot: Sysroot) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource) -> None:
         self.sysroot = sysroot
-        self.textfile: Optional[str] = None  # in-root path
+        self.settings = settings
 
     def __call__(self, _previous: Optional[Report], now: Report) -> None:
         """Write the file. Raises OSError."""
-        if self.textfile is not None:
-            path = Path(self.textfile)
+        textfile = self.settings.now.metrics.textfile
+        if textfile is not None:
+            path = Path(textfile)
             # the directory may be another user's, whose link is not to be followed
             replace_file(self.sysroot.resolve(path.parent) / path.name, render(now).encode())
 

@@ -55,5 +55,5 @@ def _event(change: Change, after: Judgement) -> str:
 
 
 def _log(change: Change, now: Report) -> str:
-    record = now.snapshot.records.get(Target(change.module, change.kernel))
+    record = now.snapshot.of(Target(change.module, change.kernel)).record
     return record.attempt.log if record and record.attempt else ""

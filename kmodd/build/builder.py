@@ -23,6 +23,7 @@ from ..model import Kernel
 from ..modulefile import Build, Module, Patch, canonical
 from ..paths import Sysroot
 from ..recipe import Recipe
+from ..settings import SettingsSource
 from . import ccoption, command, conf, failure, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver, Share
@@ -43,23 +44,25 @@ class Yield:
 
 
 class Builder:
-    """Builds under one jobserver. user: the name of the unprivileged user. ask_once: see build.cc_option_cache."""
+    """Builds under one jobserver, by the settings' table build."""
 
-    def __init__(
-        self, sysroot: Sysroot, jobserver: Jobserver, user: str = sandbox.BUILD_USER, ask_once: bool = True
-    ) -> None:
+    def __init__(self, sysroot: Sysroot, jobserver: Jobserver, settings: SettingsSource) -> None:
         self.sysroot = sysroot
         self.jobserver = jobserver
-        self.user = user
-        self.ask_once = ask_once
-        self.limits = Limits()  # settings: largest_object, most_objects
+        self.settings = settings
         self.owners: dict[Path, tuple[int, int]] = {}  # of the scratch directories in use
         self.answers = ccoption.CompilerAnswers(sysroot, self._empty_room)
+
+    @property
+    def limits(self) -> Limits:
+        """Return what bounds a build's log and objects."""
+        table = self.settings.now.build
+        return Limits(table.largest_object, table.most_objects, table.largest_log)
 
     def make_scratch(self, name: str) -> Path:
         """Make an empty scratch directory of a user that no other build has now. Raises Problem."""
         scratch = self.sysroot.scratch / name
-        owner = sandbox.free_owner(self.user, self.owners.values())
+        owner = sandbox.free_owner(self.settings.now.build.user, self.owners.values())
         with explained(f"making {self.sysroot.inside(scratch)}"):
             delete_tree(scratch)
             make_directory(self.sysroot.scratch, 0o700, durable=False)
@@ -214,7 +217,8 @@ class Builder:
 
     async def _inform(self, room: Room, compiler: Compiler) -> Room:
         """Return the room in which make knows what the compiler takes, where the source leaves it that."""
-        if not self.ask_once or await asyncio.to_thread(ccoption.has_own, room.scratch / "source"):
+        is_asked_once = self.settings.now.build.cc_option_cache
+        if not is_asked_once or await asyncio.to_thread(ccoption.has_own, room.scratch / "source"):
             return room
         answers = await self.answers.find(room.kernel, compiler)
         if answers is None:

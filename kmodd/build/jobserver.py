@@ -104,15 +104,20 @@ class Share:
 
 
 class Jobserver:
-    """jobs: how many may run at once, at least 1. patience: seconds. Use it in one running event loop."""
+    """jobs: tells how many may run at once. patience: seconds. Use it in one running event loop."""
 
-    def __init__(self, jobs: int, patience: float = PATIENCE) -> None:
-        self.jobs = max(1, jobs)
+    def __init__(self, jobs: Callable[[], int], patience: float = PATIENCE) -> None:
+        self._jobs = jobs
         self.patience = patience
         self.shares: list[Share] = []  # one for each build that runs
         self._starting: collections.deque[asyncio.Future[Share]] = collections.deque()
         self._waited = 0.0  # seconds for which the first of them has waited
         self._timer: Optional[asyncio.TimerHandle] = None
+
+    @property
+    def jobs(self) -> int:
+        """Return how many jobs may run at once, at least 1."""
+        return max(1, self._jobs())
 
     @property
     def running(self) -> int:

@@ -10,18 +10,21 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
+from ..actions import BuildModule
 from ..alert import Alerts
-from ..config import Settings, read_settings
+from ..build.sandbox import build_owner
+from ..config import read_settings
 from ..errors import Problem
 from ..lock import Lock
 from ..log import configure
-from ..model import BuildModule, Snapshot, Target
+from ..model import Snapshot, Target
 from ..paths import Sysroot
 from ..planner import find_repeatable, judge
 from ..reconcile import policy_of
 from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler, Wanted
 from ..report import make_report, plan_document, status_document
+from ..settings import Settings, SettingsSource
 from ..watch.bell import Bell
 from ..watch.transaction import settle
 from .documents import Document
@@ -63,8 +66,8 @@ def bring_up(
         lock.release()
     now = time.time()
     judgements = judge(snapshot, policy_of(settings), now)
-    alerts = Alerts(sysroot)  # the files that the daemon keeps up to date after its passes
-    alerts.metrics.textfile = settings.metrics.textfile
+    alerts = Alerts(sysroot, SettingsSource(settings), build_owner)
+    # the files that the daemon keeps up to date after its passes
     alerts.write(None, make_report(snapshot, judgements, now, None))
     return status_document(snapshot, judgements, holder=None, looked=now)
 
@@ -79,7 +82,7 @@ async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], 
             print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
 
     await settle(sysroot, bell, quiet=0.01, on_transaction=tell)
-    reconciler = Reconciler(sysroot, settings, lambda _: None, wanted=wanted, brief=True)
+    reconciler = Reconciler(sysroot, SettingsSource(settings), lambda _: None, wanted=wanted, brief=True)
     reconciler.heal()
     reconciler.ask_again(again)
     try:

@@ -46,8 +46,8 @@ def put_aside(seen: Look, modules: Iterable[str], dry_run: bool) -> tuple[list[s
     """
     moved, left, releases = [], [], set()
     for module in modules:
-        recipes = {t: recipe for t, recipe in seen.snapshot.recipes.items() if t.module == module}
-        package = next((recipe.name for recipe in recipes.values()), module)
+        rows = [row for target, row in seen.snapshot.targets.items() if target.module == module]
+        package = next((row.recipe.name for row in rows if row.recipe is not None), module)
         for release, path in find_copies(seen.sysroot, package):
             relative = path.relative_to(seen.sysroot.kernel(release))
             inside = f"/lib/modules/{release}/{relative}"

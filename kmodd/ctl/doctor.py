@@ -7,11 +7,12 @@ import asyncio
 import json
 from dataclasses import asdict
 
-from ..config import Settings, read_settings
+from ..config import read_settings
 from ..errors import Problem
 from ..log import configure
 from ..paths import Sysroot
-from ..reconcile.observe import Observer
+from ..reconcile.observe import make_observer
+from ..settings import Settings, SettingsSource
 from . import DONE, FAILED, terminal
 from .checks import Finding, Host, machine, modules
 
@@ -40,7 +41,7 @@ async def examine(sysroot: Sysroot) -> list[Finding]:
         settings = read_settings(sysroot)
     except Problem as problem:
         findings.append(Finding("settings", "fail", problem.message, problem.hint))
-    observer = Observer(sysroot, settings, brief=True)
+    observer = make_observer(sysroot, SettingsSource(settings), brief=True)
     try:
         snapshot = await observer.observe()
     except Problem as problem:

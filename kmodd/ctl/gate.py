@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 from .. import versions
+from ..actions import Wait
 from ..choosing import check_kernel
 from ..control.client import Client
 from ..errors import Problem
-from ..model import Judgement, Snapshot, Target, Verdict, Wait
+from ..model import Judgement, Snapshot, Target, Verdict
 from ..modulefile import seconds
 from ..paths import Sysroot
 from ..planner import judge_kernel

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Optional
 
 from .. import mok
-from ..config import Settings, read_settings
+from ..config import read_settings
 from ..errors import Problem
 from ..lock import Lock
 from ..log import configure
 from ..model import Snapshot
 from ..paths import Sysroot
-from ..reconcile.observe import open_keyring
+from ..reconcile.keysource import open_keyring
+from ..settings import Settings, SettingsSource
 from ..sign import Keyring
 from ..sign.certificate import identity_of, read_facts
 from ..sign.making import KNOWN_PAIRS, KeyMaker
@@ -36,7 +37,7 @@ class Keys:
         self.settings: Settings = read_settings(self.sysroot)
         self.keyring: Keyring = open_keyring(self.sysroot, self.settings)
         self.maker = KeyMaker(self.keyring)
-        self.trust = TrustReader(self.sysroot, self.settings.sign.trusted)
+        self.trust = TrustReader(self.sysroot, SettingsSource(self.settings))
         self.seen: Optional[Look] = look(options) if options.verb in ("status", "rotate") else None
 
     @property
@@ -48,7 +49,7 @@ class Keys:
         """Raise Problem where the key cannot be used."""
         fault = self.keyring.signer().fault
         if fault is not None:
-            raise Problem(fault.problem, fault.message, fault.hint)
+            raise Problem.of(fault)
 
     def pair(self) -> Optional[tuple[str, str]]:
         """Return the in-root paths of the pair that the options name. Raises Problem usage-pair."""
@@ -268,7 +269,7 @@ async def _rotate(keys: Keys) -> int:
         return NOT_READY
     signer = await keys.maker.switch()
     if signer.fault is not None:
-        raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint)
+        raise Problem.of(signer.fault)
     text = f"the key is now {fingerprint}; the old one is kept in {keys.sysroot.inside(keys.maker.retired)}"
     keys.say({"rotated": True, "fingerprint": signer.identity}, text, keys.next_step())
     return DONE

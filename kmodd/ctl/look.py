@@ -9,16 +9,19 @@ import time
 from dataclasses import dataclass
 from typing import Optional
 
+from ..actions import Action
 from ..build.logs import LogReader
-from ..config import Settings, read_settings
+from ..config import read_settings
+from ..dkms.conf import ConfReader
 from ..lock import Lock
 from ..log import configure
-from ..model import Action, Judgement, Kernel, Snapshot, Target
+from ..model import Judgement, Kernel, Snapshot, Target
 from ..paths import Sysroot
 from ..planner import judge, plan
 from ..reconcile import policy_of
-from ..reconcile.observe import Observer
+from ..reconcile.observe import make_observer
 from ..report import explain_document, plan_document, status_document, verify_document
+from ..settings import Settings, SettingsSource
 from .documents import Document
 
 
@@ -37,6 +40,10 @@ class Look:
     def kernels(self) -> list[Kernel]:
         """Return the installed kernels; where there is none the running one, for which a dkms.conf can be read, too."""
         return self.snapshot.present() or [Kernel(os.uname().release)]
+
+    def confs(self) -> ConfReader:
+        """Return who reads a dkms.conf that is not registered."""
+        return make_observer(self.sysroot, SettingsSource(self.settings), brief=True).inputs.confs
 
     def status(self) -> Document:
         return status_document(self.snapshot, self.judgements, holder=self.holder, looked=self.looked)
@@ -61,7 +68,7 @@ def look(options: argparse.Namespace, anew: bool = False) -> Look:
     lock = Lock(sysroot)
 
     async def see() -> Snapshot:
-        return await Observer(sysroot, settings, brief=True, anew=anew).observe(lock.running())
+        return await make_observer(sysroot, SettingsSource(settings), brief=True, anew=anew).observe(lock.running())
 
     snapshot = asyncio.run(see())
     policy, now = policy_of(settings), time.time()

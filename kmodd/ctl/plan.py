@@ -5,13 +5,37 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from typing import Any
 
 from . import DONE
 from .documents import Document, clean, read_plan
 
-VERBS = {"BuildModule": "build", "InstallModule": "install", "RemoveModule": "remove"}
-FILE_VERBS = {"WriteDropin": "write", "RemoveDropin": "delete"}
+
+def _of_target(action: dict[str, Any]) -> str:
+    return f"{action['target']['module']} for {action['target']['kernel']}"
+
+
+def _of_file(action: dict[str, Any]) -> str:
+    return "/etc/{kind}.d/kmodd-{module}.conf".format_map(action["dropin"])
+
+
+def _of_wait(action: dict[str, Any]) -> str:
+    until = action["until"]
+    return _of_target(action) + (time.strftime(" until %H:%M:%S", time.localtime(until)) if until else "")
+
+
+#: What each kind of action is about, in words.
+SUBJECTS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "build": _of_target,
+    "install": _of_target,
+    "remove": _of_target,
+    "write": _of_file,
+    "delete": _of_file,
+    "depmod": lambda action: str(action["kernel"]),
+    "reload": lambda action: f"{', '.join(action['objects'])} of {_of_target(action)}",
+    "wait": _of_wait,
+}
 
 
 def run_plan(options: argparse.Namespace) -> int:
@@ -30,16 +54,6 @@ def print_plan(document: Document, as_json: bool) -> None:
 
 def sentence(action: dict[str, Any]) -> str:
     """Return an action as a line."""
-    kind, reason = action["action"], action["reason"]
-    target = f"{action['target']['module']} for {action['target']['kernel']}" if "target" in action else ""
-    if kind in VERBS:
-        return f"{VERBS[kind]:<8} {target}: {reason}"
-    if kind in FILE_VERBS:
-        dropin = action["dropin"]
-        return f"{FILE_VERBS[kind]:<8} /etc/{dropin['kind']}.d/kmodd-{dropin['module']}.conf: {reason}"
-    if kind == "RunDepmod":
-        return f"depmod   {action['kernel']}: {reason}"
-    if kind == "ReloadModule":
-        return f"reload   {', '.join(action['objects'])} of {target}: {reason}"
-    when = time.strftime(" until %H:%M:%S", time.localtime(action["until"])) if action["until"] else ""
-    return f"wait     {target}{when}: {reason}" + (f" → {action['hint']}" if action["hint"] else "")
+    kind = action["kind"]
+    hint = f" → {action['hint']}" if action.get("hint") else ""
+    return f"{kind:<8} {SUBJECTS[kind](action)}: {action['reason']}{hint}"

@@ -9,6 +9,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..dkms.conf import ConfReader
 from ..dkms.places import find_confs, identify, is_adopted, newest
 from ..errors import Problem
 from ..lock import Lock
@@ -17,7 +18,6 @@ from ..model import Kernel
 from ..modulefile import NAME, Module, ModuleFile, ModuleTable, Source
 from ..paths import Sysroot
 from ..recipe import DKMS_TREE, Recipe
-from ..reconcile.observe import Observer
 from ..registry import add
 from . import DONE, FAILED
 from .copies import print_moves, put_aside, put_back
@@ -96,7 +96,7 @@ def find(sysroot: Sysroot, place: str) -> str:
 
 # -- what ------------------------------------------------------------------------------------------------------------
 async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> list[Taken]:
-    observer = Observer(seen.sysroot, seen.settings, brief=True)
+    reader = seen.confs()
     kernels = seen.kernels()
     ours = {name: module for name, module in seen.snapshot.modules.items() if not is_adopted(module)}
     registered = {module.file.source.dkms: module.path for module in ours.values()}
@@ -113,7 +113,7 @@ async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> li
             )
             taken.append(_refuse(Taken(conf, name, version), problem))
             continue
-        one = await _evaluate(observer, kernels, conf, options.ignore_hooks)
+        one = await _evaluate(reader, kernels, conf, options.ignore_hooks)
         if not one.problem and conf in registered:
             one = replace(one, text="", file=registered[conf], name=one.name)
         elif not one.problem and one.name in ours:
@@ -124,15 +124,15 @@ async def _take(seen: Look, confs: list[str], options: argparse.Namespace) -> li
     return taken
 
 
-async def _evaluate(observer: Observer, kernels: list[Kernel], conf: str, ignore_hooks: bool) -> Taken:
+async def _evaluate(reader: ConfReader, kernels: list[Kernel], conf: str, ignore_hooks: bool) -> Taken:
     """Read a conf for all kernels; the first problem refuses it."""
-    name, version = identify(observer.sysroot, conf)
+    name, version = identify(reader.sysroot, conf)
     source = Source(dkms=conf, ignore_hooks=True if ignore_hooks else None)
     module = Module(name=name if NAME.fullmatch(name) else "module", file=ModuleFile(source=source), path=conf)
     found: list[tuple[Kernel, Recipe]] = []
     try:
         for kernel in kernels:
-            found.append((kernel, await observer.confs.find(module, kernel)))
+            found.append((kernel, await reader.find(module, kernel)))
     except Problem as problem:
         return _refuse(Taken(conf, name, version), problem)
     recipe = found[0][1]

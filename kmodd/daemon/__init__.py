@@ -17,20 +17,22 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from .. import UMASK, __version__
+from ..actions import Action
 from ..alert import Alerts
 from ..build.sandbox import build_owner
-from ..config import Settings, read_settings
+from ..config import read_settings
 from ..control.listener import Listener
 from ..control.server import Server
 from ..lock import Lock
 from ..log import configure, get_logger
-from ..model import Action, Judgement, Target, Verdict
+from ..model import Judgement, Target, Verdict
 from ..notify import Notifier
 from ..paths import DKMS_SOURCES, Sysroot
 from ..planner import judge
 from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler
 from ..report import Observer, Report, make_report, summary
+from ..settings import Settings, SettingsSource
 from ..watch.bell import Bell
 from ..watch.inotify import Watcher
 from ..watch.transaction import settle
@@ -49,14 +51,14 @@ class Daemon:
     def __init__(self, sysroot: Sysroot, settings: Settings, log_level: Optional[str] = None) -> None:
         self.log_level = log_level  # given on the command line, it counts before the settings'
         self.sysroot = sysroot
-        self.settings = settings
+        self.settings = SettingsSource(settings)
         self.notifier = Notifier()
         self.lock = Lock(sysroot)
         self.bell = Bell()
-        self.watcher = Watcher(sysroot, self.bell)
+        self.watcher = Watcher(sysroot, self.bell, self._watched)
         self.looks = Looks()
         self.events = Events(sysroot)
-        self.reconciler = Reconciler(sysroot, settings, self.ring, self.events.build)
+        self.reconciler = Reconciler(sysroot, self.settings, self.ring, self.events.build)
         self.actions: tuple[Action, ...] = ()  # the last plan
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
@@ -69,9 +71,9 @@ class Daemon:
         self.verify = False  # the next look does without what is remembered of checks
         self.settling = False  # and a look follows as soon as nothing moves
         self.timer: Optional[asyncio.TimerHandle] = None
-        self.alerts = Alerts(sysroot)
+        self.alerts = Alerts(sysroot, self.settings, build_owner)
         self.observers: list[Observer] = [self.alerts, self.events.changes]
-        self._take()
+        self._configure_log()
 
     def _readers(self) -> int:
         return self.reconciler.logs.gid
@@ -195,7 +197,7 @@ class Daemon:
     async def _settle(self) -> tuple[str, ...]:
         self.settling = True
         try:
-            quiet = self.settings.daemon.quiet
+            quiet = self.settings.now.daemon.quiet
             return await settle(self.sysroot, self.bell, quiet=quiet, on_transaction=self._transaction)
         finally:
             self.settling = False
@@ -210,7 +212,7 @@ class Daemon:
         await self._listen()
         if self.verify:
             self.verify = False
-            self.reconciler.observer.verifier.forget()
+            self.reconciler.observer.forget_checks()
         self.actions = await self.reconciler.settle()
         self._wake_in(self.reconciler.next_wake(self.actions))
         self._report()
@@ -238,19 +240,19 @@ class Daemon:
             problem = as_problem(error, "reading the settings")
             get_logger().error("settings refused", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
-        if settings != self.settings:
-            self.settings = settings
-            self.reconciler.take(settings)
-            self._take()
+        if settings != self.settings.now:
+            self.settings.now = settings
+            self.reconciler.reloaded()
+            self._configure_log()
         get_logger().info("configuration read")
 
-    def _take(self) -> None:
-        """Give the settings to what has no eyes for them."""
-        configure(self.log_level or self.settings.daemon.log_level)
-        sources = (DKMS_SOURCES,) if self.settings.dkms.adopt else ()
-        self.watcher.more = (*self.settings.sources.srpm_path, *sources)
-        notify = self.settings.notify
-        self.alerts.take(self.settings.metrics.textfile, notify.command, build_owner(notify.user), notify.timeout)
+    def _configure_log(self) -> None:
+        configure(self.log_level or self.settings.now.daemon.log_level)
+
+    def _watched(self) -> tuple[str, ...]:
+        """Return the directories of sources that the settings name."""
+        settings = self.settings.now
+        return (*settings.sources.srpm_path, *((DKMS_SOURCES,) if settings.dkms.adopt else ()))
 
     # -- reporting -------------------------------------------------------------------------------------------------
     def _tell(self, activity: str) -> None:

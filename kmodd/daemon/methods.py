@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
+from ..actions import Action
 from ..build.logs import LogReader
 from ..choosing import check_names, choose
 from ..config import read_settings
@@ -22,7 +23,7 @@ from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waitin
 from ..control.server import Answer, Send
 from ..errors import Problem
 from ..files import explained
-from ..model import Action, Target
+from ..model import Target
 from ..paths import Sysroot
 from ..planner import find_repeatable
 from ..report import Report, explain_document, plan_document

@@ -13,7 +13,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -25,6 +25,7 @@ from ..modulefile import Module
 from ..paths import Sysroot
 from ..reading import reach
 from ..recipe import Recipe
+from ..settings import SettingsSource
 from .answer import LARGEST_ANSWER, parse
 from .directives import interpret, kernel_tree
 from .script import SCRIPT
@@ -56,13 +57,18 @@ class ConfReader:
     """Reads the confs of one root. identify: returns the digest of a module's source; digest: of a file."""
 
     def __init__(
-        self, sysroot: Sysroot, evaluate: Evaluate, identify: Callable[[Module], str], digest: Callable[[Path], str]
+        self,
+        sysroot: Sysroot,
+        evaluate: Evaluate,
+        identify: Callable[[Module], str],
+        digest: Callable[[Path], str],
+        settings: SettingsSource,
     ) -> None:
         self.sysroot = sysroot
         self.evaluate = evaluate
         self.identify = identify
         self.digest = digest
-        self.allowed: Collection[str] = ()  # modules whose install hooks are taken
+        self.settings = settings
         self.memory = sysroot.below(sysroot.cache, "dkms.json")
         self._known: dict[str, Recipe] = {}
         self._failed: dict[str, tuple[Fault, Optional[float]]] = {}  # and when it is tried again, in s since the epoch
@@ -85,13 +91,13 @@ class ConfReader:
         fault, until = self._failed.get(key, (None, None))
         # one that is further away than AGAIN was recorded under a clock that has been set back since
         if fault is not None and (until is None or 0 < until - time.time() <= AGAIN):
-            raise Problem(fault.problem, fault.message, fault.hint)
+            raise Problem.of(fault)
         try:
             self._known[key] = await self._read(module, kernel)
         except Problem as problem:
             if problem.code.startswith("dkms-"):  # others are of the sandbox, not of the conf
                 until = time.time() + AGAIN if problem.transient else None
-                self._failed[key] = (Fault(problem.code, problem.message, problem.hint), until)
+                self._failed[key] = (problem.fault, until)
                 self._dirty = True
             why = problem.message
             facts = {"module": module.name, "kernel": kernel.release, "problem": problem.code}
@@ -181,7 +187,8 @@ class ConfReader:
     def _takes_hooks(self, module: Module) -> bool:
         """Tell whether install hooks are no reason to refuse a conf: they are left out, or allowed."""
         return bool(module.file.source.ignore_hooks) or (
-            module.name in self.allowed and not module.file.source.trust_owner  # they run as root, where the source is
+            module.name in self.settings.now.dkms.allow_hooks
+            and not module.file.source.trust_owner  # they run as root, where the source is
         )
 
     def _text(self, path: Path, where: str) -> str:

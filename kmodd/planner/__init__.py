@@ -16,36 +16,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Optional, Union
 
-from ..loading import dropins
-from ..model import (
-    UNREAD,
-    UNSAFE,
+from ..actions import (
     Action,
-    BrokenFile,
     BuildModule,
-    Dropin,
-    Fault,
     InstallModule,
-    Judgement,
-    Policy,
     ReloadModule,
     RemoveDropin,
     RemoveModule,
     RunDepmod,
-    Snapshot,
-    Target,
-    Verdict,
     Wait,
     WriteDropin,
-    worst,
 )
+from ..loading import dropins
+from ..model import UNREAD, UNSAFE, BrokenFile, Dropin, Fault, Judgement, Policy, Snapshot, Target, Verdict, worst
 from ..modulefile import canonical
 from ..record import TargetRecord
 from ..reloading import Reloading, find_refusal
 from .decisions import (
     FIRST_KEY,
     INPUT_WORDS,
-    SOFT,
     Deciding,
     Excluded,
     Failed,
@@ -53,7 +42,6 @@ from .decisions import (
     Unknown,
     in_tree_fault,
     install_inputs,
-    rule_of,
 )
 from .exclusion import find_exclusion
 from .schedule import longest_first
@@ -123,7 +111,7 @@ def find_repeatable(snapshot: Snapshot, module: Optional[str], kernel: Optional[
 
 def find_refusals(target: Target, snapshot: Snapshot) -> list[Fault]:
     """Return why what is installed of a target would be refused if it were built anew."""
-    module, record = snapshot.modules.get(target.module), snapshot.records.get(target)
+    module, record = snapshot.modules.get(target.module), snapshot.of(target).record
     if module is None or record is None or record.installed is None:
         return []
     installed = {canonical(item.name) for item in record.installed.objects}
@@ -150,17 +138,18 @@ class _Planning:
         files = self._dropins({action.target.module for action in installs})
         waits = [d for d in decisions if isinstance(d, Wait)] + self._looks()
         depmods, depmod_waits = self._depmods(installs, removals, files)
-        busy = {a.target.kernel for a in builds} | {a.target.kernel for a in installs}
-        busy |= {a.target.kernel for a in removals} | {a.kernel for a in depmods}
+        busy = {action.subject.kernel for action in (*builds, *installs, *removals, *depmods)}
         reloads = [] if files else self._reloads(busy)
-        return (*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits)
+        found: list[Action] = [*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits]
+        return tuple(sorted(found, key=lambda action: action.phase))
 
     def _looks(self) -> list[Wait]:
         """Return waits for what is looked at again, since it could not be."""
-        found = {**self.snapshot.unchecked, **self.snapshot.unseen}
+        found = ((target, row.unseen or row.unchecked) for target, row in sorted(self.snapshot.targets.items()))
         return [
-            Wait(target, seen.fault.message, seen.fault.problem, seen.fault.hint, seen.until)
-            for target, seen in sorted(found.items(), key=lambda item: item[0])
+            Wait.of(target, seen.fault, seen.until)
+            for target, seen in found
+            if seen is not None
             if not isinstance(self.deciding.decided.get(target, Excluded("")), Excluded)
         ]
 
@@ -176,61 +165,60 @@ class _Planning:
         change the file.
         """
         fault = broken.fault
-        verdict = Verdict.WAITING if fault.problem == UNREAD else Verdict.FAILED
-        failed = Judgement(verdict, fault.message, fault.problem, fault.hint)
+        failed = Judgement.of(Verdict.WAITING if fault.problem == UNREAD else Verdict.FAILED, fault)
         kept = {
             target: self._judge_installed(target, f"installed; {fault.message}")
             for target, record in self.snapshot.records.items()
             if fault.problem == UNSAFE and target.kernel == release and record.module_file == broken.path
-            if record.installed and record.installed.objects and target not in self.snapshot.damaged
+            if record.installed and record.installed.objects and self.snapshot.of(target).damage is None
         }
         return kept or {Target(broken.name, release): failed}
 
     # -- a target's verdict ----------------------------------------------------------------------------------------
     def _judge(self, target: Target) -> Judgement:
         decision = self.deciding.decide(target)
-        record = self.snapshot.records.get(target)
+        record = self.snapshot.of(target).record
         kept = "; the previous build stays installed" if record and record.installed else ""
-        if target in self.snapshot.running:
+        if self.snapshot.of(target).running:
             return Judgement(Verdict.BUILDING, "is being built")
-        rule = rule_of(decision)
+        rule = decision.rule
         if isinstance(decision, Excluded):
             problem, hint = (decision.fault.problem, decision.fault.hint) if decision.fault else ("", "")
             return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
         if isinstance(decision, Unknown):
             fault = decision.seen.fault
-            return Judgement(Verdict.WAITING, fault.message, fault.problem, fault.hint, rule)
+            return Judgement.of(Verdict.WAITING, fault, rule)
         if isinstance(decision, Failed):
             fault = decision.fault
-            return Judgement(Verdict.FAILED, fault.message + kept, fault.problem, fault.hint, rule)
+            return Judgement.of(Verdict.FAILED, fault, rule, kept)
         if isinstance(decision, Wait):
             verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
-            return Judgement(verdict, decision.reason + kept, decision.problem, decision.hint, rule)
+            return Judgement.of(verdict, decision.fault, rule, kept)
         if isinstance(decision, BuildModule):
             return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
         if isinstance(decision, InstallModule):
-            usable = record and record.installed and target not in self.snapshot.damaged
-            if not usable or decision.reason not in SOFT or self.snapshot.faults.get(target):
+            usable = record and record.installed and self.snapshot.of(target).damage is None
+            if not usable or decision.urgent or self.snapshot.of(target).faults:
                 return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
             decision = Settled(f"installed, and will be again: {decision.reason}")
         return self._judge_installed(target, decision.note)
 
     def _judge_installed(self, target: Target, note: str) -> Judgement:
         """Judge a target of which nothing is to be done, by what its kernel and verify say; note: of a ready one."""
-        attempt = self.snapshot.kernel_attempts.get(target.kernel)
+        kernel, row = self.snapshot.kernels[target.kernel], self.snapshot.of(target)
+        attempt = kernel.attempts.get(RunDepmod.kind)
         if attempt is not None and attempt.outcome == "failed":
-            return Judgement(Verdict.FAILED, attempt.message, attempt.problem, attempt.hint, 7)
-        stale = self.snapshot.kernels[target.kernel].depmod_stale
-        if stale:
-            return Judgement(Verdict.BUILDING, f"depmod is to run: {stale}", rule=7)
-        for fault in self.snapshot.faults.get(target, ()):
-            return Judgement(Verdict.BLOCKED, fault.message, fault.problem, fault.hint, 7)
-        if target in self.snapshot.unchecked:
-            fault = self.snapshot.unchecked[target].fault
-            return Judgement(Verdict.WAITING, fault.message, fault.problem, fault.hint, 7)
+            return Judgement.of(Verdict.FAILED, attempt.fault, 7)
+        if kernel.depmod_stale:
+            return Judgement(Verdict.BUILDING, f"depmod is to run: {kernel.depmod_stale}", rule=7)
+        for fault in row.faults:
+            return Judgement.of(Verdict.BLOCKED, fault, 7)
+        if row.unchecked is not None:
+            fault = row.unchecked.fault
+            return Judgement.of(Verdict.WAITING, fault, 7)
         refusal = find_refusal(target, self.snapshot)
         if refusal is not None:
-            return Judgement(Verdict.BLOCKED, refusal.message, refusal.problem, refusal.hint, 7)
+            return Judgement.of(Verdict.BLOCKED, refusal, 7)
         return Judgement(Verdict.READY, note or "built, installed and checked", rule=7)
 
     def _is_ready(self, target: Target) -> bool:
@@ -287,13 +275,13 @@ class _Planning:
             installed = name in installing
             for kernel in self.snapshot.present():
                 target = Target(name, kernel.release)
-                record = self.snapshot.records.get(target)
+                record = self.snapshot.of(target).record
                 if record is None or not record.built or isinstance(self.deciding.decide(target), Excluded):
                     continue
                 installed = installed or record.installed is not None
                 if isinstance(self.deciding.decide(target), Failed) and record.installed is None:
                     continue
-                shadowed = {o.name for o in self.snapshot.wanted(target) if canonical(o.name) in kernel.in_tree}
+                shadowed = {o.name for o in self.snapshot.of(target).wanted if canonical(o.name) in kernel.in_tree}
                 if shadowed:
                     overrides[kernel.release] = shadowed
             if installed and module.enabled:
@@ -333,12 +321,12 @@ class _Planning:
                 t.kernel == release and r.installed for t, r in self.snapshot.records.items()
             ):
                 reason = kernel.depmod_stale
-            attempt = self.snapshot.kernel_attempts.get(release)
+            attempt = kernel.attempts.get(RunDepmod.kind)
             if attempt is not None and attempt.outcome == "failed":
                 until = self.deciding.until(attempt)
                 if self.now < until:
                     waits += [
-                        Wait(target, attempt.message, attempt.problem, attempt.hint, until)
+                        Wait.of(target, attempt.fault, until)
                         for target, decision in sorted(self.deciding.decided.items())
                         if target.kernel == release and isinstance(decision, Settled)
                     ]

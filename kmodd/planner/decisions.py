@@ -7,20 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Optional, Union
 
-from ..model import (
-    CHANGED,
-    UNREAD,
-    BuildModule,
-    Fault,
-    InstallModule,
-    Kernel,
-    Policy,
-    Snapshot,
-    Target,
-    Unseen,
-    Wait,
-    fingerprint,
-)
+from ..actions import BuildModule, InstallModule, Wait
+from ..model import CHANGED, UNREAD, Fault, Kernel, Policy, Snapshot, Target, Unseen, fingerprint
 from ..modulefile import Module, canonical
 from ..record import Attempt, TargetRecord
 from ..remedy import find_remedy
@@ -41,8 +29,6 @@ WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unkno
 #: What had all the time that it may have: it is tried again after a pause, and has failed until then.
 OVERDUE = ("dkms-conf-timeout",)
 
-OTHER_KEY = "signed by another key"
-SOFT = (OTHER_KEY,)  # reasons to install again although what is installed would load
 FIRST_KEY = "signing-key-absent"  # no key was ever made here: the first installation makes one
 
 
@@ -52,6 +38,7 @@ class Excluded:
 
     reason: str
     fault: Optional[Fault] = None
+    rule: int = 1
 
 
 @dataclass(frozen=True)
@@ -65,24 +52,16 @@ class Unknown:
     """What is to become of a target cannot be told, since something of it could not be looked at."""
 
     seen: Unseen
+    rule: int = 3
 
 
 @dataclass(frozen=True)
 class Settled:
     note: str = ""
+    rule: int = 7
 
 
 Decision = Union[BuildModule, InstallModule, Wait, Excluded, Failed, Unknown, Settled]
-
-
-def rule_of(decision: Decision) -> int:
-    """Return the number of the rule that a decision follows from."""
-    if isinstance(decision, Failed):
-        return decision.rule
-    if isinstance(decision, Wait):
-        return 4 if decision.until is not None else 2 if decision.problem == "depends-not-ready" else 3
-    rules = {Excluded: 1, Unknown: 3, BuildModule: 5, InstallModule: 6}
-    return rules.get(type(decision), 7)
 
 
 class Deciding:
@@ -109,16 +88,16 @@ class Deciding:
 
     def _rules(self, target: Target) -> Decision:
         module, kernel = self.snapshot.modules[target.module], self.snapshot.kernels[target.kernel]
-        record = self.snapshot.records.get(target)
+        record = self.snapshot.of(target).record
         if not module.enabled:
             return Excluded("module.enabled is false")
         exclusion = find_exclusion(module.file.kernels, kernel)
         if exclusion:
             return Excluded(exclusion)
-        unseen = self.snapshot.unseen.get(target)
-        if unseen is not None and target not in self.snapshot.input_faults:
+        unseen = self.snapshot.of(target).unseen
+        if unseen is not None and self.snapshot.of(target).input_fault is None:
             return Unknown(unseen)
-        recipe = self.snapshot.recipes.get(target)
+        recipe = self.snapshot.of(target).recipe
         if recipe and recipe.excluded:
             return Excluded(f"{recipe.excluded}: dkms.conf")
         after: list[Target] = []
@@ -165,38 +144,40 @@ class Deciding:
             return Unknown(replace(seen, fault=replace(seen.fault, message=f"needs {name}: {seen.fault.message}")))
         if isinstance(decision, (Failed, Wait)):
             why = decision.fault.message if isinstance(decision, Failed) else decision.reason
-            return Wait(target, f"needs {name}, which is not built: {why}", "depends-not-ready")
+            return Wait(target, f"needs {name}, which is not built: {why}", "depends-not-ready", rule=2)
         return None
 
     def _without_inputs(
         self, target: Target, kernel: Kernel, record: Optional[TargetRecord], unready: Optional[Decision]
     ) -> Decision:
         """Decide where the source or the build tree is gone: what is installed stays, and is judged by verify."""
-        fault = kernel.build_tree_fault or self.snapshot.input_faults.get(target)
+        fault = kernel.build_tree_fault or self.snapshot.of(target).input_fault
         if fault is None and isinstance(unready, Wait):
-            fault = Fault(unready.problem, unready.reason, unready.hint)
+            fault = unready.fault
         if fault is None:
             fault = Fault("depends-not-ready", "the inputs of a module that it depends on are unknown")
         if record and record.built and record.installed:
-            if target in self.snapshot.store_damaged:
+            if self.snapshot.of(target).store_damaged:
                 return Settled()
             decision = self._installation(target, kernel, record, record.built.inputs, [])
             return Settled(f"installed; {fault.message}") if isinstance(decision, Settled) else decision
-        if target in self.snapshot.unseen and fault.problem not in OVERDUE:
-            return Unknown(self.snapshot.unseen[target])
+        unseen = self.snapshot.of(target).unseen
+        if unseen is not None and fault.problem not in OVERDUE:
+            return Unknown(unseen)
         if kernel.build_tree_fault is not None or fault.problem in WAITED_FOR:
             remedy = find_remedy(fault.problem, kernel.release, kernel.source_package)
-            return Wait(target, fault.message, fault.problem, fault.hint, remedy=remedy)
+            rule = 2 if fault.problem == "depends-not-ready" else 3
+            return Wait.of(target, fault, remedy=remedy, rule=rule)
         return Failed(fault, 3)
 
     def _installation(
         self, target: Target, kernel: Kernel, record: TargetRecord, inputs: Mapping[str, str], after: list[Target]
     ) -> Decision:
         assert record.built is not None
-        wanted, installed = self.snapshot.wanted(target), record.installed
+        wanted, installed = self.snapshot.of(target).wanted, record.installed
         gone = installed is None or not (installed.objects or installed.superseded)
         if record.built.objects and not wanted and gone:
-            reason = "; ".join(self.snapshot.left[target].values())
+            reason = "; ".join(self.snapshot.of(target).left.values())
             hint = f"dkms.force_version_override = [{json.dumps(target.module)}] in kmodd.toml installs it all the same"
             return Excluded(reason, Fault("kernel-has-newer", reason, hint))
         for built in wanted:
@@ -205,20 +186,20 @@ class Deciding:
                 text = f"{target.module} and {owner} both yield {built.name}.ko"
                 hint = "name the objects to install with [[object]] in one of the two module files"
                 return Failed(Fault("object-collision", text, hint), 6)
-        reason = self._why_install(target, kernel, record)
-        if not reason:
+        action = self._needed_installation(target, kernel, record)
+        if action is None:
             return Settled()
         mine = {item.built for item in installed.objects} if installed else set()  # what is there already stays
         for built in self.snapshot.unlisted(target):
             if built.sha256 not in mine:
                 return Failed(in_tree_fault(built.name, self.snapshot.modules[target.module]), 6)
-        if target in self.snapshot.store_damaged:
+        if self.snapshot.of(target).store_damaged:
             return self._build(target, "its stored objects were lost", inputs, after)
         signer = self.snapshot.signer
         if kernel.signature_hash and signer.fault is not None and signer.fault.problem != FIRST_KEY:
             return Failed(signer.fault, 6)
         blocked = self._retry(target, record, "install", self.install_inputs(target))
-        return blocked or InstallModule(target, reason)
+        return blocked or action
 
     def _retry(
         self, target: Target, record: Optional[TargetRecord], stage: str, inputs: Mapping[str, str]
@@ -231,11 +212,11 @@ class Deciding:
         if attempt.inputs != inputs and not restless:
             return None
         if not attempt.transient:
-            return Failed(Fault(attempt.problem, attempt.message, attempt.hint), 4)
+            return Failed(attempt.fault, 4)
         until = self.until(attempt)
         if self.now >= until:
             return None
-        return Wait(target, attempt.message, attempt.problem, attempt.hint, until)
+        return Wait.of(target, attempt.fault, until, rule=4)
 
     def until(self, attempt: Attempt) -> float:
         """Return when a failed attempt may be repeated, seconds since the epoch; at once if it ended in the future.
@@ -254,7 +235,7 @@ class Deciding:
         return self.identified[target]
 
     def _identify(self, target: Target) -> Optional[dict[str, str]]:
-        own = self.snapshot.inputs.get(target)
+        own = self.snapshot.of(target).inputs
         if own is None:
             return None
         inputs = dict(own)
@@ -279,25 +260,33 @@ class Deciding:
         words = [INPUT_WORDS.get(name, f"{name.partition(':')[2]}, which it depends on, changed") for name in changed]
         return "; ".join(words)
 
-    def _why_install(self, target: Target, kernel: Kernel, record: TargetRecord) -> str:
+    def _needed_installation(self, target: Target, kernel: Kernel, record: TargetRecord) -> Optional[InstallModule]:
+        """Return the installation that is due, None where what was built is installed as it is to be."""
+        reason = self._why_install(target, record)
+        if reason:
+            return InstallModule(target, reason)
+        identity = self.snapshot.signer.identity if kernel.signature_hash else ""
+        objects = record.installed.objects if record.installed else ()
+        if (identity or not kernel.signature_hash) and any(o.signer != identity for o in objects):
+            return InstallModule(target, "signed by another key", urgent=False)
+        if any(o.compressed != kernel.compression for o in objects):
+            return InstallModule(target, f"the kernel's own modules are {kernel.compression or 'not'} compressed")
+        return None
+
+    def _why_install(self, target: Target, record: TargetRecord) -> str:
+        """Return what of what was built is not installed, or not whole; "" if nothing."""
         assert record.built is not None
         installed = record.installed
-        wanted = {o.name: o.sha256 for o in self.snapshot.wanted(target)}
+        wanted = {o.name: o.sha256 for o in self.snapshot.of(target).wanted}
         if installed is None or (wanted and not installed.objects):
             return "not installed"
         if {o.name: o.built for o in installed.objects} != wanted:
-            more = any(o.name in self.snapshot.left.get(target, {}) for o in installed.objects)
+            more = any(o.name in self.snapshot.of(target).left for o in installed.objects)
             return "the kernel's own is as new" if more else "built anew"
         if installed.superseded:
             return "an interrupted installation is to be finished"
-        if target in self.snapshot.damaged:
-            return self.snapshot.damaged[target]
-        identity = self.snapshot.signer.identity if kernel.signature_hash else ""
-        if (identity or not kernel.signature_hash) and any(o.signer != identity for o in installed.objects):
-            return OTHER_KEY
-        if any(o.compressed != kernel.compression for o in installed.objects):
-            return f"the kernel's own modules are {kernel.compression or 'not'} compressed"
-        return ""
+        damage = self.snapshot.of(target).damage
+        return damage.text if damage is not None else ""
 
     def _owners(self) -> dict[str, dict[str, str]]:
         """Return kernel -> object -> the module it belongs to: who has it installed, else the first by name."""
@@ -308,7 +297,7 @@ class Deciding:
                     continue
                 if installed and record.installed is None:
                     continue
-                objects = {canonical(o.name) for o in self.snapshot.wanted(target)}
+                objects = {canonical(o.name) for o in self.snapshot.of(target).wanted}
                 if installed and record.installed:
                     objects &= {canonical(o.name) for o in record.installed.objects}
                 for name in objects:
@@ -325,7 +314,7 @@ def in_tree_fault(name: str, module: Module) -> Fault:
 
 def install_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:
     """Return what identifies an installation: what was built, the signer's state, the compression."""
-    record, kernel = snapshot.records.get(target), snapshot.kernels[target.kernel]
+    record, kernel = snapshot.of(target).record, snapshot.kernels[target.kernel]
     built = fingerprint(record.built.inputs) if record and record.built else ""
     signer = snapshot.signer.state if kernel.signature_hash else ""
     return {"built": built, "signer": signer, "compression": kernel.compression}

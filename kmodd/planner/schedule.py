@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..model import BuildModule, Snapshot, Target
+from ..actions import BuildModule
+from ..model import Snapshot, Target
 
 GUESS = 3.0  # seconds for each object of a module that was never built
 
@@ -33,5 +34,5 @@ def estimate(target: Target, snapshot: Snapshot) -> float:
     ended = [(a.ended, a.ended - a.began) for a in attempts if a and (a.stage, a.outcome) == ("build", "succeeded")]
     if ended:
         return max(ended)[1]
-    recipe = snapshot.recipes.get(target)
+    recipe = snapshot.of(target).recipe
     return GUESS * max(1, len(recipe.objects if recipe else snapshot.modules[target.module].file.object))

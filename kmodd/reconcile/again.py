@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Generic, TypeVar
 
+from ..settings import SettingsSource
+
 _Subject = TypeVar("_Subject")
 
 
 class Again(Generic[_Subject]):
     """The pauses of subjects: the first one, then twice as long each time that a look fails again after it."""
 
-    def __init__(self, first: float, longest: float) -> None:
-        self.first = first
-        self.longest = longest
+    def __init__(self, settings: SettingsSource) -> None:
+        self.settings = settings
         self._pauses: dict[_Subject, tuple[float, float]] = {}  # its length, and when it is over
 
     def note(self, failed: Collection[_Subject], now: float) -> dict[_Subject, float]:
@@ -21,11 +22,12 @@ class Again(Generic[_Subject]):
 
         What happens to be looked at meanwhile, for other reasons, makes no pause longer.
         """
+        retry = self.settings.now.retry
         for subject in self._pauses.keys() - set(failed):
             del self._pauses[subject]
         for subject in failed:
             length, over = self._pauses.get(subject, (0.0, now))
-            if now >= over or over - now > self.longest:  # the clock was changed
-                length = min(max(2 * length, self.first), self.longest)
+            if now >= over or over - now > retry.longest:  # the clock was changed
+                length = min(max(2 * length, retry.first), retry.longest)
                 self._pauses[subject] = (length, now + length)
         return {subject: over for subject, (_, over) in self._pauses.items()}

@@ -5,20 +5,18 @@ Must not: change anything, or decide what follows from a finding.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
 from ..errors import Problem
-from ..files import find_accident
 from ..model import Check, Demand, Fault, Kernel, Signer, Target
 from ..modulefile import canonical
 from ..paths import Sysroot
-from ..record import Installed, TargetRecord
-from ..registry import Registry
+from ..record import Installed
 from ..trust import TrustReader
 from ..verify import Question, Verifier
+from .observation import Observation, unread
 
 
 @dataclass(frozen=True)
@@ -53,25 +51,20 @@ class Checker:
         self.demands: dict[str, Demand] = {}
         self._trusted: dict[tuple[str, bool], Verdict] = {}
 
-    async def check(
-        self,
-        registry: Registry,
-        kernels: Mapping[str, Kernel],
-        records: Mapping[Target, TargetRecord],
-        damaged: Mapping[Target, str],
-    ) -> dict[Target, tuple[Check, ...]]:
-        """Verify what is installed and undamaged, on kernels whose modules.dep is up to date."""
+    async def fill(self, seen: Observation, strict: bool) -> None:
+        """Fill checks of what is installed and undamaged, on kernels whose modules.dep is up to date.
+
+        strict: what cannot be told counts as failed.
+        """
         certificate, unsigned = self._certificate()
         questions = []
-        omitted: dict[Target, tuple[Check, ...]] = {}
-        trust: dict[Target, tuple[Check, ...]] = {}
-        for target, record in sorted(records.items()):
-            kernel, module = kernels.get(target.kernel), registry.modules.get(target.module)
-            if not kernel or not kernel.present or not record.installed or target in damaged or kernel.depmod_stale:
+        beside: dict[Target, tuple[Check, ...]] = {}
+        for target, row, record in seen.recorded():
+            kernel, module = seen.kernels.get(target.kernel), seen.registry.modules.get(target.module)
+            objects = record.installed.objects if record.installed else ()
+            if not kernel or not kernel.present or not objects or row.damage is not None or kernel.depmod_stale:
                 continue
-            objects = record.installed.objects
-            if not objects:
-                continue
+            assert record.installed is not None
             present = all(item.signer == self.key.signer.identity for item in objects)
             demand, doubt = self._demand(kernel)
             question = Question(
@@ -87,15 +80,16 @@ class Checker:
             questions.append(question)
             trusted = doubt or await self._trust(kernel, present or all(item.signer for item in objects))
             told = trusted.outcome != "passed" or self.verifier.anew
-            omitted[target] = _omission(kernel, record.installed)
-            trust[target] = (trusted.check(objects[0].name),) if told else ()
+            beside[target] = (*_omission(kernel, record.installed), *([trusted.check(objects[0].name)] if told else []))
         changed = {
-            item.path: text
-            for target, text in damaged.items()
-            for item in (records[target].installed or Installed()).objects
+            item.path: row.damage.text
+            for _, row, record in seen.recorded()
+            if row.damage is not None
+            for item in (record.installed or Installed()).objects
         }
-        found = await self.verifier.examine(questions, changed)
-        return {target: (*omitted[target], *found[target], *trust[target]) for target in found}
+        for target, found in (await self.verifier.examine(questions, changed)).items():
+            checks = (*found, *beside[target])
+            seen.rows[target].checks = tuple(map(_harden, checks)) if strict else checks
 
     def _certificate(self) -> tuple[bytes, str]:
         """Return our certificate (DER), empty where signatures are not looked at, and why."""
@@ -154,15 +148,6 @@ def _omission(kernel: Kernel, installed: Installed) -> tuple[Check, ...]:
     return tuple(found)
 
 
-def harden(checks: Mapping[Target, Sequence[Check]]) -> dict[Target, tuple[Check, ...]]:
-    """Return checks as verify.strict has them: what cannot be told counts as failed."""
-    return {
-        target: tuple(replace(check, outcome="failed") if check.outcome == "untold" else check for check in made)
-        for target, made in checks.items()
-    }
-
-
-def unread(what: str, error: Exception) -> Fault:
-    """Return the fault that something could not be looked at."""
-    said = find_accident(error) or str(error)
-    return Fault("look-interrupted", f"{what} could not be looked at: {said}", "kmodd looks again by itself")
+def _harden(check: Check) -> Check:
+    """Return a check as verify.strict has it: what cannot be told counts as failed."""
+    return replace(check, outcome="failed") if check.outcome == "untold" else check

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Optional
 
-from ..config import Settings
+from ..actions import Action, Wait
 from ..fetch import fetch
 from ..log import get_logger
-from ..model import Action, Wait
 from ..paths import Sysroot
 from ..remedy import Remedy
+from ..settings import SettingsSource
 from ..watch.transaction import transaction_holder
 from .outcome import as_problem
 
@@ -25,7 +25,7 @@ from .outcome import as_problem
 class Fetching:
     """The fetches of one root. knock is called when one ended; when a pause is over, next_try tells."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, knock: Callable[[str], None]) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource, knock: Callable[[str], None]) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.knock = knock
@@ -36,8 +36,8 @@ class Fetching:
     def _allows(self, remedy: Remedy) -> bool:
         """Tell whether the settings say that something may be fetched."""
         if remedy.kind == "fetch-source":
-            return self.settings.sources.fetch and bool(self.settings.sources.srpm_path)
-        return self.settings.kernels.fetch_devel
+            return self.settings.now.sources.fetch and bool(self.settings.now.sources.srpm_path)
+        return self.settings.now.kernels.fetch_devel
 
     def start(self, actions: Iterable[Action]) -> None:
         """Start what is due of what actions wait for; the settings say what of it may be fetched."""
@@ -66,7 +66,7 @@ class Fetching:
 
     async def _fetch(self, remedy: Remedy) -> None:
         began = time.monotonic()
-        directory = next(iter(self.settings.sources.srpm_path), "")
+        directory = next(iter(self.settings.now.sources.srpm_path), "")
         command = remedy.shown(self.sysroot, directory)
         get_logger().info("fetch started", command=command)
         try:
@@ -74,13 +74,13 @@ class Fetching:
         except Exception as error:  # whatever it is, it is not tried again without a pause
             problem = as_problem(error, f"running {command}")
             failures = self._failed.get(remedy, (0, 0.0))[0] + 1
-            retry = self.settings.retry
+            retry = self.settings.now.retry
             pause = min(retry.first * (1 << min(failures - 1, 20)), retry.longest)
             self._failed[remedy] = (failures, time.monotonic() + pause)
             get_logger().warning("fetch failed", problem=problem.code, reason=problem.message, hint=problem.hint)
             return
         # What it did not bring although it says so is not asked for again at once.
-        self._failed[remedy] = (0, time.monotonic() + self.settings.retry.first)
+        self._failed[remedy] = (0, time.monotonic() + self.settings.now.retry.first)
         get_logger().info("fetched", command=command, seconds=round(time.monotonic() - began, 1))
 
     async def stop(self) -> None:

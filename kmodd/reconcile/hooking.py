@@ -10,20 +10,20 @@ import os
 from pathlib import Path
 from typing import Optional
 
-from ..config import Settings
 from ..errors import Problem
 from ..hooks import run_hook
 from ..log import get_logger
 from ..model import Snapshot, Target
 from ..paths import Sysroot
 from ..record import Hook, TargetRecord
+from ..settings import SettingsSource
 from ..store import Store
 
 
 class HookWork:
     """Runs the hooks of one root."""
 
-    def __init__(self, sysroot: Sysroot, settings: Settings, store: Store) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource, store: Store) -> None:
         self.sysroot = sysroot
         self.settings = settings
         self.store = store
@@ -44,13 +44,13 @@ class HookWork:
     async def removed(self, target: Target, record: TargetRecord) -> None:
         """Run what comes after a removal, if the module is still allowed to, and the source still there."""
         hook = record.after_removal
-        if hook and target.module in self.settings.dkms.allow_hooks and self.sysroot.resolve(hook.source).is_dir():
+        if hook and target.module in self.settings.now.dkms.allow_hooks and self.sysroot.resolve(hook.source).is_dir():
             await self._try(target, "POST_REMOVE", hook)
 
     def _find(self, target: Target, directive: str, snapshot: Snapshot) -> Optional[Hook]:
         """Return a module's script, where it has one and may run it."""
-        recipe, module = snapshot.recipes.get(target), snapshot.modules.get(target.module)
-        if recipe is None or module is None or target.module not in self.settings.dkms.allow_hooks:
+        recipe, module = snapshot.of(target).recipe, snapshot.modules.get(target.module)
+        if recipe is None or module is None or target.module not in self.settings.now.dkms.allow_hooks:
             return None
         line = recipe.hooks.get(directive)
         if line is None or module.file.source.ignore_hooks or not module.file.source.dkms:

@@ -10,32 +10,33 @@ import contextlib
 import time
 from typing import Optional
 
+from ..actions import RunDepmod
 from ..errors import Problem
 from ..install import find_culprits, run_depmod
 from ..log import get_logger
-from ..model import RunDepmod
 from ..moduleindex import State
 from ..paths import Sysroot
 from ..record import Attempt, Depmod, KernelRecord
-from .observe import Observer
+from ..store import Store
+from .kernelprobe import KernelProbe
 from .outcome import as_problem
 
 
 class IndexWork:
     """The depmods of one root."""
 
-    def __init__(self, sysroot: Sysroot, observer: Observer) -> None:
+    def __init__(self, sysroot: Sysroot, store: Store, kernels: KernelProbe) -> None:
         self.sysroot = sysroot
-        self.observer = observer
-        self.store = observer.store
+        self.store = store
+        self.kernels = kernels
 
     async def run(self, action: RunDepmod, last: Optional[Attempt]) -> Optional[Problem]:
         """Run depmod and store the outcome; returns what went wrong. last: the kernel's last one, if that failed."""
         release, began = action.kernel, time.time()
         try:
-            inputs, installed = await asyncio.to_thread(self.observer.depmod_inputs, release)
+            inputs, installed = await asyncio.to_thread(self.kernels.depmod_inputs, release)
             state = await run_depmod(self.sysroot, release)
-            omitted = self.observer.kernels.indexes.find_omitted(self.sysroot.kernel(release), installed)
+            omitted = self.kernels.reader.indexes.find_omitted(self.sysroot.kernel(release), installed)
         except Exception as error:
             problem = await self._blame(release, as_problem(error, f"depmod for {release}"))
             self._remember(release, self._failed(began, problem, last), None)
@@ -85,4 +86,5 @@ class IndexWork:
             known = self.store.kernel_records().get(release)
             done = known.depmod if known else None
         with contextlib.suppress(OSError):
-            self.store.write_kernel(KernelRecord(kernel=release, attempt=attempt, depmod=done))
+            steps = {RunDepmod.kind: attempt} if attempt else {}
+            self.store.write_kernel(KernelRecord(kernel=release, steps=steps, depmod=done))

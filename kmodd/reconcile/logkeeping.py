@@ -19,18 +19,17 @@ from ..errors import Problem
 from ..files import explained, list_names, make_directory, remove_empty
 from ..model import Snapshot, Target
 from ..paths import Sysroot
+from ..settings import SettingsSource
 
 DIRECTORY, FILE = 0o750, 0o640
 
 
 class LogKeeper:
-    """The logs of one root. group: whose members may read them; root alone where there is no such group."""
+    """The logs of one root. Members of build.log_group may read them; root alone where there is no such group."""
 
-    def __init__(self, sysroot: Sysroot, group: str, keep: int) -> None:
-        """keep: how many logs of a target are kept."""
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource) -> None:
         self.sysroot = sysroot
-        self.group = group
-        self.keep = keep
+        self.settings = settings
         self.gid = 0  # as last looked up: a directory service may answer late
 
     # -- making ----------------------------------------------------------------------------------------------------
@@ -38,7 +37,7 @@ class LogKeeper:
         """Return the path of a new attempt's log, older ones beyond the limit deleted. Raises Problem."""
         directory = self.sysroot.log_directory(target.module, target.kernel)
         with explained(f"opening a log in {self.sysroot.inside(directory)}"):
-            gid = self.gid = find_group(self.sysroot, self.group)
+            gid = self.gid = find_group(self.sysroot, self.settings.now.build.log_group)
             for place in (self.sysroot.logs, self.sysroot.below(self.sysroot.logs, target.module), directory):
                 _make_directory(place, gid)
             there = sorted(directory.glob("*.log"), key=_age)
@@ -46,7 +45,7 @@ class LogKeeper:
             same = [_age(path)[1] for path in there if path.name.startswith(new_name(began, 0)[:-1])]
             path = directory / f"{new_name(began, max(same, default=-1) + 1)}.log"
             _make_file(path, gid)
-            for old in there[: max(len(there) + 1 - self.keep, 0)]:
+            for old in there[: max(len(there) + 1 - self.settings.now.build.keep_logs, 0)]:
                 old.unlink()
         return path
 
@@ -55,7 +54,7 @@ class LogKeeper:
 
         Links are left alone. Raises OSError.
         """
-        gid = self.gid = find_group(self.sysroot, self.group)
+        gid = self.gid = find_group(self.sysroot, self.settings.now.build.log_group)
         for name, _, files in os.walk(self.sysroot.logs):
             _protect(Path(name), DIRECTORY, gid)
             for file in files:
@@ -80,7 +79,8 @@ class LogKeeper:
             return
         present = {kernel.release for kernel in snapshot.present()}
         for target in self.targets():
-            known = target in snapshot.records or target in snapshot.unseen or target in builds
+            row = snapshot.of(target)
+            known = row.record is not None or row.unseen is not None or target in builds
             if not known and (target.module not in snapshot.modules or target.kernel not in present):
                 self.forget(target)
         for module in list_names(self.sysroot.logs):

@@ -11,10 +11,11 @@ import contextlib
 import time
 from collections.abc import Container, Sequence
 
+from ..actions import ReloadModule
 from ..errors import Problem
 from ..files import explained
 from ..log import get_logger
-from ..model import Presence, ReloadModule, Snapshot, Target
+from ..model import Presence, Snapshot, Target
 from ..paths import SYSTEMD_RUNS
 from ..record import Reload
 from ..reloading import reload_inputs
@@ -46,11 +47,12 @@ class MemoryWork:
         began = time.time()
         own: dict[Target, tuple[str, ...]] = {}
         for target in (action.target, *action.along):
-            theirs = {item.name for item in snapshot.loaded[target]}
+            theirs = {item.name for item in snapshot.of(target).loaded}
             own[target] = tuple(name for name in action.objects if name in theirs)
             inputs = reload_inputs(target, snapshot)
             self._remember(target, Reload(outcome="began", began=began, inputs=inputs, objects=own[target]))
-        there = {i.name for items in snapshot.loaded.values() for i in items if i.presence is not Presence.ABSENT}
+        items = [item for row in snapshot.targets.values() for item in row.loaded]
+        there = {item.name for item in items if item.presence is not Presence.ABSENT}
         taken, refused, accident = await self._take_out(action.objects, there)
         failed, interrupted = await self._load([*reversed(taken)])
         for target, names in own.items():

@@ -16,6 +16,15 @@ from ..model import Target
 BuildObserver = Callable[[Target, str, Optional[Path], float], None]
 
 
+def clean_up(*steps: Callable[[], object]) -> None:
+    """Take steps that only tidy up: what one raises, whatever it is, is logged and stops nothing."""
+    for step in steps:
+        try:
+            step()
+        except Exception as error:
+            get_logger().warning("clean-up incomplete", reason=f"{type(error).__name__}: {error}")
+
+
 def as_problem(error: Exception, doing: str, again: bool = False) -> Problem:
     """Return any exception as a Problem; one that nobody foresaw is logged with its traceback.
 

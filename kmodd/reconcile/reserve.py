@@ -18,6 +18,7 @@ from typing import Any, Optional, TypeVar
 from ..errors import Problem
 from ..log import get_logger
 from ..paths import Sysroot
+from ..settings import SettingsSource
 
 PAUSE = 0.5  # seconds between two looks
 SHORT_PAUSE = 0.05  # where little is left beyond the reserve
@@ -30,17 +31,19 @@ _Task = asyncio.Task[Any]
 
 
 class Reserve:
-    """The free space of one root's file systems that hold scratch directories, state and logs.
+    """The free space of one root's file systems that hold scratch directories, state and logs (build.reserve)."""
 
-    size: the bytes that are to stay free on each, 0 for none.
-    """
-
-    def __init__(self, sysroot: Sysroot, size: int) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource) -> None:
         self.sysroot = sysroot
-        self.size = size
+        self.settings = settings
         self._builds: dict[_Task, Path] = {}  # and their scratch directories
         self._stopped: dict[_Task, Problem] = {}
         self._watch: Optional[_Task] = None
+
+    @property
+    def size(self) -> int:
+        """Return the bytes that are to stay free on each, 0 for none."""
+        return self.settings.now.build.reserve
 
     # -- looking ---------------------------------------------------------------------------------------------------
     def left(self, more: int = 0) -> tuple[float, Optional[Problem]]:

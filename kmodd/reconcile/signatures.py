@@ -14,6 +14,7 @@ from ..files import stat_signature
 from ..model import Kernel
 from ..paths import Sysroot
 from ..rpmdb import find_signature_fault
+from ..settings import SettingsSource
 from ..sources.kernel import SUFFIX, KernelSources
 
 #: What changes when a key is imported into, or erased from, rpm's keyring.
@@ -24,11 +25,15 @@ HINT = "rpm --import the key of whoever made it, or set sources.allow_unsigned i
 class Signatures:
     """Checks source RPMs of one root, each content once for a state of rpm's keyring."""
 
-    def __init__(self, sysroot: Sysroot, sources: KernelSources) -> None:
+    def __init__(self, sysroot: Sysroot, sources: KernelSources, settings: SettingsSource) -> None:
         self.sysroot = sysroot
         self.sources = sources
-        self.allow_unsigned = False
+        self.settings = settings
         self._known: dict[str, tuple[object, str]] = {}  # sha256 -> state of the keyring, what is wrong
+
+    @property
+    def allow_unsigned(self) -> bool:
+        return self.settings.now.sources.allow_unsigned
 
     def _keyring(self) -> tuple[object, ...]:
         directory = self.sysroot.resolve(self.sysroot.rpm_database)

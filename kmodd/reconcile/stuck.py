@@ -9,40 +9,32 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
+from ..actions import Action
 from ..errors import Problem
 from ..log import get_logger
-from ..model import Action, Policy, RemoveDropin, RunDepmod, WriteDropin
+from ..settings import SettingsSource
 
 
 class Stuck:
-    """Pauses actions, each time for twice as long."""
+    """Pauses actions, each time for twice as long, by the settings' table retry."""
 
-    def __init__(self, policy: Policy) -> None:
-        self.policy = policy
+    def __init__(self, settings: SettingsSource) -> None:
+        self.settings = settings
         self._paused: dict[Action, tuple[float, int]] = {}  # until when (time.monotonic()), and how often before
 
     def pause(self, actions: Sequence[Action]) -> None:
         """Leave actions alone until a pause is over."""
-        now = time.monotonic()
+        now, retry = time.monotonic(), self.settings.now.retry
         for action in actions:
             _, times = self._paused.get(action, (0.0, 0))
-            pause = min(self.policy.retry_first * (1 << min(times, 20)), self.policy.retry_longest)
+            pause = min(retry.first * (1 << min(times, 20)), retry.longest)
             self._paused[action] = (now + pause, times + 1)
-            text = f"{type(action).__name__} was done and stays due: {action.reason}"
+            text = f"{action.name} was done and stays due: {action.reason}"
             problem = Problem("no-progress", text, "please report it")
-            facts = {"problem": problem.code, "reason": problem.message, "hint": problem.hint, **_subject(action)}
-            get_logger().error("no progress", seconds=pause, **facts)
+            facts = {"problem": problem.code, "reason": problem.message, "hint": problem.hint}
+            get_logger().error("no progress", seconds=pause, **facts, **action.subject.fields())
 
     def until(self, action: Action) -> Optional[float]:
         """Return until when an action is left alone, time.monotonic(); None where it is not."""
         when, _ = self._paused.get(action, (0.0, 0))
         return when if when > time.monotonic() else None
-
-
-def _subject(action: Action) -> dict[str, str]:
-    """Return what an action is about, as fields of the log."""
-    if isinstance(action, RunDepmod):
-        return {"kernel": action.kernel}
-    if isinstance(action, (WriteDropin, RemoveDropin)):
-        return {"module": action.dropin.module}
-    return {"module": action.target.module, "kernel": action.target.kernel}

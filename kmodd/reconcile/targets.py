@@ -13,27 +13,29 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
+from ..actions import BuildModule, InstallModule
 from ..build.builder import Builder, Yield
 from ..build.failure import find_error, read
 from ..build.jobserver import Jobserver, Share
 from ..build.logs import ENDING
-from ..build.objects import Limits
 from ..compress import compress
-from ..config import Settings
 from ..deleting import delete_tree
 from ..errors import Problem
 from ..files import digest_file, explain, explained
 from ..install import Installation, directory_of, try_depmod
 from ..log import get_logger
-from ..model import CHANGED, BuildModule, InstallModule, Kernel, Signer, Snapshot, Target, fingerprint
+from ..model import CHANGED, Kernel, Signer, Snapshot, Target, fingerprint
 from ..paths import Sysroot
 from ..planner import FIRST_KEY, install_inputs
 from ..record import Attempt, Built, BuiltObject, FirstError, Installed, InstalledObject
+from ..settings import SettingsSource
 from ..sign.making import KeyMaker
+from ..store import Store
 from .hooking import HookWork
+from .inputprobe import InputProbe
+from .keysource import KeySource
 from .logkeeping import LogKeeper
 from .material import Material
-from .observe import Observer
 from .outcome import BuildObserver, as_problem
 from .reserve import Reserve
 
@@ -46,35 +48,29 @@ class TargetWork:
     def __init__(
         self,
         sysroot: Sysroot,
-        settings: Settings,
-        observer: Observer,
+        settings: SettingsSource,
+        store: Store,
+        keys: KeySource,
+        inputs: InputProbe,
         installation: Installation,
         observe_build: BuildObserver,
         logs: LogKeeper,
     ) -> None:
         self.sysroot = sysroot
         self.settings = settings
-        self.observer = observer
+        self.store = store
+        self.keys = keys
+        self.inputs = inputs
         self.observe_build = observe_build
         self.logs = logs
-        self.store = observer.store
-        self.jobserver = Jobserver(settings.jobs)
-        self.builder = Builder(sysroot, self.jobserver, settings.build.user, settings.build.cc_option_cache)
-        self.builder.limits = _limits(settings)
-        self.reserve = Reserve(sysroot, settings.build.reserve)
-        self.material = Material(sysroot, observer.sources, self.builder, observer.signatures)
+        self.jobserver = Jobserver(lambda: settings.now.jobs)
+        self.builder = Builder(sysroot, self.jobserver, settings)
+        self.reserve = Reserve(sysroot, settings)
+        self.material = Material(sysroot, inputs.sources, self.builder, inputs.signatures)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
         self.signing = asyncio.Lock()  # while the key is made or checked
         self.installing = asyncio.Lock()  # hooks of two modules do not run at the same time
-
-    def take(self, settings: Settings) -> None:
-        """Go on with other settings."""
-        self.settings = self.hooks.settings = settings
-        self.jobserver.jobs = settings.jobs
-        self.builder.limits = _limits(settings)
-        self.builder.ask_once = settings.build.cc_option_cache
-        self.reserve.size = settings.build.reserve
 
     # -- building --------------------------------------------------------------------------------------------------
     async def build(self, action: BuildModule, snapshot: Snapshot) -> None:
@@ -100,7 +96,7 @@ class TargetWork:
                 raise
             except Exception as error:
                 problem = as_problem(error, f"building {target}")
-                if not problem.transient and not await self._still(action, snapshot):
+                if not problem.transient and await self._have_inputs_changed(action, snapshot):
                     outcome = "discarded"
                 else:
                     first = await asyncio.to_thread(_first_error, path)
@@ -124,7 +120,7 @@ class TargetWork:
         module, kernel = snapshot.modules[target.module], snapshot.kernels[target.kernel]
         scratch = self.builder.make_scratch(_directory_name(target))
         try:
-            compiler = await self.observer.compiler(kernel)
+            compiler = await self.inputs.compiler(kernel)
             kernels = snapshot.kernels.values()
             laid = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels, action.inputs)
             depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
@@ -138,9 +134,9 @@ class TargetWork:
                 symvers=[*(s for s in depends if s is not None), *laid.symvers],
                 patches=laid.patches,
                 patched=laid.patched,
-                recipe=snapshot.recipes.get(target),
+                recipe=snapshot.of(target).recipe,
             )
-            if not await self._still(action, snapshot):
+            if await self._have_inputs_changed(action, snapshot):
                 return None
             await asyncio.to_thread(self.reserve.check, sum(path.stat().st_size for path in made.objects))
             with explained(f"storing the objects of {target}"):
@@ -150,19 +146,9 @@ class TargetWork:
         finally:
             await asyncio.to_thread(self.builder.drop_scratch, scratch)
 
-    async def _still(self, action: BuildModule, snapshot: Snapshot) -> bool:
-        """Tell whether a build's own inputs are still what they were when it was planned."""
-        target = action.target
-        kernel = snapshot.kernels[target.kernel]
-        try:
-            tree, _ = self.observer.kernels.find_build_tree(target.kernel, "")
-            if tree != kernel.build_tree:
-                return False
-            module = snapshot.modules[target.module]
-            now = await self.observer.inputs(module, kernel, await self.observer.recipe(module, kernel))
-        except (Problem, OSError):
-            return False
-        return now is not None and all(action.inputs.get(name) == value for name, value in now.items())
+    async def _have_inputs_changed(self, action: BuildModule, snapshot: Snapshot) -> bool:
+        module, kernel = snapshot.modules[action.target.module], snapshot.kernels[action.target.kernel]
+        return await self.inputs.have_changed(module, kernel, action.inputs)
 
     def _keep(
         self, action: BuildModule, snapshot: Snapshot, made: Yield, compiler: str, began: float, where: str
@@ -206,7 +192,7 @@ class TargetWork:
 
         As many objects at a time as there are jobs.
         """
-        turn = asyncio.Semaphore(self.settings.jobs)
+        turn = asyncio.Semaphore(self.settings.now.jobs)
         return await _all(self._install(action.target, action.reason, snapshot, turn) for action in due)
 
     async def _install(self, target: Target, reason: str, snapshot: Snapshot, turn: asyncio.Semaphore) -> bool:
@@ -242,7 +228,8 @@ class TargetWork:
                 done |= {"problem": "", "message": "", "hint": "", "failures": 0}
                 self.store.write(record.model_copy(update={"attempt": last.model_copy(update=done)}))
         except Exception as error:
-            where = (snapshot.records[target].attempt or Attempt(began=0, ended=0, stage="build", outcome="failed")).log
+            last = self.store.record(target).attempt
+            where = last.log if last is not None else ""
             self.fail(target, "install", inputs, as_problem(error, f"installing {target}"), began, where)
             return False
         names = " ".join(item.name for _, item in files)
@@ -254,13 +241,13 @@ class TargetWork:
         if not kernel.signature_hash:
             return Signer()
         async with self.signing:
-            signer = self.observer.keyring.signer()
+            signer = self.keys.now.signer()
             if signer.fault is not None and signer.fault.problem == FIRST_KEY:
-                signer = await KeyMaker(self.observer.keyring).generate(self.settings.sign.algorithm)
-                get_logger().info("signing key generated", certificate=self.settings.sign.certificate)
+                signer = await KeyMaker(self.keys.now).generate(self.settings.now.sign.algorithm)
+                get_logger().info("signing key generated", certificate=self.settings.now.sign.certificate)
             if signer.fault is not None:
-                raise Problem(signer.fault.problem, signer.fault.message, signer.fault.hint)
-            await self.observer.keyring.check()  # once for all that are signed now
+                raise Problem.of(signer.fault)
+            await self.keys.now.check()  # once for all that are signed now
         return signer
 
     async def _finish_objects(
@@ -281,7 +268,7 @@ class TargetWork:
                 if await asyncio.to_thread(digest_file, path) != item.sha256:
                     raise Problem("store-damaged", f"the stored {path.name} of {target} was changed", transient=True)
                 if kernel.signature_hash:
-                    await self.observer.keyring.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
+                    await self.keys.now.sign(path, self._signing_tree(kernel, snapshot), kernel.signature_hash)
                 final = await compress(path, kernel.compression)
                 digest = await asyncio.to_thread(digest_file, final)
             return final, InstalledObject(
@@ -293,7 +280,7 @@ class TargetWork:
                 compressed=kernel.compression,
             )
 
-        return await _all(finish(item) for item in snapshot.wanted(target))
+        return await _all(finish(item) for item in snapshot.of(target).wanted)
 
     def _signing_tree(self, kernel: Kernel, snapshot: Snapshot) -> Path:
         """Return the build tree whose sign-file signs: the kernel's own, else any."""
@@ -357,11 +344,6 @@ async def _check_indexable(target: Target, files: Sequence[tuple[Path, Installed
         names = ", ".join(item.name for _, item in files)
         text = f"{names} would keep depmod from listing any module of {target.kernel}: {said}"
         raise Problem("object-breaks-depmod", text, "what the build yields is damaged, or needs itself: correct it")
-
-
-def _limits(settings: Settings) -> Limits:
-    build = settings.build
-    return Limits(build.largest_object, build.most_objects, build.largest_log)
 
 
 def _directory_name(target: Target) -> str:

@@ -181,7 +181,7 @@ class Keyring:
         """
         fault = self.signer().fault
         if fault:
-            raise Problem(fault.problem, fault.message, fault.hint)
+            raise Problem.of(fault)
         secret = self.secret()
         await self._check_pair(secret)
         with explained("publishing the certificate"):
@@ -356,7 +356,7 @@ def _check_safe(part: Path) -> None:
 
 
 def _problem(fault: Fault) -> Problem:
-    return Problem(fault.problem, fault.message, fault.hint)
+    return Problem.of(fault)
 
 
 def _unreadable(path: str, error: Exception) -> Fault:

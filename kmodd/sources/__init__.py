@@ -20,6 +20,7 @@ from ..files import explain, make_directory, replace_file
 from ..modulefile import Module, Patch
 from ..paths import Sysroot
 from ..reading import SWAPPED, Reached, reach
+from ..settings import SettingsSource
 from . import symvers, tree
 from .archive import ARCHIVE, Archive, check_digest
 from .kernel import KernelSources
@@ -32,7 +33,8 @@ RACY = 2.0  # seconds; a file that changed this recently may change again within
 class SourceReader:
     """Identifies and copies sources; identities are kept by the files' stat data, so unchanged trees are not read."""
 
-    def __init__(self, sysroot: Sysroot) -> None:
+    def __init__(self, sysroot: Sysroot, settings: Optional[SettingsSource] = None) -> None:
+        """settings: without them, the defaults."""
         self.sysroot = sysroot
         self.memory = sysroot.below(sysroot.cache, "sources.json")
         self._known: dict[str, tuple[str, str]] = {}  # path -> (stat digest, content digest)
@@ -40,7 +42,9 @@ class SourceReader:
             loaded = json.loads(self.memory.read_bytes())
             self._known = {str(k): (str(v[0]), str(v[1])) for k, v in loaded.items()}
         self._dirty = False
-        self.kernel = KernelSources(sysroot, lambda reached: self._identity(Archive(reached)))
+        self.kernel = KernelSources(
+            sysroot, lambda reached: self._identity(Archive(reached)), settings or SettingsSource()
+        )
 
     @contextlib.contextmanager
     def find(self, module: Module) -> Iterator[Reached]:

@@ -26,6 +26,7 @@ from ..modulefile import Module
 from ..paths import Sysroot
 from ..reading import Reached, open_at, reach, walk
 from ..remedy import Remedy
+from ..settings import SettingsSource
 from . import tree
 from .ownership import check_owners
 
@@ -51,10 +52,15 @@ class Kept:
 class KernelSources:
     """The kernels' sources. digest: returns a file's sha256, remembered by its stat data."""
 
-    def __init__(self, sysroot: Sysroot, digest: Callable[[Reached], str]) -> None:
+    def __init__(self, sysroot: Sysroot, digest: Callable[[Reached], str], settings: SettingsSource) -> None:
         self.sysroot = sysroot
         self.digest = digest
-        self.places: tuple[str, ...] = ()  # directories, in-root
+        self.settings = settings
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Return the directories of sources.srpm_path, in-root."""
+        return self.settings.now.sources.srpm_path
 
     def _directory(self, kernel: Kernel) -> Path:
         return self.sysroot.below(self.sysroot.kernel_sources, kernel.source_package[: -len(SUFFIX)])

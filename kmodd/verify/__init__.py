@@ -13,9 +13,10 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
+from typing import Optional
 
 from ..files import digest_file, find_accident, replace_file, stat_signature
-from ..model import Check, Target
+from ..model import Check, Damage, Target
 from ..paths import Sysroot
 from ..record import Installed
 from . import symbols
@@ -82,8 +83,8 @@ class Verifier:
                 replace_file(self.memory, json.dumps(data).encode())
             self._dirty = False
 
-    def find_damage(self, installed: Installed) -> str:
-        """Return in which way installed files differ from what was recorded, "" where they do not."""
+    def find_damage(self, installed: Installed) -> Optional[Damage]:
+        """Return how the first of installed files that differs from what was recorded does, None where none does."""
         for item in installed.objects:
             path = self.sysroot.resolve(item.path)
             try:
@@ -97,10 +98,10 @@ class Verifier:
             except OSError as error:
                 if find_accident(error):
                     raise
-                return f"{item.path} is gone"
+                return Damage(item.path, f"{item.path} is gone")
             if known[1] != item.sha256:
-                return f"{item.path} was changed by somebody else"
-        return ""
+                return Damage(item.path, f"{item.path} was changed by somebody else")
+        return None
 
     async def examine(
         self, questions: Iterable[Question], damaged: Mapping[str, str] = {}

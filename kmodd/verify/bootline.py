@@ -59,4 +59,4 @@ def options(kernel: Kernel, name: str, given: str, own: str) -> list[str]:
 def refusals(kernel: Kernel, name: str, shape: Shape) -> list[Fault]:
     """Return what certainly keeps a module that another needs from being loaded."""
     checks = check(kernel, name, shape, at_boot=False)
-    return [Fault(c.problem, c.message, c.hint) for c in checks if c.outcome == "failed"]
+    return [c.fault for c in checks if c.outcome == "failed"]

@@ -14,7 +14,7 @@ import ctypes
 import errno
 import os
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Optional
 
 import pyinotify
@@ -95,11 +95,12 @@ class Watcher:
     faults: what is not watched and why, as of the last rearm(); the daemon goes on with what it has.
     """
 
-    def __init__(self, sysroot: Sysroot, bell: Bell) -> None:
+    def __init__(self, sysroot: Sysroot, bell: Bell, find_more: Callable[[], Sequence[str]] = lambda: ()) -> None:
+        """find_more: returns directories that are watched besides, in-root."""
         self.sysroot = sysroot
         self.bell = bell
         self._named = {RPM_LOCK: "an rpm transaction ended", sysroot.ring.name: "a package's trigger asked for it"}
-        self.more: tuple[str, ...] = ()  # directories besides, in-root
+        self.find_more = find_more
         self.faults: list[Problem] = []
         self._manager: Any = None
         self._notifier: Optional[_Notifier] = None
@@ -218,7 +219,7 @@ class Watcher:
         else:
             for _ in range(PASSES):
                 # a directory made after the listing and before its parent's watch is found by the next pass
-                places, faults = find_places(self.sysroot, self.more)
+                places, faults = find_places(self.sysroot, tuple(self.find_more()))
                 new, gone, failed = self._apply(places)
                 faults += failed
                 if new or gone:

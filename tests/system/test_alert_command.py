@@ -11,7 +11,7 @@ from typing import Any, Optional
 
 import pytest
 from patience import LIMIT, skip, until, within_limit
-from worlds import K, T, kernel, world
+from worlds import K, T, kernel, settings_of, world
 
 from kmodd.alert import command as room
 from kmodd.alert.command import Command
@@ -50,9 +50,8 @@ def script(root: Path, text: str) -> str:
 
 
 def make(root: Path, *argv: str, timeout: float = LIMIT) -> Command:
-    command = Command(Sysroot(root))
-    command.take(argv, (NOBODY, NOBODY), timeout)
-    return command
+    table = f'[notify]\ncommand = {json.dumps(argv)}\ntimeout = "{timeout}s"\n'
+    return Command(Sysroot(root), settings_of(table), lambda _: (NOBODY, NOBODY))
 
 
 def look(judgement: Optional[Judgement], previous: Optional[Report]) -> Report:

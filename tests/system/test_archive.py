@@ -21,6 +21,7 @@ from kmodd.build.unpack import unpack
 from kmodd.errors import Problem
 from kmodd.model import Kernel
 from kmodd.paths import Sysroot
+from kmodd.settings import SettingsSource
 
 pytestmark = pytest.mark.system
 
@@ -161,7 +162,7 @@ def unpack_alone(root: Path, archive: Path) -> Problem:
 
     async def work() -> None:
         sysroot = Sysroot(root)
-        builder = Builder(sysroot, Jobserver(1))
+        builder = Builder(sysroot, Jobserver(lambda: 1), SettingsSource())
         scratch = builder.make_scratch("x")
         (scratch / "source").mkdir()
         os.chown(scratch / "source", *builder.owners[scratch])

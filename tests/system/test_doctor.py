@@ -15,11 +15,11 @@ import pytest
 from ground.privateroot import find_packages
 from world import World
 
-from kmodd.config import Settings
 from kmodd.ctl.checks import Finding, Host, machine
 from kmodd.model import Snapshot
 from kmodd.paths import Sysroot
-from kmodd.reconcile.observe import Observer
+from kmodd.reconcile.observe import make_observer
+from kmodd.settings import Settings, SettingsSource
 
 pytestmark = pytest.mark.system
 LINK = "system_u:object_r:modules_object_t:s0"
@@ -237,7 +237,7 @@ def test_unit_is_asked_of_systemd(
     monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
     monkeypatch.setattr(machine, "is_booted", lambda sysroot: True)
     sysroot = Sysroot(tmp_path)
-    host = Host(sysroot, Settings(), Observer(sysroot, Settings()), Snapshot())
+    host = Host(sysroot, Settings(), make_observer(sysroot, SettingsSource()), Snapshot())
 
     async def ask() -> list[Finding]:
         return [finding async for finding in machine.units(host)]

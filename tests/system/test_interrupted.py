@@ -14,12 +14,14 @@ from typing import Any
 import pytest
 from world import QUICK, World
 
+from kmodd.actions import Wait
 from kmodd.config import read_settings
-from kmodd.model import Judgement, Verdict, Wait
+from kmodd.model import Judgement, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge, plan
 from kmodd.reconcile import policy_of
-from kmodd.reconcile.observe import Observer
+from kmodd.reconcile.observe import make_observer
+from kmodd.settings import SettingsSource
 
 PATIENT = '[retry]\nfirst = "1h"\nlongest = "2h"\n[sign]\nalgorithm = "ecdsa"\n'
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -75,7 +77,7 @@ def look(world: World) -> Judgement:
     """Return the verdict of the only target, as a new process comes to it."""
     sysroot = Sysroot(world.root)
     settings = read_settings(sysroot)
-    snapshot = asyncio.run(Observer(sysroot, settings, brief=True).observe())
+    snapshot = asyncio.run(make_observer(sysroot, SettingsSource(settings), brief=True).observe())
     (found,) = judge(snapshot, policy_of(settings), time.time()).values()
     actions = plan(snapshot, policy_of(settings), time.time())
     if found.verdict is Verdict.WAITING:
@@ -185,7 +187,7 @@ def test_a_killed_compiler_neither_ends_what_is_installed_nor_stays(built: World
 def test_a_killed_rpm_is_no_package_that_is_gone(built: World, faulty: Faulty, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KMODD_PROGRAM_PATH", faulty.env["KMODD_PROGRAM_PATH"])
     sysroot = Sysroot(built.root)
-    observer = Observer(sysroot, read_settings(sysroot), brief=True)
+    observer = make_observer(sysroot, SettingsSource(read_settings(sysroot)), brief=True)
     packages = asyncio.run(observer.observe()).kernels[built.kernel].devel_package
     assert packages
     faulty.break_("rpm", ACCIDENTS["killed"])

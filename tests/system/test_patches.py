@@ -19,6 +19,7 @@ from kmodd.errors import Problem
 from kmodd.model import Fault, Kernel
 from kmodd.modulefile import Patch
 from kmodd.paths import Sysroot
+from kmodd.settings import SettingsSource
 
 pytestmark = pytest.mark.system
 
@@ -59,7 +60,7 @@ class Outcome:
     async def _work(
         self, sysroot: Sysroot, patches: list[tuple[Path, Patch]], files: dict[str, str], links: dict[str, str]
     ) -> None:
-        builder = Builder(sysroot, Jobserver(1))
+        builder = Builder(sysroot, Jobserver(lambda: 1), SettingsSource())
         scratch = builder.make_scratch("x")
         self.top = scratch / "source"
         for name, text in files.items():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from world import GOOD, HELD, QUICK, World
+from worlds import settings_of
 
 from kmodd.paths import Sysroot
 from kmodd.reconcile.reserve import Reserve
@@ -90,7 +91,7 @@ def test_reserve_of_zero_is_none(world: World) -> None:
 @pytest.mark.parametrize("place", ["var/cache/kmodd", "var/lib/kmodd", "var/log/kmodd"])
 def test_each_file_system_counts_and_of_a_small_one_a_tenth(bare: World, place: str) -> None:
     directory = mount(bare, place, 20)
-    reserve = Reserve(Sysroot(bare.root), 4096 * MEBIBYTE)
+    reserve = Reserve(Sysroot(bare.root), settings_of('[build]\nreserve = "4096MiB"\n'))
     # The root's own file system is large, but what is free there is another's affair.
     others = [p for p in ("var/cache/kmodd", "var/lib/kmodd", "var/log/kmodd") if p != place]
     for other in others:

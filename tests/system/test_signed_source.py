@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from worlds import kernel
+from worlds import kernel, settings_of
 
 from kmodd.errors import Problem
 from kmodd.model import Kernel
@@ -75,9 +75,9 @@ def put(root: Path, content: bytes) -> None:
 
 
 def checking(root: Path) -> tuple[Signatures, KernelSources, Kernel]:
-    sources = KernelSources(Sysroot(root), Reached.digest)
-    sources.places = ("/srv/srpms",)
-    return Signatures(Sysroot(root), sources), sources, kernel(source_package=NAME)
+    settings = settings_of()
+    sources = KernelSources(Sysroot(root), Reached.digest, settings)
+    return Signatures(Sysroot(root), sources, settings), sources, kernel(source_package=NAME)
 
 
 def problem(signatures: Signatures, of: Kernel) -> str:
@@ -102,7 +102,7 @@ def test_only_what_a_trusted_key_signed_is_taken(root: Path, vendor: Vendor) -> 
     assert problem(signatures, of).startswith("kernel-source-unsigned")
     put(root, b"no package")
     assert problem(signatures, of).startswith("kernel-source-unsigned")
-    signatures.allow_unsigned = True
+    signatures.settings.now = settings_of("[sources]\nallow_unsigned = true\n").now
     assert problem(signatures, of) == ""
 
 

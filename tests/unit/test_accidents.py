@@ -8,19 +8,18 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from worlds import NOW, POLICY, K, T, do, module, record, settled, verdict, world
+from worlds import NOW, POLICY, K, T, change, do, module, record, settings_of, settled, verdict, world
 
-from kmodd.config import Settings
+from kmodd.actions import RemoveDropin, RemoveModule
 from kmodd.kernels import NEEDED, KernelReader
-from kmodd.model import BrokenFile, Dropin, Fault, Kernel, RemoveDropin, RemoveModule, Snapshot, Verdict
+from kmodd.model import BrokenFile, Dropin, Fault, Kernel, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge
-from kmodd.reconcile.observe import Observer
+from kmodd.reconcile.observe import make_observer
 from kmodd.registry import RegistryReader
 from kmodd.store import Store
 
@@ -122,12 +121,11 @@ def test_a_module_whose_file_could_not_be_read_waits_and_nothing_of_it_goes(
     assert [item.fault.problem for item in found.broken] == ["look-interrupted"]
     assert found.broken[0].whole == (not place.endswith(".toml"))
     dropins = (Dropin("modprobe", "m", "# ours\n"),)
-    there = Snapshot(
-        kernels=settled().kernels, broken=found.broken, records={T: record()}, dropins=dropins, again=NOW + 1
-    )
+    facts = {"kernels": settled().kernels, "records": {T: record()}, "dropins": dropins}
+    there = change(Snapshot(), **facts, broken=found.broken, again=NOW + 1)
     assert not [action for action in do(there) if isinstance(action, (RemoveModule, RemoveDropin))]
     assert {judgement.verdict for judgement in judge(there, POLICY, NOW).values()} == {Verdict.WAITING}
-    gone = Snapshot(kernels=there.kernels, records=there.records, dropins=dropins)
+    gone = change(Snapshot(), **facts)
     assert [type(a) for a in do(gone) if isinstance(a, (RemoveModule, RemoveDropin))] == [RemoveModule, RemoveDropin]
 
 
@@ -135,7 +133,7 @@ def test_what_is_broken_for_good_has_failed(root: Path) -> None:
     (root / "etc/kmodd/modules.d/m.toml").write_text("[")
     (item,) = RegistryReader(Sysroot(root)).read().broken
     assert item.fault.problem == "module-file-invalid"
-    assert verdict(replace(settled(), modules={}, broken=(item,), records={})).verdict is Verdict.FAILED
+    assert verdict(change(settled(), modules={}, broken=(item,), records={})).verdict is Verdict.FAILED
 
 
 def test_what_needs_a_module_that_could_not_be_read_waits_for_it() -> None:
@@ -147,7 +145,7 @@ def test_what_needs_a_module_that_could_not_be_read_waits_for_it() -> None:
 
 
 def test_a_look_says_when_it_is_to_be_repeated(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    observer = Observer(Sysroot(root), Settings(), brief=True)
+    observer = make_observer(Sysroot(root), settings_of(), brief=True)
     assert asyncio.run(observer.observe()).again is None
     with failing(monkeypatch, errno.EIO, root / "etc/kmodd/modules.d/m.toml"):
         assert asyncio.run(observer.observe()).again is not None

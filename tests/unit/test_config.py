@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.config import Settings, read_settings
+from kmodd.config import read_settings
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
+from kmodd.settings import Settings
 
 FULL = """
 [daemon]

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.config import Settings
 from kmodd.deleting import delete_tree, remove_tree
 from kmodd.paths import Sysroot
 from kmodd.reconcile.reconciler import Reconciler
+from kmodd.settings import SettingsSource
 
 #: Makes directories in each other, more than a path may be long.
 DEEP = """
@@ -95,12 +95,12 @@ def test_what_a_build_left_is_gone_after_the_next_start_whatever_it_is(tmp_path:
     scratch = sysroot.scratch / "6.1.m"
     scratch.mkdir(parents=True)
     deep(scratch)
-    Reconciler(sysroot, Settings(), lambda _: None).heal()
+    Reconciler(sysroot, SettingsSource(), lambda _: None).heal()
     assert os.listdir(sysroot.scratch) == []
 
 
 def test_step_of_healing_that_fails_ends_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    reconciler = Reconciler(Sysroot(tmp_path), Settings(), lambda _: None)
+    reconciler = Reconciler(Sysroot(tmp_path), SettingsSource(), lambda _: None)
     healed = []
 
     def fail() -> None:

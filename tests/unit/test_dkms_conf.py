@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from worlds import K
+from worlds import K, settings_of
 
 from kmodd import tomlfile
 from kmodd.dkms import conf
@@ -138,7 +138,7 @@ def test_conf_that_is_too_large_is_refused_before_bash_reads_it(tmp_path: Path, 
     async def never(*_: object) -> bytes:
         raise AssertionError("bash was to read it")
 
-    reader = ConfReader(Sysroot(tmp_path), never, lambda _: "", lambda _: "")
+    reader = ConfReader(Sysroot(tmp_path), never, lambda _: "", lambda _: "", settings_of())
     with pytest.raises(Problem) as caught:
         asyncio.run(reader.find(module, KERNEL))
     assert (caught.value.code, caught.value.message) == ("dkms-conf-invalid", said)

@@ -14,16 +14,18 @@ from typing import Any, Callable
 
 import pytest
 from patience import LIMIT, until
-from worlds import K2, T, build, kernel, module, world
+from worlds import K2, T, kernel, module, world
 
-from kmodd.config import Settings
+from kmodd.actions import BuildModule, InstallModule
 from kmodd.control.client import Client
 from kmodd.daemon import Daemon, failures
 from kmodd.daemon.failures import Failures
 from kmodd.errors import Problem
 from kmodd.model import Target
 from kmodd.paths import Sysroot
-from kmodd.reconcile.reconciler import HOLD, Reconciler
+from kmodd.reconcile.reconciler import Reconciler
+from kmodd.reconcile.steps import HOLD, Pass
+from kmodd.settings import Settings, SettingsSource
 
 ERRORS: list[Exception] = [
     OSError(errno.EMFILE, "Too many open files"),
@@ -153,7 +155,7 @@ def test_no_pause_is_longer_than_the_longest_whatever_the_clock_was_set_to(tmp_p
             daemon._wake_in(delay)
         assert daemon.timer is not None
         left = daemon.timer.when() - asyncio.get_running_loop().time()
-        assert left <= min(max(delay, 0.0), daemon.settings.retry.longest) + 0.001
+        assert left <= min(max(delay, 0.0), daemon.settings.now.retry.longest) + 0.001
         daemon._wake_in(None)
         assert daemon.timer is None
 
@@ -163,13 +165,12 @@ def test_no_pause_is_longer_than_the_longest_whatever_the_clock_was_set_to(tmp_p
 # -- timers ----------------------------------------------------------------------------------------------------------
 def test_what_waits_for_others_sets_no_timers_and_is_forgotten_with_them(tmp_path: Path) -> None:
     async def hold() -> None:
-        reconciler = Reconciler(Sysroot(tmp_path), Settings(), lambda _: None)
+        reconciler = Reconciler(Sysroot(tmp_path), SettingsSource(), lambda _: None)
         other = module("other")
         snapshot = world(module(), other, kernels=(kernel(), kernel(K2)))
-        pending = {action.target: action for action in build(Target("other", T.kernel))[:1]}
-        assert snapshot.modules
+        current = Pass(snapshot, {target: BuildModule(target, "") for target in [Target("other", T.kernel)]})
         for _ in range(3):
-            assert reconciler._held(T, pending)  # type: ignore[arg-type]
+            assert not reconciler.installing.due(InstallModule(T, ""), current)
         assert not asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
         wait = reconciler.next_wake(())
         assert wait is not None and 0 < wait <= HOLD

@@ -11,16 +11,14 @@ from typing import Optional
 
 import pytest
 from patience import turns
-from worlds import K, T
+from worlds import K, T, settings_of
 
-from kmodd.config import Settings
+from kmodd.actions import Wait
 from kmodd.fetch import fetch_words
-from kmodd.model import Wait
 from kmodd.paths import Sysroot
 from kmodd.reconcile import fetching
 from kmodd.reconcile.fetching import Fetching
 from kmodd.remedy import Remedy, find_remedy
-from kmodd.tomlfile import parse
 
 GET_DEVEL, GET_SOURCE = Remedy("fetch-devel", K), Remedy("fetch-source", "kernel-6.1-1.src.rpm")
 #: Hints are for people: whatever they say, only the remedy is run.
@@ -80,7 +78,7 @@ def test_only_what_the_settings_allow_is_fetched_one_at_a_time(
 
     async def go() -> int:
         knocks: list[str] = []
-        fetching = Fetching(Sysroot(tmp_path), parse(Settings, settings), knocks.append)
+        fetching = Fetching(Sysroot(tmp_path), settings_of(settings), knocks.append)
         for _ in range(4):  # what is fetched and still missing is not fetched again at once
             fetching.start([OTHER, SAME, DEVEL, OTHER, SOURCE, DEVEL])
             assert len(fetching.running) <= 1
@@ -98,7 +96,7 @@ def test_failed_fetch_is_repeated_after_a_pause(tmp_path: Path, monkeypatch: pyt
     dnf = tmp_path / "dnf"
     dnf.write_text(f"#!/bin/sh\necho ran >>{tmp_path}/ran\necho Error: no match >&2\nexit 1\n")
     dnf.chmod(0o755)
-    settings = parse(Settings, '[kernels]\nfetch_devel = true\n[retry]\nfirst = "300s"\n')
+    settings = settings_of('[kernels]\nfetch_devel = true\n[retry]\nfirst = "300s"\n')
 
     async def go() -> None:
         fetching = Fetching(Sysroot(tmp_path), settings, lambda _: None)
@@ -137,7 +135,7 @@ def test_fetch_that_fails_for_any_reason_is_repeated_after_a_pause(
     monkeypatch.setattr(fetching, "fetch", broken)
 
     async def go() -> None:
-        work = Fetching(Sysroot(tmp_path), parse(Settings, "[kernels]\nfetch_devel = true\n"), lambda _: None)
+        work = Fetching(Sysroot(tmp_path), settings_of("[kernels]\nfetch_devel = true\n"), lambda _: None)
         for _ in range(20):
             work.start([DEVEL])
             await asyncio.gather(*work.running.values())
@@ -155,7 +153,7 @@ def test_nothing_is_fetched_while_an_rpm_transaction_runs(tmp_path: Path) -> Non
     lock.parent.mkdir(parents=True)
 
     async def started() -> bool:
-        fetching = Fetching(Sysroot(tmp_path), parse(Settings, "[kernels]\nfetch_devel = true\n"), lambda _: None)
+        fetching = Fetching(Sysroot(tmp_path), settings_of("[kernels]\nfetch_devel = true\n"), lambda _: None)
         fetching.start([DEVEL])
         found = bool(fetching.running)
         await fetching.stop()

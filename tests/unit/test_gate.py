@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any, Optional
 
 import pytest
-from worlds import K2, MISSING, NOW, POLICY, K, T, broken, failed, kernel, module, record, settled, world
+from worlds import K2, MISSING, NOW, POLICY, K, T, broken, change, failed, kernel, module, parts, record, settled, world
 
-from kmodd.config import Settings
 from kmodd.ctl import check, gate
 from kmodd.ctl.look import Look
 from kmodd.errors import Problem
 from kmodd.model import Fault, Snapshot, Target
 from kmodd.paths import Sysroot
 from kmodd.planner import judge, plan
+from kmodd.settings import Settings
 
 FAULT = {T: (Fault("object-shadowed", "another file would be loaded", "remove it"),)}
 OTHER = Target("other", K)
@@ -29,10 +29,10 @@ BLOCKED = settled(faults=FAULT)
 
 def with_other(snapshot: Snapshot, **tables: Any) -> Snapshot:
     """Return a snapshot with a further module that was never built."""
-    return replace(
+    return change(
         snapshot,
         modules={**snapshot.modules, "other": module("other", **tables)},
-        inputs={**snapshot.inputs, OTHER: {"source": "other"}},
+        inputs={**parts(snapshot, "inputs"), OTHER: {"source": "other"}},
     )
 
 
@@ -58,8 +58,8 @@ def seen(snapshot: Snapshot, holder: Optional[str] = "kmodd (pid 1)") -> Look:
         (with_other(FAILED), None, False, True),
         (with_other(settled()), None, False, False),
         (with_other(settled(), module={"required": False}), None, True, False),
-        (replace(settled(), modules={}), None, True, False),
-        (replace(settled(), modules={}, broken=(broken(),)), None, False, True),
+        (change(settled(), modules={}), None, True, False),
+        (change(settled(), modules={}, broken=(broken(),)), None, False, True),
     ],
     ids=[
         "ready", "in a transaction", "building", "waiting", "failed", "failed in a transaction", "tried again",
@@ -121,7 +121,7 @@ def asked(**options: Any) -> argparse.Namespace:
     return argparse.Namespace(**{"kernel": None, "default": False, "all": False, **options})
 
 
-OLD_WAITS = replace(
+OLD_WAITS = change(
     settled(kernels=(kernel(build_tree=None, build_tree_fault=MISSING), kernel(K2))),
     records={Target("m", K2): record(release=K2)},
     inputs={Target("m", K2): dict(record().built.inputs)},  # type: ignore[union-attr]
@@ -148,7 +148,7 @@ OLD_RUNS = replace(OLD_WAITS, kernels={**OLD_WAITS.kernels, K: replace(OLD_WAITS
         (OLD_WAITS, {"all": True}, True, None, check.CRITICAL),
         (OLD_RUNS, {}, True, None, check.CRITICAL),
         (with_other(settled(), module={"required": False}), {}, False, None, check.WARNING),
-        (replace(settled(), modules={}, broken=(broken(),)), {}, True, None, check.CRITICAL),
+        (change(settled(), modules={}, broken=(broken(),)), {}, True, None, check.CRITICAL),
     ],
 )
 def test_check_grades_by_kernel_and_verdict(

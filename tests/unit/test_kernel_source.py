@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
-from worlds import K, kernel
+from worlds import K, kernel, settings_of
 
 from kmodd.errors import Problem
 from kmodd.model import Kernel
@@ -38,9 +38,8 @@ def put(path: Path, text: str = "") -> Path:
 
 @pytest.fixture
 def sources(tmp_path: Path) -> KernelSources:
-    found = KernelSources(Sysroot(tmp_path), Reached.digest)
-    found.places = ("/srv/srpms", "/srv/more")
-    return found
+    settings = settings_of('[sources]\nsrpm_path = ["/srv/srpms", "/srv/more"]\n')
+    return KernelSources(Sysroot(tmp_path), Reached.digest, settings)
 
 
 @pytest.fixture

@@ -8,9 +8,9 @@ from typing import Optional
 import pytest
 
 from kmodd.ctl.load import find_refused
-from kmodd.model import Judgement, Kernel, Loaded, Presence, Snapshot, Target, Verdict
+from kmodd.model import Judgement, Kernel, Loaded, Presence, Snapshot, Target, TargetState, Verdict
 from kmodd.paths import Sysroot
-from kmodd.reconcile.observe import _refusals
+from kmodd.reconcile import installedprobe
 from kmodd.record import BootRecord, InitRefusal, Installed, InstalledObject, TargetRecord
 from kmodd.report import status_document
 from kmodd.store import Store
@@ -53,11 +53,11 @@ def test_refusal_is_told_as_long_as_it_holds(
 ) -> None:
     store = Store(Sysroot(tmp_path))
     store.write_boot(BootRecord(kernel="6.1", refused=(REFUSED,)))
-    records = {TARGET: record(built)}
-    loaded = {TARGET: (Loaded("no_card", presence),)} if presence else {}
-    found = _refusals(records, store.boot_records(), loaded)
-    assert found == ({TARGET: (REFUSED,)} if told else {})
-    snapshot = Snapshot(kernels={"6.1": Kernel("6.1")}, records=records, refusals=found)
+    row = TargetState(record=record(built), loaded=(Loaded("no_card", presence),) if presence else ())
+    assert row.record is not None and row.record.installed is not None
+    row.init_refused = installedprobe.find_refused(store.boot_records()["6.1"], row.record.installed, row)
+    assert row.init_refused == ((REFUSED,) if told else ())
+    snapshot = Snapshot(kernels={"6.1": Kernel("6.1")}, targets={TARGET: row})
     judgements = {TARGET: Judgement(Verdict.READY, "is installed")}
     (document,) = status_document(snapshot, judgements)["targets"]
     assert document["verdict"] == "ready"

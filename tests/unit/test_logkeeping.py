@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from nobody import as_nobody
+from worlds import change, record, settings_of
 
 from kmodd.model import BrokenFile, Fault, Kernel, Snapshot, Target
 from kmodd.paths import Sysroot
@@ -25,7 +26,7 @@ LOGS = "var/log/kmodd"
 def keeper(root: Path, group: str = "adm") -> LogKeeper:
     (root / "etc").mkdir(exist_ok=True)
     (root / "etc/group").write_text("root:x:0:\nadm:x:4004:\nbroken\nodd:x:none:\n")
-    return LogKeeper(Sysroot(root), group, keep=2)
+    return LogKeeper(Sysroot(root), settings_of(f'[build]\nkeep_logs = 2\nlog_group = "{group}"\n'))
 
 
 def seen(path: Path) -> tuple[int, int]:
@@ -115,8 +116,12 @@ def test_logs_of_what_is_gone_are_swept(tmp_path: Path, facts: dict[str, Any], l
     for target in HAVE:
         logs.open(Target(*target))
     (tmp_path / LOGS / "empty").mkdir()
-    known = {"kernels": {"6.1": Kernel("6.1")}, "modules": {"m": None}, "records": {Target("remembered", "6.1"): None}}
-    logs.sweep(Snapshot(**{**known, **facts}), {Target("runs", "6.1")})
+    known = {
+        "kernels": {"6.1": Kernel("6.1")},
+        "modules": {"m": None},
+        "records": {Target("remembered", "6.1"): record("remembered", "6.1")},
+    }
+    logs.sweep(change(Snapshot(), **{**known, **facts}), {Target("runs", "6.1")})
     assert {(found.module, found.kernel) for found in logs.targets()} == left
     assert (tmp_path / LOGS / "gone").exists() == (left == HAVE)
     assert (tmp_path / LOGS / "empty").exists() == (left == HAVE)

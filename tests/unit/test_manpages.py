@@ -18,7 +18,6 @@ from kmodd import ctl, daemon, messages, modulefile, tomlfile
 from kmodd.alert import metrics
 from kmodd.alert.command import make_item
 from kmodd.build.logs import LogReader
-from kmodd.config import Settings
 from kmodd.control import codec, feed, interface, server
 from kmodd.daemon import methods as methods_of_daemon
 from kmodd.dkms import answer
@@ -28,6 +27,7 @@ from kmodd.planner import judge, plan
 from kmodd.problems import TRANSIENT
 from kmodd.record import FirstError
 from kmodd.report import Change, explain_document, make_report, status_document
+from kmodd.settings import Settings
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[578]"))

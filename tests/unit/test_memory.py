@@ -9,8 +9,9 @@ from typing import Optional
 import pytest
 from worlds import K, T, kernel, module, settled
 
+from kmodd.actions import ReloadModule
 from kmodd.errors import Problem
-from kmodd.model import Loaded, Presence, ReloadModule
+from kmodd.model import Loaded, Presence
 from kmodd.paths import Sysroot
 from kmodd.reconcile import memory
 from kmodd.reconcile.memory import MemoryWork

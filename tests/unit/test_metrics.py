@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from worlds import K2, MISSING, NOW, POLICY, K, T, broken, failed, kernel, module, record, settled, world
+from worlds import (
+    K2,
+    MISSING,
+    NOW,
+    POLICY,
+    K,
+    T,
+    broken,
+    change,
+    failed,
+    kernel,
+    module,
+    record,
+    settings_of,
+    settled,
+    world,
+)
 
 from kmodd.alert import Alerts
 from kmodd.alert.metrics import HELP, _labels, render
@@ -37,7 +52,7 @@ def read(text: str) -> dict[str, list[tuple[dict[str, str], float]]]:
 
 def test_ready_target_is_told_in_full() -> None:
     snapshot = settled(kernels=(kernel(running=True, default_boot=True), kernel(K2)))
-    snapshot = replace(snapshot, records={T: record(attempt=failed(outcome="succeeded", began=900, ended=912.5))})
+    snapshot = change(snapshot, records={T: record(attempt=failed(outcome="succeeded", began=900, ended=912.5))})
     found = read(render(report(snapshot)))
     assert found["kmodd_last_look_timestamp_seconds"] == [({}, NOW)]
     assert found["kmodd_module_files_broken"] == [({}, 0)]
@@ -58,7 +73,7 @@ def test_one_verdict_of_each_target_is_1() -> None:
 
 
 def test_excluded_and_optional_targets_raise_no_alarm() -> None:
-    snapshot = replace(
+    snapshot = change(
         world(),
         modules={"m": module("m", kernels={"match": ("5.*",)}), "n": module("n", module={"required": False})},
     )
@@ -82,9 +97,8 @@ def test_labels_survive_whatever_they_hold(text: str) -> None:
 # -- files -----------------------------------------------------------------------------------------------------------
 @pytest.fixture
 def alerts(tmp_path: Path) -> Alerts:
-    made = Alerts(Sysroot(tmp_path))
-    made.take("/var/metrics/kmodd.prom", (), (0, 0), 30)
-    return made
+    settings = settings_of('[metrics]\ntextfile = "/var/metrics/kmodd.prom"\n')
+    return Alerts(Sysroot(tmp_path), settings, lambda _: (0, 0))
 
 
 def test_files_follow_the_reports(alerts: Alerts, tmp_path: Path) -> None:
@@ -123,7 +137,7 @@ def test_file_that_cannot_be_written_is_told_once_and_stops_no_other(
 def two(**facts: Any) -> Snapshot:
     """Return a snapshot with many modules that are not ready on two kernels, of which the older boots next."""
     names = [f"m{n}" for n in range(4)]
-    return replace(
+    return change(
         world(kernels=(kernel(default_boot=True), kernel(K2, default_boot=False))),
         modules={name: module(name) for name in names},
         inputs={Target(name, release): {"source": name} for name in names for release in (K, K2)},

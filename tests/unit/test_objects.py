@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
-from worlds import NOW, POLICY, K, T, built, do, kernel, module, record, settled, world
+from worlds import NOW, POLICY, K, T, built, change, do, kernel, module, record, settled, world
 
+from kmodd.actions import InstallModule
 from kmodd.build.objects import check_name, find_objects
 from kmodd.errors import Problem
-from kmodd.model import Fault, InstallModule, Snapshot, Verdict
+from kmodd.model import Fault, Snapshot, Verdict
 from kmodd.modulefile import ModuleFile
 from kmodd.planner import judge
 from kmodd.recipe import DkmsObject
@@ -105,7 +106,7 @@ def test_what_is_installed_already_stays_ready_with_a_warning_and_is_mended() ->
     assert verdict(there)[0] is Verdict.READY
     (target,) = status_document(there, judge(there, POLICY, NOW))["targets"]
     assert target["warnings"] == [f"the next build will be refused: {REFUSED.message}; {REFUSED.hint}"]
-    damaged = replace(there, damaged={T: "m.ko was changed"})
+    damaged = change(there, damaged={T: "m.ko was changed"})
     assert InstallModule(T, "m.ko was changed") in do(damaged)
 
 

@@ -19,6 +19,7 @@ from worlds import (
     broken,
     build,
     built,
+    change,
     do,
     failed,
     installed,
@@ -30,19 +31,8 @@ from worlds import (
     world,
 )
 
-from kmodd.model import (
-    Action,
-    Fault,
-    InstallModule,
-    Judgement,
-    RemoveModule,
-    RunDepmod,
-    Signer,
-    Snapshot,
-    Target,
-    Verdict,
-    Wait,
-)
+from kmodd.actions import Action, InstallModule, RemoveModule, RunDepmod, Wait
+from kmodd.model import Fault, Judgement, Signer, Snapshot, Target, Verdict
 from kmodd.planner import install_inputs, judge
 from kmodd.record import Installed
 from kmodd.remedy import Remedy
@@ -73,8 +63,8 @@ Case = tuple[str, Snapshot, list[Action], Optional[Verdict], str]
 CASES: list[Case] = [
     ("first build", world(), build(), Verdict.BUILDING, "is to be built: never built"),
     ("up to date", settled(), [], Verdict.READY, "built, installed and checked"),
-    ("no module", replace(world(), modules={}, inputs={}), [], None, ""),
-    ("no kernel", replace(world(), kernels={}, inputs={}), [], None, ""),
+    ("no module", change(world(), modules={}, inputs={}), [], None, ""),
+    ("no kernel", change(world(), kernels={}, inputs={}), [], None, ""),
     (
         "built, not installed",
         settled(records={T: record(installed=None)}),
@@ -137,15 +127,15 @@ CASES: list[Case] = [
     ),
     (
         "kernel's directory gone",
-        replace(settled(), kernels={}, inputs={}),
+        change(settled(), kernels={}, inputs={}),
         [RemoveModule(T, "the kernel was removed")],
         None,
         "",
     ),
-    ("unregistered", replace(settled(), modules={}), remove("the module is no longer registered"), None, ""),
+    ("unregistered", change(settled(), modules={}), remove("the module is no longer registered"), None, ""),
     (
         "failed build of an unregistered module",
-        replace(world(), modules={}, records={T: record(built=None, installed=None, attempt=failed())}),
+        change(world(), modules={}, records={T: record(built=None, installed=None, attempt=failed())}),
         remove("the module is no longer registered"),
         None,
         "",
@@ -160,43 +150,43 @@ CASES: list[Case] = [
     ("disabled and never built", world(module(module={"enabled": False})), [], Verdict.EXCLUDED, "enabled is false"),
     (
         "masked",  # a link to /dev/null hides the vendor's file, so the module is not registered
-        replace(settled(), modules={}, inputs={}),
+        change(settled(), modules={}, inputs={}),
         remove("the module is no longer registered"),
         None,
         "",
     ),
-    ("broken file, installed", replace(settled(), modules={}, broken=(broken(),)), [], Verdict.FAILED, BROKEN.message),
+    ("broken file, installed", change(settled(), modules={}, broken=(broken(),)), [], Verdict.FAILED, BROKEN.message),
     (
         "file that others can change, installed",
-        replace(settled(), modules={}, broken=(replace(broken("x", "/etc/kmodd/modules.d/m.toml"), fault=OPEN),)),
+        change(settled(), modules={}, broken=(replace(broken("x", "/etc/kmodd/modules.d/m.toml"), fault=OPEN),)),
         [],
         Verdict.READY,
         f"installed; {OPEN.message}",
     ),
     (
         "file that others can change, installed object changed",
-        replace(settled(), modules={}, broken=(replace(broken(), fault=OPEN),), damaged={T: "is gone"}),
+        change(settled(), modules={}, broken=(replace(broken(), fault=OPEN),), damaged={T: "is gone"}),
         [],
         Verdict.FAILED,
         OPEN.message,
     ),
     (
         "broken file of another name",  # module.name differs from the file's stem; the record knows the file
-        replace(settled(), modules={}, broken=(broken("x", "/etc/kmodd/modules.d/m.toml"),)),
+        change(settled(), modules={}, broken=(broken("x", "/etc/kmodd/modules.d/m.toml"),)),
         [],
         None,
         "",
     ),
     (
         "another file is broken",
-        replace(settled(), modules={}, broken=(broken("x"),)),
+        change(settled(), modules={}, broken=(broken("x"),)),
         remove("the module is no longer registered"),
         None,
         "",
     ),
     (
         "broken file, kernel gone",
-        replace(settled(kernels=(GONE,), records={T: record()}), modules={}, broken=(broken(),)),
+        change(settled(kernels=(GONE,), records={T: record()}), modules={}, broken=(broken(),)),
         [RemoveModule(T, "the kernel was removed")],
         None,
         "",
@@ -211,14 +201,14 @@ CASES: list[Case] = [
     ),
     (
         "kernel-devel removed after installation",
-        replace(settled(), kernels={K: NO_DEVEL}, inputs={}),
+        change(settled(), kernels={K: NO_DEVEL}, inputs={}),
         [],
         Verdict.READY,
         "installed; kernel-devel",
     ),
     (
         "kernel-devel removed, installed object changed",
-        replace(settled(damaged={T: "m.ko is gone"}), kernels={K: NO_DEVEL}, inputs={}),
+        change(settled(damaged={T: "m.ko is gone"}), kernels={K: NO_DEVEL}, inputs={}),
         install("m.ko is gone"),
         Verdict.BUILDING,
         "m.ko is gone",
@@ -232,14 +222,14 @@ CASES: list[Case] = [
     ),
     (
         "source unreadable",
-        replace(world(), inputs={}, input_faults={T: Fault("source-missing", "it does not exist")}),
+        change(world(), inputs={}, input_faults={T: Fault("source-missing", "it does not exist")}),
         [],
         Verdict.FAILED,
         "it does not exist",
     ),
     (
         "source gone after installation",
-        replace(settled(), inputs={}, input_faults={T: Fault("source-missing", "it does not exist")}),
+        change(settled(), inputs={}, input_faults={T: Fault("source-missing", "it does not exist")}),
         [],
         Verdict.READY,
         "installed; it does not exist",
@@ -417,7 +407,7 @@ CASES: list[Case] = [
     ),
     (
         "depmod stale, nothing of ours installed",
-        replace(world(kernels=(kernel(depmod_stale="modules.dep is missing"),)), modules={}),
+        change(world(kernels=(kernel(depmod_stale="modules.dep is missing"),)), modules={}),
         [],
         None,
         "",

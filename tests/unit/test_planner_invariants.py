@@ -8,25 +8,11 @@ from typing import Any
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from worlds import INPUTS, MISSING, SIGNER, broken, built, failed, installed, kernel, module, record
+from worlds import INPUTS, MISSING, SIGNER, broken, built, change, failed, installed, kernel, module, parts, record
 
+from kmodd.actions import Action, BuildModule, InstallModule, RemoveDropin, RemoveModule, RunDepmod, Wait, WriteDropin
 from kmodd.loading import MARK
-from kmodd.model import (
-    Action,
-    BuildModule,
-    Dropin,
-    InstallModule,
-    Policy,
-    RemoveDropin,
-    RemoveModule,
-    RunDepmod,
-    Signer,
-    Snapshot,
-    Target,
-    Verdict,
-    Wait,
-    WriteDropin,
-)
+from kmodd.model import Dropin, Policy, Signer, Snapshot, Target, Verdict
 from kmodd.planner import judge, plan
 from kmodd.record import Built, BuiltObject, Installed, InstalledObject, TargetRecord
 
@@ -90,7 +76,8 @@ def worlds(draw: st.DrawFn) -> Snapshot:
     stored = {t: draw(records(t.module, t.kernel)) for t in known}
     shattered = [n for n in NAMES if n not in registered and draw(st.booleans())]
     ours = draw(st.lists(st.sampled_from(NAMES), unique=True, max_size=2))
-    return Snapshot(
+    return change(
+        Snapshot(),
         kernels=present,
         modules=registered,
         broken=tuple(broken(n) for n in shattered),
@@ -112,9 +99,9 @@ def apply(snapshot: Snapshot, actions: tuple[Action, ...]) -> Snapshot:
     """Return what the disk looks like once a pass has applied what it can, as the reconciler does."""
     due = {a.target for a in actions if isinstance(a, BuildModule)}
     kernels, stored = dict(snapshot.kernels), dict(snapshot.records)
-    damaged, lost = dict(snapshot.damaged), set(snapshot.store_damaged)
+    damaged, lost = dict(parts(snapshot, "damaged")), set(parts(snapshot, "store_damaged"))
     files = {(d.kind, d.module): d for d in snapshot.dropins}
-    attempts = dict(snapshot.kernel_attempts)
+    attempts = {r: k.attempts["depmod"] for r, k in snapshot.kernels.items() if k.attempts}
     for action in actions:
         if isinstance(action, RemoveModule):
             del stored[action.target]
@@ -131,7 +118,7 @@ def apply(snapshot: Snapshot, actions: tuple[Action, ...]) -> Snapshot:
             target, there = action.target, snapshot.kernels[action.target.kernel]
             what = stored[target].built
             assert what is not None, f"{action} without a build"
-            assert target not in snapshot.store_damaged, f"{action} of lost objects"
+            assert target not in parts(snapshot, "store_damaged"), f"{action} of lost objects"
             signer = snapshot.signer.identity if there.signature_hash else ""
             objects = tuple(
                 InstalledObject(
@@ -150,7 +137,7 @@ def apply(snapshot: Snapshot, actions: tuple[Action, ...]) -> Snapshot:
         elif isinstance(action, RunDepmod):
             kernels[action.kernel] = replace(kernels[action.kernel], depmod_stale="")
             attempts.pop(action.kernel, None)
-    return replace(
+    return change(
         snapshot,
         kernels=kernels,
         records=stored,
@@ -222,12 +209,12 @@ def test_planning_is_deterministic_and_changes_nothing(snapshot: Snapshot) -> No
     first = plan(snapshot, POLICY, NOW)
     verdicts = judge(snapshot, POLICY, NOW)
     assert snapshot == before
-    backwards = replace(
+    backwards = change(
         snapshot,
         modules=dict(reversed(list(snapshot.modules.items()))),
         kernels=dict(reversed(list(snapshot.kernels.items()))),
         records=dict(reversed(list(snapshot.records.items()))),
-        inputs=dict(reversed(list(snapshot.inputs.items()))),
+        inputs=dict(reversed(list(parts(snapshot, "inputs").items()))),
     )
     assert plan(backwards, POLICY, NOW) == first
     assert judge(backwards, POLICY, NOW) == verdicts

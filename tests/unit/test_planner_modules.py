@@ -20,6 +20,7 @@ from worlds import (
     broken,
     build,
     built,
+    change,
     do,
     failed,
     installed,
@@ -31,25 +32,9 @@ from worlds import (
     world,
 )  # fmt: skip
 
+from kmodd.actions import BuildModule, InstallModule, RemoveDropin, RemoveModule, RunDepmod, Wait, WriteDropin
 from kmodd.loading import dropins, exactly
-from kmodd.model import (
-    BuildModule,
-    Dropin,
-    Fault,
-    InstallModule,
-    Judgement,
-    RemoveDropin,
-    RemoveModule,
-    RunDepmod,
-    Signer,
-    Snapshot,
-    Target,
-    Verdict,
-    Wait,
-    WriteDropin,
-    fingerprint,
-    worst,
-)
+from kmodd.model import Dropin, Fault, Judgement, Signer, Snapshot, Target, Verdict, fingerprint, worst
 from kmodd.planner import judge, judge_kernel
 from kmodd.recipe import Recipe
 from kmodd.record import Attempt
@@ -218,7 +203,7 @@ def test_dependant_of_a_failed_module_waits_and_names_it() -> None:
 
 def test_dependency_without_a_source_makes_its_dependant_wait() -> None:
     fault = Fault("source-missing", "it does not exist")
-    snapshot = replace(pair(), inputs={A: INPUTS}, input_faults={B: fault})
+    snapshot = change(pair(), inputs={A: INPUTS}, input_faults={B: fault})
     assert do(snapshot) == [Wait(A, "needs b, which is not built: it does not exist", "depends-not-ready", "")]
 
 
@@ -265,7 +250,7 @@ def test_dropin_that_says_something_else_is_written_again() -> None:
     "snapshot",
     [
         settled(dropins=(BOOT,)),
-        replace(world(dropins=(BOOT,)), modules={}, inputs={}),
+        change(world(dropins=(BOOT,)), modules={}, inputs={}),
         settled(module(module={"enabled": False}, **LOAD), records={}, dropins=(BOOT,)),
     ],
     ids=["no longer in the file", "unregistered", "disabled"],
@@ -277,7 +262,7 @@ def test_dropin_that_is_not_wanted_is_removed(snapshot: Snapshot) -> None:
 @pytest.mark.parametrize("name", ["m", "other"])
 def test_dropins_of_a_module_whose_file_is_broken_stay(name: str) -> None:
     file = broken(name, "/etc/kmodd/modules.d/m.toml")
-    assert do(replace(settled(dropins=(BOOT,)), modules={}, broken=(file,))) == []
+    assert do(change(settled(dropins=(BOOT,)), modules={}, broken=(file,))) == []
 
 
 def test_override_is_written_only_for_kernels_with_their_own_copy() -> None:
@@ -331,7 +316,7 @@ def test_kernel_is_as_good_as_its_required_modules(
 
 
 def test_kernel_with_a_broken_file_is_failed() -> None:
-    snapshot = replace(settled(), modules={}, broken=(broken(),))
+    snapshot = change(settled(), modules={}, broken=(broken(),))
     found = judge_kernel(K, snapshot, judge(snapshot, POLICY, NOW))
     assert (found.verdict, found.problem) == (Verdict.FAILED, BROKEN.problem)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from worlds import NOW, POLICY, T, settled, world
 
-from kmodd.model import Fault, Snapshot, Unseen, Verdict, Wait
+from kmodd.actions import Wait
+from kmodd.model import Fault, Snapshot, Unseen, Verdict
 from kmodd.planner import judge, plan
 
 UNREAD = Unseen(Fault("look-interrupted", "m could not be looked at", ""), NOW + 60)

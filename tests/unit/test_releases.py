@@ -8,14 +8,14 @@ import io
 import os
 import shlex
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 from typing import Callable
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from worlds import K2, NOW, POLICY, K, T, do, installed, kernel, module, record, settled, world
+from worlds import K2, NOW, POLICY, K, T, change, do, installed, kernel, module, record, settings_of, settled, world
 
+from kmodd.actions import RemoveDropin, RunDepmod, WriteDropin
 from kmodd.alert.metrics import render
 from kmodd.boot import BootReader
 from kmodd.build.ccoption import CompilerAnswers
@@ -28,7 +28,7 @@ from kmodd.dropins import DropinFiles
 from kmodd.install import Installation, run_depmod
 from kmodd.kernels import NEEDED, KernelReader
 from kmodd.loading import MARK, dropins, exactly, kernels_of
-from kmodd.model import Dropin, RemoveDropin, RunDepmod, Target, WriteDropin
+from kmodd.model import Dropin, Target
 from kmodd.paths import Sysroot
 from kmodd.planner import find_exclusion, judge
 from kmodd.reconcile.logkeeping import LogKeeper
@@ -93,7 +93,7 @@ def state_file(root: Path, release: str) -> object:
 
 
 def log_file(root: Path, release: str) -> object:
-    keeper, reader = LogKeeper(Sysroot(root), "adm", 3), LogReader(Sysroot(root))
+    keeper, reader = LogKeeper(Sysroot(root), settings_of()), LogReader(Sysroot(root))
     for name in RELEASES:
         keeper.open(Target("m", name)).write_text(name)
     assert sorted(reader.kernels("m")) == sorted(RELEASES) == sorted(target.kernel for target in keeper.targets())
@@ -162,7 +162,7 @@ def dkms_make_line(_: Path, release: str) -> object:
 
 def metric(_: Path, release: str) -> object:
     snapshot = settled(kernels=tuple(kernel(name) for name in RELEASES))
-    snapshot = replace(snapshot, records={Target("m", name): record(release=name) for name in RELEASES})
+    snapshot = change(snapshot, records={Target("m", name): record(release=name) for name in RELEASES})
     text = render(make_report(snapshot, judge(snapshot, POLICY, NOW), NOW, None))
     families = {family.name: family for family in text_string_to_metric_families(text)}
     names = [sample.labels["kernel"] for sample in families["kmodd_kernel_ready"].samples]

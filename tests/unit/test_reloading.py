@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any, Optional
 
 import pytest
-from worlds import NOW, POLICY, K, T, build, do, installed, kernel, module, record, settled, verdict
+from worlds import NOW, POLICY, K, T, build, change, do, installed, kernel, module, parts, record, settled, verdict
 
+from kmodd.actions import ReloadModule, Wait
 from kmodd.ctl.plan import sentence
 from kmodd.ctl.status import print_status
-from kmodd.model import Fault, Loaded, Presence, ReloadModule, Snapshot, Target, Verdict, Wait
+from kmodd.model import Fault, Loaded, Presence, Snapshot, Target, Verdict
 from kmodd.modulefile import Module
 from kmodd.planner import judge, plan
 from kmodd.record import Reload, TargetRecord
@@ -129,17 +130,19 @@ def test_users_are_taken_out_before_what_they_use(items: tuple[Loaded, ...], exp
 def test_what_is_stale_of_dependencies_goes_along_after_its_dependents() -> None:
     modules = (module("b", **ASK), module("c", build={"depends": ("b",)}, **ASK))
     snapshot = memory(Loaded("b", STALE), Loaded("c", STALE), modules=modules)
-    snapshot = replace(snapshot, inputs={}, input_faults=dict.fromkeys(snapshot.inputs, Fault("x", "no source")))
+    snapshot = change(
+        snapshot, inputs={}, input_faults=dict.fromkeys(parts(snapshot, "inputs"), Fault("x", "no source"))
+    )
     assert do(snapshot) == [reload("c", "b", target=Target("c", K), along=("b",))]
-    busy = replace(snapshot, loaded={**snapshot.loaded, B: (Loaded("b", STALE, users=1),)})
+    busy = change(snapshot, loaded={**parts(snapshot, "loaded"), B: (Loaded("b", STALE, users=1),)})
     assert [type(action) for action in do(busy)] == [Wait, Wait]
 
 
 @pytest.mark.parametrize("which", [A, B], ids=["holder", "held"])
 def test_if_one_must_stay_all_that_belong_together_do(which: Target) -> None:
     snapshot = memory(*PAIR)
-    (item,) = snapshot.loaded[which]
-    busy = replace(snapshot, loaded={**snapshot.loaded, which: (replace(item, users=1),)})
+    (item,) = parts(snapshot, "loaded")[which]
+    busy = change(snapshot, loaded={**parts(snapshot, "loaded"), which: (replace(item, users=1),)})
     assert [type(action) for action in do(busy)] == [Wait, Wait]
 
 
@@ -152,17 +155,17 @@ def test_holder_that_may_not_be_reloaded_keeps_what_it_uses() -> None:
 
 def test_nothing_is_reloaded_while_something_else_is_due_for_the_kernel() -> None:
     assert do(memory(M, records={})) == build()
-    stale = replace(memory(M), kernels={K: kernel(running=True, depmod_stale="modules.dep is missing")})
+    stale = change(memory(M), kernels={K: kernel(running=True, depmod_stale="modules.dep is missing")})
     assert [type(action).__name__ for action in do(stale)] == ["RunDepmod"]
 
 
 def test_what_another_kernel_needs_delays_no_reload() -> None:
     other = "6.1.0-9.el9.x86_64"
     snapshot = memory(M)
-    snapshot = replace(
+    snapshot = change(
         snapshot,
         kernels={**snapshot.kernels, other: kernel(other)},
-        inputs={**snapshot.inputs, Target("m", other): snapshot.inputs[T]},
+        inputs={**parts(snapshot, "inputs"), Target("m", other): parts(snapshot, "inputs")[T]},
     )
     assert reload("m") in do(snapshot)
 
@@ -222,7 +225,7 @@ def test_reload_is_identified_by_the_boot_and_what_the_objects_were_made_from() 
 
 
 def test_module_that_is_no_longer_registered_is_not_reloaded() -> None:
-    snapshot = replace(memory(M, Loaded("b", STALE)), modules={"b": module("b", **ASK)})
+    snapshot = change(memory(M, Loaded("b", STALE)), modules={"b": module("b", **ASK)})
     assert not any(isinstance(action, ReloadModule) for action in plan(snapshot, POLICY, NOW))
 
 

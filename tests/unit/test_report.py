@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Optional
 
 import pytest
@@ -17,6 +16,7 @@ from worlds import (
     K,
     T,
     broken,
+    change,
     failed,
     kernel,
     module,
@@ -63,7 +63,7 @@ def test_target_that_was_never_tried_has_the_same_keys() -> None:
 
 
 def test_broken_files_and_leftovers_are_told() -> None:
-    snapshot = replace(settled(kernels=(kernel(), kernel(K2, present=False))), modules={}, broken=(broken(),))
+    snapshot = change(settled(kernels=(kernel(), kernel(K2, present=False))), modules={}, broken=(broken(),))
     document = status_document(snapshot, judge(snapshot, Policy(), 0))
     assert document["leftovers"] == [K2]
     assert [(p["file"], p["problem"]) for p in document["problems"]] == [
@@ -131,7 +131,7 @@ def test_story_tells_the_rule_and_what_is_awaited(
 
 
 def test_story_tells_what_changed_since_the_build_and_what_logs_say() -> None:
-    snapshot = replace(settled(), inputs={T: {**INPUTS, "source": "new"}})
+    snapshot = change(settled(), inputs={T: {**INPUTS, "source": "new"}})
     logs = {T: [{"attempt": "a"}]}
     judgements = judge(snapshot, POLICY, NOW)
     (target,) = explain_document("m", snapshot, judgements, (), kernel=K, logs=logs)["targets"]
@@ -161,7 +161,7 @@ def reports(*looks: Optional[Judgement]) -> list[Report]:
     """Return the reports of looks that found these verdicts of the one target; None: kernel and target are gone."""
     made: list[Report] = []
     for judgement in looks:
-        snapshot = world() if judgement else replace(world(), kernels={})
+        snapshot = world() if judgement else change(world(), kernels={})
         judgements = {T: judgement} if judgement else {}
         made.append(make_report(snapshot, judgements, 0, made[-1] if made else None))
     return made

@@ -13,7 +13,7 @@ from kmodd.errors import Problem
 from kmodd.files import temporary_name
 from kmodd.model import Target
 from kmodd.paths import Sysroot
-from kmodd.record import Built, KernelRecord, TargetRecord
+from kmodd.record import Built, Depmod, KernelRecord, TargetRecord
 from kmodd.store import SYMVERS, Store
 
 PLACE = f"var/lib/kmodd/targets/{K}"
@@ -146,12 +146,20 @@ def test_forgetting_leaves_nothing_of_the_target_and_all_of_the_others(store: St
 
 
 def test_kernels_are_remembered_and_forgotten(store: Store, tmp_path: Path) -> None:
-    found = KernelRecord(kernel=K, attempt=failed("install"))
+    found = KernelRecord(kernel=K, steps={"depmod": failed("install")})
     store.write_kernel(found)
     (tmp_path / "var/lib/kmodd/kernels/bad.json").write_text("{")
     assert store.kernel_records() == {K: found}
     store.forget_kernel(K)
     assert store.kernel_records() == {}
+
+
+def test_what_an_older_version_remembered_of_a_kernel_is_read(store: Store, tmp_path: Path) -> None:
+    last = failed("install")
+    old = {"schema": 1, "kernel": K, "attempt": last.model_dump(), "depmod": {"inputs": "x"}}
+    (tmp_path / "var/lib/kmodd/kernels").mkdir(parents=True)
+    (tmp_path / f"var/lib/kmodd/kernels/{K}.json").write_text(json.dumps(old))
+    assert store.kernel_records() == {K: KernelRecord(kernel=K, steps={"depmod": last}, depmod=Depmod(inputs="x"))}
 
 
 def test_state_that_cannot_be_made_is_a_problem(store: Store, tmp_path: Path) -> None:

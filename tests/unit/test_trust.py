@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Optional
 
 import pytest
+from worlds import settings_of
 
 from kmodd.model import Demand, Fault, Kernel, Signer
 from kmodd.paths import Sysroot
@@ -68,12 +69,13 @@ def test_what_cannot_be_told_is_a_warning(
     tmp_path: Path, lines: tuple[str, ...], unknown: str, signed: bool, problem: Optional[str], outcome: str
 ) -> None:
     kernel = Kernel("6.1", signature_hash="sha256", command_lines=lines, command_line_unknown=unknown)
-    trust = TrustReader(Sysroot(tmp_path), vouched=False)
+    settings = settings_of()
+    trust = TrustReader(Sysroot(tmp_path), settings)
     demand = trust.demand(kernel)
     asked = trust.find_fault(kernel, demand, Signer("identity"), tmp_path / CERTIFICATE, signed)
     fault, found = asyncio.run(asked)
     assert (fault and fault.problem, found) == (problem, outcome)
-    trust.vouched = True
+    settings.now = settings_of("[sign]\ntrusted = true\n").now
     fault, found = asyncio.run(trust.find_fault(kernel, demand, Signer("identity"), tmp_path / CERTIFICATE, True))
     assert (fault, found) == (None, "passed")
 

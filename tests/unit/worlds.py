@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
+from kmodd.actions import Action, BuildModule, InstallModule, RunDepmod
 from kmodd.model import (
-    Action,
     BrokenFile,
-    BuildModule,
+    Check,
+    Damage,
     Fault,
-    InstallModule,
     Judgement,
     Kernel,
     Policy,
-    RunDepmod,
     Signer,
     Snapshot,
     Target,
+    TargetState,
 )
 from kmodd.modulefile import Module, ModuleFile
 from kmodd.planner import judge, plan
 from kmodd.record import Attempt, Built, BuiltObject, Installed, InstalledObject, TargetRecord
+from kmodd.settings import Settings, SettingsSource
+from kmodd.tomlfile import parse
 
 K = "6.1.0-1.el9.x86_64"
 K2 = "6.1.0-2.el9.x86_64"
@@ -40,6 +42,11 @@ def module(name: str = "m", **tables: Any) -> Module:
     """Return a module; keywords are the tables of its file."""
     document = {"source": {"path": f"/usr/src/{name}"}, **tables}
     return Module(name=name, file=ModuleFile.model_validate(document), path=f"/etc/kmodd/modules.d/{name}.toml")
+
+
+def settings_of(text: str = "") -> SettingsSource:
+    """Return the source of settings that kmodd.toml has."""
+    return SettingsSource(parse(Settings, text))
 
 
 def kernel(release: str = K, **more: Any) -> Kernel:
@@ -72,6 +79,63 @@ def failed(stage: str = "build", transient: bool = False, failures: int = 1, **m
     return Attempt(stage=stage, transient=transient, failures=failures, **facts)  # type: ignore[arg-type]
 
 
+#: A part of many rows at once, as tests write it down -> how it becomes the part of one row.
+PARTS: dict[str, tuple[str, Callable[[Any], Any]]] = {
+    "records": ("record", lambda found: found),
+    "inputs": ("inputs", lambda found: found),
+    "recipes": ("recipe", lambda found: found),
+    "input_faults": ("input_fault", lambda found: found),
+    "left": ("left", lambda found: found),
+    "damaged": ("damage", lambda found: Damage("m.ko", found) if isinstance(found, str) else found),
+    "checks": ("checks", lambda found: found),
+    "faults": ("checks", lambda found: tuple(Check("m", "x", "failed", f.message, f.problem, f.hint) for f in found)),
+    "warnings": ("notes", lambda found: found),
+    "unseen": ("unseen", lambda found: found),
+    "unchecked": ("unchecked", lambda found: found),
+    "loaded": ("loaded", lambda found: found),
+    "store_damaged": ("store_damaged", lambda _: True),
+    "running": ("running", lambda _: True),
+}
+
+
+def change(snapshot: Snapshot, **facts: Any) -> Snapshot:
+    """Return a snapshot with other facts: its own, or parts of rows by target, instead of what all rows have there.
+
+    kernel_attempts: the last failed depmod, by release.
+    """
+    rows = {target: replace(row) for target, row in snapshot.targets.items()}
+    attempts = facts.pop("kernel_attempts", None)
+    parts = {name: facts.pop(name) for name in list(facts) if name in PARTS}
+    for part in {PARTS[name][0] for name in parts}:
+        for row in rows.values():
+            setattr(row, part, getattr(TargetState(), part))
+    for name, found in parts.items():
+        part, convert = PARTS[name]
+        for target in found:
+            setattr(
+                rows.setdefault(target, TargetState()),
+                part,
+                convert(found[target] if isinstance(found, Mapping) else None),
+            )
+    changed = replace(snapshot, **{"targets": rows, **facts})
+    if attempts is not None:
+        kernels = {
+            r: replace(k, attempts={"depmod": attempts[r]} if r in attempts else {}) for r, k in changed.kernels.items()
+        }
+        changed = replace(changed, kernels=kernels)
+    return changed
+
+
+def parts(snapshot: Snapshot, name: str) -> dict[Target, Any]:
+    """Return a part of all rows that have it."""
+    part = PARTS[name][0]
+    return {
+        t: getattr(row, part)
+        for t, row in snapshot.targets.items()
+        if getattr(row, part) != getattr(TargetState(), part)
+    }
+
+
 def world(*modules: Module, kernels: tuple[Kernel, ...] = (), **more: Any) -> Snapshot:
     """Return a snapshot in which every input is known and nothing was built."""
     modules = modules or (module(),)
@@ -79,15 +143,15 @@ def world(*modules: Module, kernels: tuple[Kernel, ...] = (), **more: Any) -> Sn
     inputs = {
         Target(m.name, k.release): INPUTS for m in modules for k in kernels if k.present and k.build_tree is not None
     }
-    facts = {"signer": SIGNER, "inputs": inputs, **more}
-    return Snapshot(kernels={k.release: k for k in kernels}, modules={m.name: m for m in modules}, **facts)
+    empty = Snapshot(kernels={k.release: k for k in kernels}, modules={m.name: m for m in modules})
+    return change(empty, **{"signer": SIGNER, "inputs": inputs, **more})
 
 
 def settled(*modules: Module, kernels: tuple[Kernel, ...] = (), **more: Any) -> Snapshot:
     """Return a snapshot in which everything is built and installed."""
     found = world(*modules, kernels=kernels)
-    records = {t: record(t.module, t.kernel) for t in found.inputs}
-    return replace(found, **{"records": records, **more})
+    records = {t: record(t.module, t.kernel) for t in parts(found, "inputs")}
+    return change(found, **{"records": records, **more})
 
 
 def broken(name: str = "m", path: str = "") -> BrokenFile:

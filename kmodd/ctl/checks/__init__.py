@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from ...config import Settings
 from ...model import Snapshot
 from ...paths import Sysroot
 from ...reconcile.observe import Observer
+from ...settings import Settings
 
 
 @dataclass(frozen=True)

@@ -141,7 +141,7 @@ async def selinux(host: Host) -> AsyncIterator[Finding]:
 
 async def rpm(host: Host) -> AsyncIterator[Finding]:
     """The rpm database can be read."""
-    fault = host.observer.rpm_fault
+    fault = host.observer.kernels.rpm_fault
     if fault is not None:
         yield Finding("rpm", "fail", fault.message, fault.hint)
     else:

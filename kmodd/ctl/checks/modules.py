@@ -36,7 +36,7 @@ async def compilers(host: Host) -> AsyncIterator[Finding]:
     good = []
     for kernel in host.snapshot.present():
         try:
-            found = await host.observer.compiler(kernel)
+            found = await host.observer.inputs.compiler(kernel)
         except Problem as problem:
             yield Finding("compiler", "fail", f"for {kernel.release} {problem.message}", problem.hint)
             continue
@@ -56,7 +56,7 @@ async def sign_files(host: Host) -> AsyncIterator[Finding]:
     for kernel in host.snapshot.present():
         if kernel.signature_hash and kernel.build_tree:
             try:
-                host.observer.keyring.find_sign_file(host.sysroot.resolve(kernel.build_tree))
+                host.observer.keys.now.find_sign_file(host.sysroot.resolve(kernel.build_tree))
                 good.append(kernel)
             except Problem as problem:
                 yield Finding("sign-file", "fail", problem.message, problem.hint)
@@ -66,7 +66,7 @@ async def sign_files(host: Host) -> AsyncIterator[Finding]:
 
 async def keys(host: Host) -> AsyncIterator[Finding]:
     """There is a key, hidden from others, and its certificate is valid."""
-    keyring = host.observer.keyring
+    keyring = host.observer.keys.now
     signer = keyring.signer()
     if signer.fault is not None:
         absent = signer.fault.problem == "signing-key-absent"
@@ -100,12 +100,12 @@ async def keys(host: Host) -> AsyncIterator[Finding]:
 
 async def enrolment(host: Host) -> AsyncIterator[Finding]:
     """Kernels that load only signed modules trust the key."""
-    if host.observer.keyring.signer().fault is not None:
+    if host.observer.keys.now.signer().fault is not None:
         return
     good = []
     for kernel in host.snapshot.present():
         why = host.observer.trust.enforcement(kernel)
-        if why and not await host.observer.trust.is_trusted(host.observer.keyring.published, kernel):
+        if why and not await host.observer.trust.is_trusted(host.observer.keys.now.published, kernel):
             text = f"{kernel.release} takes only modules of keys that it trusts ({why}), and kmodd's is none"
             yield Finding("enrolment", "fail", text, "kmoddctl key enroll")
         else:
@@ -153,8 +153,9 @@ async def owners(host: Host) -> AsyncIterator[Finding]:
     for broken in host.snapshot.broken:
         if broken.fault.problem in REFUSED:
             said[broken.fault.message] = (broken.name, broken.fault.hint)
-    for target, fault in sorted(host.snapshot.input_faults.items()):
-        if fault.problem in REFUSED:
+    for target, row in sorted(host.snapshot.targets.items()):
+        fault = row.input_fault
+        if fault is not None and fault.problem in REFUSED:
             said.setdefault(fault.message, (target.module, fault.hint))
     for message, (name, hint) in said.items():
         yield Finding("owners", "fail", f"{name} is not built: {message}", hint)

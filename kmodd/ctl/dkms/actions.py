@@ -18,7 +18,6 @@ from ...dkms.places import is_adopted
 from ...errors import Problem
 from ...files import explained
 from ...modulefile import NAME, Module, ModuleFile, Source
-from ...reconcile.observe import Observer
 from ..documents import Document
 from .arguments import Arguments, Refusal
 from .outcome import LINES, bring_up, explained_by, look_at, tell
@@ -117,13 +116,13 @@ class Actions:
     def _read_conf(self, conf: str) -> bool:
         """Evaluate the conf for every kernel; tells whether AUTOINSTALL says yes. Raises Refusal."""
         seen = look_at(self.arguments.root)
-        observer = Observer(seen.sysroot, seen.settings, brief=True)
+        confs = seen.confs()
         name = self.arguments.module if NAME.fullmatch(self.arguments.module) else "module"
         module = Module(name=name, file=ModuleFile(source=Source(dkms=conf)), path=conf)
         wanted = False
         for kernel in seen.kernels():
             try:
-                wanted |= asyncio.run(observer.confs.find(module, kernel)).autoinstall
+                wanted |= asyncio.run(confs.find(module, kernel)).autoinstall
             except Problem as problem:
                 lines = ("Bad conf file.", f"File: {conf} does not represent a valid dkms.conf file.")
                 raise Refusal(8, *lines, *explained_by(problem.message, problem.hint)) from None
@@ -136,10 +135,10 @@ class Actions:
             text = f"{place} cannot be taken inside an rpm transaction."
             raise Refusal(10, text, "The package should install it as /usr/src/NAME-VERSION.")
         seen = look_at(self.arguments.root)
-        observer = Observer(seen.sysroot, seen.settings, brief=True)
+        confs = seen.confs()
         module = Module(name="module", file=ModuleFile(source=Source(dkms=conf)), path=conf)
         try:
-            recipe = asyncio.run(observer.confs.find(module, seen.kernels()[0]))
+            recipe = asyncio.run(confs.find(module, seen.kernels()[0]))
         except Problem as problem:
             lines = ("Malformed dkms.conf file. Cannot load source tree.", *explained_by(problem.message, problem.hint))
             raise Refusal(10, *lines) from None

@@ -10,7 +10,8 @@ import sys
 from argparse import Namespace
 from collections.abc import Collection
 
-from ...model import Action, Target
+from ...actions import Action
+from ...model import Target
 from ..applying import bring_up as bring_up_here
 from ..applying import repeatable
 from ..daemon import ask
@@ -56,10 +57,9 @@ def bring_up(
         modules = _closure(seen, module)
 
         def wanted(action: Action) -> bool:
-            target = getattr(action, "target", None)
-            name = target.module if target else action.dropin.module if hasattr(action, "dropin") else module
-            release = target.kernel if target else getattr(action, "kernel", "")
-            return (not module or name in modules) and (not (releases and release) or release in releases)
+            subject = action.subject
+            is_ours = not (module and subject.module) or subject.module in modules
+            return is_ours and (not (releases and subject.kernel) or subject.kernel in releases)
 
         again = [t for t in repeatable(seen, module, None)[0] if force and t.kernel in releases]
         document = bring_up_here(root, "dkms", again, wanted)
