@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import ctl
+from kmodd import ctl, record
 
 TOP = Path(__file__).resolve().parents[2]
 MARKDOWN = sorted(
@@ -174,6 +174,12 @@ def test_map_names_every_folder_and_nothing_else() -> None:
 
 def test_architecture_can_be_read_at_one_sitting() -> None:
     assert len((TOP / "ARCHITECTURE.md").read_text().splitlines()) <= 120
+
+
+def test_page_of_the_state_lists_what_records_hold() -> None:
+    listed = set(re.findall(r"`(\w+)`", (TOP / "docs/state.md").read_text()))
+    parts = [value for value in vars(record).values() if isinstance(value, type) and issubclass(value, record.Part)]
+    assert {name for part in parts for name in part.model_fields} - listed - {"schema_"} == set()
 
 
 def test_every_decision_is_linked_and_numbered_by_its_name() -> None:
