@@ -397,6 +397,14 @@ def test_root_finds_room_and_so_does_who_has_less_than_others(
     assert before and not server.users and not server.greedy
 
 
+def test_the_last_places_are_roots() -> None:
+    """However many users there are, and however busy each of their few connections."""
+    server = Server({})
+    admitted = [server.admit(Taken(uid, asked=True)) for uid in MANY]  # type: ignore[arg-type]
+    assert admitted.count(True) == room.MOST_CONNECTIONS - room.FOR_ROOT
+    assert all(server.admit(Taken(0)) for _ in range(room.FOR_ROOT))  # type: ignore[arg-type]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 @pytest.mark.parametrize(
     ("gid", "groups", "allowed"),

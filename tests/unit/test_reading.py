@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -9,12 +10,13 @@ from pathlib import Path
 
 import pytest
 from guarded import OWNER, leaked, make_guarded, own
-from worlds import module
+from worlds import kernel, module
 
-from kmodd.config import read_settings
+from kmodd.config import Settings, read_settings
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
 from kmodd.reading import DEEPEST, MOST_BYTES, acting_as, reach
+from kmodd.reconcile.observe import Observer
 from kmodd.registry import RegistryReader
 from kmodd.sources import DigestCache, SourceReader
 from kmodd.sources.symvers import copy as copy_symvers
@@ -226,6 +228,26 @@ def test_module_file_and_settings_must_be_roots_alone(root: Path) -> None:
 
 
 # -- bounds ----------------------------------------------------------------------------------------------------------
+@as_root
+def test_source_rpm_and_overrides_of_a_dkms_conf_must_be_roots_alone(tmp_path: Path) -> None:
+    package, override = tmp_path / "srv/srpms/kernel-6.1-1.src.rpm", tmp_path / "etc/dkms/x.conf"
+    for path in (package, override):
+        path.parent.mkdir(parents=True)
+        path.write_text("x")
+    observer = Observer(Sysroot(tmp_path), Settings(), brief=True)
+    ours, mine = module(source={"kernel": ("fs/x",)}), module(source={"dkms": "/usr/src/m/dkms.conf"})
+    target = kernel(source_package=package.name)
+    assert observer.sources.kernel.identity(ours, target)
+    for path, act in (
+        (package, lambda: observer.sources.kernel.identity(ours, target)),
+        (override, lambda: asyncio.run(observer.recipe(mine, target))),
+    ):
+        os.chown(path, OWNER, OWNER)
+        with pytest.raises(Problem) as caught:
+            act()
+        assert (caught.value.code, str(path.relative_to(tmp_path)) in caught.value.message) == ("source-unsafe", True)
+
+
 def test_source_is_bounded(tmp_path: Path) -> None:
     deep, large = tmp_path / "deep", tmp_path / "large"
     large.mkdir()
