@@ -8,6 +8,9 @@ from typing import Any, Optional
 
 from .errors import Problem
 
+#: What a command shows and --json prints, made of what JSON knows.
+Document = dict[str, Any]
+
 
 def check_module(name: str, known: Collection[str]) -> None:
     """Raise Problem module-unknown, with a suggestion, where a module is not among the known ones."""

@@ -13,6 +13,7 @@ from typing import Optional
 from ..actions import BuildModule
 from ..alert import Alerts
 from ..build.sandbox import build_owner
+from ..choosing import Document
 from ..config import read_settings
 from ..errors import Problem
 from ..lock import Lock
@@ -27,7 +28,6 @@ from ..report import make_report, plan_document, status_document
 from ..settings import Settings, SettingsSource
 from ..watch.bell import Bell
 from ..watch.transaction import settle
-from .documents import Document
 from .look import Look
 
 

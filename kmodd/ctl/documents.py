@@ -10,12 +10,10 @@ import contextlib
 from collections.abc import Iterable
 from typing import Any
 
-from ..choosing import check_names, choose
+from ..choosing import Document, check_names, choose
 from ..errors import Problem
 from . import DONE, FAILED, NOT_READY, terminal
 from .daemon import ask
-
-Document = dict[str, Any]
 
 
 def read_status(options: argparse.Namespace) -> Document:

@@ -11,6 +11,7 @@ from typing import Optional
 
 from ..actions import Action
 from ..build.logs import LogReader
+from ..choosing import Document
 from ..config import read_settings
 from ..dkms.conf import ConfReader
 from ..lock import Lock
@@ -22,7 +23,6 @@ from ..reconcile import policy_of
 from ..reconcile.observe import make_observer
 from ..report import explain_document, plan_document, status_document, verify_document
 from ..settings import Settings, SettingsSource
-from .documents import Document
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..choosing import check_names, choose
+from ..choosing import Document, check_names, choose
 from ..errors import Problem
 from . import DONE
 from .daemon import ask
-from .documents import Document, exit_code
+from .documents import exit_code
 from .plan import print_plan
 from .status import print_status
 from .watch import sync_by_daemon

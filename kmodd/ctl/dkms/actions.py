@@ -13,12 +13,12 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+from ...choosing import Document
 from ...deleting import remove_tree
 from ...dkms.places import is_adopted
 from ...errors import Problem
 from ...files import explained
 from ...modulefile import NAME, Module, ModuleFile, Source
-from ..documents import Document
 from .arguments import Arguments, Refusal
 from .outcome import LINES, bring_up, explained_by, look_at, tell
 from .scope import Scope

@@ -11,11 +11,11 @@ from argparse import Namespace
 from collections.abc import Collection
 
 from ...actions import Action
+from ...choosing import Document
 from ...model import Target
 from ..applying import bring_up as bring_up_here
 from ..applying import repeatable
 from ..daemon import ask
-from ..documents import Document
 from ..look import Look, look
 from ..watch import sync_by_daemon
 from .arguments import Arguments, Refusal
