@@ -12,14 +12,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from patience import LIMIT, meanwhile
 from worlds import NOW, POLICY, K, T, change, do, module, record, settings_of, settled, verdict, world
 
-from kmodd.actions import RemoveDropin, RemoveModule
+from kmodd.actions import BuildModule, RemoveDropin, RemoveModule
+from kmodd.config import Settings
 from kmodd.kernels import NEEDED, KernelReader
 from kmodd.model import BrokenFile, Dropin, Fault, Kernel, Snapshot, Verdict
 from kmodd.paths import Sysroot
 from kmodd.planner import judge
 from kmodd.reconcile.observe import make_observer
+from kmodd.reconcile.reconciler import Reconciler
 from kmodd.registry import RegistryReader
 from kmodd.store import Store
 
@@ -153,6 +156,23 @@ def test_a_look_says_when_it_is_to_be_repeated(root: Path, monkeypatch: pytest.M
         there = asyncio.run(observer.observe())
     assert there.again is not None and there.kernels.keys() == {OTHER}
     assert asyncio.run(observer.observe()).again is None
+
+
+@pytest.mark.parametrize("place", ["etc/kmodd/modules.d/m.toml", f"lib/modules/{K}/config"])
+def test_the_daemon_wakes_for_it_and_stops_no_build_meanwhile(
+    root: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        reconciler = Reconciler(Sysroot(root), settings_of(), lambda _: None, brief=True)
+        build = asyncio.get_running_loop().create_task(meanwhile(LIMIT))
+        reconciler.building.builds[T] = (BuildModule(T, "x", {}), build)
+        with failing(monkeypatch, errno.EIO, root / place):
+            wake = reconciler.next_wake(await reconciler.settle())
+        assert wake is not None and 0 < wake <= Settings().retry.first
+        assert not build.done()
+        await reconciler.stop()
+
+    asyncio.run(work())
 
 
 @pytest.mark.parametrize("number", MACHINE)
