@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 from guarded import OWNER, leaked, make_guarded, own
-from worlds import kernel, module
+from worlds import kernel, module, settings_of
 
-from kmodd.config import Settings, read_settings
+from kmodd.config import read_settings
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
 from kmodd.reading import DEEPEST, MOST_BYTES, acting_as, reach
-from kmodd.reconcile.observe import Observer
+from kmodd.reconcile.observe import make_observer
 from kmodd.registry import RegistryReader
 from kmodd.sources import DigestCache, SourceReader
 from kmodd.sources.symvers import copy as copy_symvers
@@ -234,13 +234,13 @@ def test_source_rpm_and_overrides_of_a_dkms_conf_must_be_roots_alone(tmp_path: P
     for path in (package, override):
         path.parent.mkdir(parents=True)
         path.write_text("x")
-    observer = Observer(Sysroot(tmp_path), Settings(), brief=True)
+    inputs = make_observer(Sysroot(tmp_path), settings_of(), brief=True).inputs
     ours, mine = module(source={"kernel": ("fs/x",)}), module(source={"dkms": "/usr/src/m/dkms.conf"})
     target = kernel(source_package=package.name)
-    assert observer.sources.kernel.identity(ours, target)
+    assert inputs.sources.kernel.identity(ours, target)
     for path, act in (
-        (package, lambda: observer.sources.kernel.identity(ours, target)),
-        (override, lambda: asyncio.run(observer.recipe(mine, target))),
+        (package, lambda: inputs.sources.kernel.identity(ours, target)),
+        (override, lambda: asyncio.run(inputs.recipe(mine, target))),
     ):
         os.chown(path, OWNER, OWNER)
         with pytest.raises(Problem) as caught:
