@@ -46,7 +46,7 @@ PATHS = {
     "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
     "kmodd/build/diff.py": {"/dev/null"},  # of a file that is made or deleted
     "kmodd/build/jobserver.py": {"/proc/self/fd/"},
-    "kmodd/build/room.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
+    "kmodd/build/workspace.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
     "kmodd/build/sandbox.py": {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },

@@ -30,12 +30,12 @@ from .jobserver import Jobserver, Share
 from .objects import UNSTRIPPED, Limits, check_name, check_object, check_sizes, find_objects, is_plain, read_symvers
 from .overlay import Overlay, Part
 from .patches import apply
-from .room import SOURCE, Room
 from .unpack import unpack
+from .workspace import SOURCE, Workspace
 
 
 @dataclass(frozen=True)
-class Yield:
+class BuildResult:
     """What a build yielded: objects by file (name.ko, host paths in the scratch directory), and its Module.symvers."""
 
     objects: tuple[Path, ...]
@@ -51,7 +51,7 @@ class Builder:
         self.jobserver = jobserver
         self.settings = settings
         self.owners: dict[Path, tuple[int, int]] = {}  # of the scratch directories in use
-        self.answers = ccoption.CompilerAnswers(sysroot, self._empty_room)
+        self.answers = ccoption.CompilerAnswers(sysroot, self._empty_workspace)
 
     @property
     def limits(self) -> Limits:
@@ -79,13 +79,13 @@ class Builder:
         delete_tree(scratch)
 
     @contextlib.contextmanager
-    def _empty_room(self, name: str, kernel: Kernel) -> Iterator[Room]:
-        """Give a room in which there is nothing yet, its log included, and drop it at the end. Raises Problem."""
+    def _empty_workspace(self, name: str, kernel: Kernel) -> Iterator[Workspace]:
+        """Give a workspace in which there is nothing yet, its log included, and drop it at the end. Raises Problem."""
         scratch = self.make_scratch(name)
         try:
             log = scratch / "log"
             log.touch(mode=0o600)
-            yield Room(self.sysroot, scratch, self.owners[scratch], kernel, log)
+            yield Workspace(self.sysroot, scratch, self.owners[scratch], kernel, log)
         finally:
             self.drop_scratch(scratch)
 
@@ -136,7 +136,7 @@ class Builder:
         patches: Sequence[tuple[Path, Patch]] = (),
         patched: Iterable[str] = (),
         recipe: Optional[Recipe] = None,
-    ) -> Yield:
+    ) -> BuildResult:
         """Build the copy in scratch/source, where an archive is unpacked first, and the kernel's own source completed.
 
         share: of the jobserver. symvers: host paths of others' Module.symvers. patches: host paths and what is said of
@@ -144,17 +144,17 @@ class Builder:
         Raises Problem archive-*, patch-*, build-directory-missing, command-missing, build-failed, build-timeout,
         no-objects, object-missing, object-invalid, kernel-source-makefile and the transient ones of `failure`.
         """
-        room = Room(self.sysroot, scratch, self.owners[scratch], kernel, log, share, self.limits.log)
+        workspace = Workspace(self.sysroot, scratch, self.owners[scratch], kernel, log, share, self.limits.log)
         source = module.file.source
         if source.archive is not None:
             name = f"{module.path}: source.archive: {source.archive}"
-            await unpack(room, scratch / "tmp/archive", name, 1 if source.strip is None else source.strip)
-        overlay = Overlay(self.sysroot, kernel, scratch / "source", room.owner) if source.kernel else None
+            await unpack(workspace, scratch / "tmp/archive", name, 1 if source.strip is None else source.strip)
+        overlay = Overlay(self.sysroot, kernel, scratch / "source", workspace.owner) if source.kernel else None
         if overlay:
             await asyncio.to_thread(overlay.lay, module, patched, symvers)
-        faults = await apply(room, patches, f"{module.path}: source.patches")
+        faults = await apply(workspace, patches, f"{module.path}: source.patches")
         if recipe:
-            faults += await apply(room, conf.patches(recipe, scratch / "source"), f"{source.dkms}: PATCH")
+            faults += await apply(workspace, conf.patches(recipe, scratch / "source"), f"{source.dkms}: PATCH")
         warnings = [f"{fault.message}: {fault.hint} ({fault.problem})" for fault in faults]
         warnings += [f"dkms.conf printed: {recipe.said}"] if recipe and recipe.said else []
         warnings += [compiler.mismatch] if compiler.mismatch else []
@@ -165,10 +165,10 @@ class Builder:
             copy.chmod(0o644)
             inside.append(f"{sandbox.WORK}/symvers/{number}")
         where = self.sysroot.inside(log)
-        room.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
+        workspace.say(f"{module.name} for {kernel.release}, compiler {compiler.version}")
         if compiler.mismatch:
-            room.say(compiler.mismatch)
-        room = await self._inform(room, compiler)
+            workspace.say(compiler.mismatch)
+        workspace = await self._inform(workspace, compiler)
         build, top, begun = module.file.build, scratch / "source", log.stat().st_size
         until = time.monotonic() + build.timeout
         directories = [top / build.directory]
@@ -176,21 +176,21 @@ class Builder:
             parts = overlay.parts(module)
             directories = [top / part.directory for part in parts]
             for part in parts:
-                await self._make(room, module, self.make_words(module, kernel, compiler, inside, part), until)
+                await self._make(workspace, module, self.make_words(module, kernel, compiler, inside, part), until)
                 inside.append(f"{SOURCE}/{part.directory}/Module.symvers")
         elif recipe:
             lines = conf.Lines(recipe, kernel, compiler, share, self.jobserver.jobs, inside)
             for line in (recipe.before, recipe.make):
-                await self._follow(room, module, lines, line, until)
+                await self._follow(workspace, module, lines, line, until)
         elif not directories[0].is_dir():
             text = f"{module.path}: build.directory: {build.directory} is not a directory of the source"
             raise Problem("build-directory-missing", text, "correct it, or source.strip", transient=False)
         elif build.command:
             env = command.environment(compiler, inside, share.flags)
             for words in command.steps(build, self.marks(kernel)):
-                await self._make(room, module, words, until, directory=command.directory(build), env=env)
+                await self._make(workspace, module, words, until, directory=command.directory(build), env=env)
         else:
-            await self._make(room, module, self.make_words(module, kernel, compiler, inside), until)
+            await self._make(workspace, module, self.make_words(module, kernel, compiler, inside), until)
         if recipe:
             said = await asyncio.to_thread(failure.read, log, begun)
             objects = conf.collect(recipe, top, said, where)
@@ -200,7 +200,7 @@ class Builder:
         if module.file.build.strip:
             kept = [path for path, item in zip(objects, recipe.objects) if not item.strip] if recipe else []
             names = [f"{sandbox.WORK}/{path.relative_to(scratch)}" for path in objects if path not in kept]
-            if names and await room.run(["strip", "--strip-debug", *names]) != 0:
+            if names and await workspace.run(["strip", "--strip-debug", *names]) != 0:
                 text = "strip could not remove the debug symbols"
                 raise Problem("strip-failed", text, f"the whole log: {where}", transient=False)
         check_sizes(objects, self.limits)
@@ -212,36 +212,36 @@ class Builder:
         symbols = await asyncio.to_thread(read_symvers, top, list(dict.fromkeys(directories)), most)
         if recipe:
             objects = await asyncio.to_thread(conf.take, recipe, objects, scratch / "objects")
-            await self._follow(room, module, lines, recipe.after, until)
-        return Yield(tuple(objects), symbols, tuple(warnings))
+            await self._follow(workspace, module, lines, recipe.after, until)
+        return BuildResult(tuple(objects), symbols, tuple(warnings))
 
-    async def _inform(self, room: Room, compiler: Compiler) -> Room:
-        """Return the room in which make knows what the compiler takes, where the source leaves it that."""
+    async def _inform(self, workspace: Workspace, compiler: Compiler) -> Workspace:
+        """Return the workspace in which make knows what the compiler takes, where the source leaves it that."""
         is_asked_once = self.settings.now.build.cc_option_cache
-        if not is_asked_once or await asyncio.to_thread(ccoption.has_own, room.scratch / "source"):
-            return room
-        answers = await self.answers.find(room.kernel, compiler)
+        if not is_asked_once or await asyncio.to_thread(ccoption.has_own, workspace.scratch / "source"):
+            return workspace
+        answers = await self.answers.find(workspace.kernel, compiler)
         if answers is None:
-            return room
-        copy = room.scratch / Path(ccoption.INSIDE).name
+            return workspace
+        copy = workspace.scratch / Path(ccoption.INSIDE).name
         shutil.copyfile(answers, copy)
         copy.chmod(0o644)
-        room.say(f"MAKEFILES={ccoption.INSIDE} has what the compiler is known to take (build.cc_option_cache)")
-        return replace(room, makefiles=ccoption.INSIDE)
+        workspace.say(f"MAKEFILES={ccoption.INSIDE} has what the compiler is known to take (build.cc_option_cache)")
+        return replace(workspace, makefiles=ccoption.INSIDE)
 
-    async def _follow(self, room: Room, module: Module, lines: conf.Lines, line: str, until: float) -> None:
+    async def _follow(self, workspace: Workspace, module: Module, lines: conf.Lines, line: str, until: float) -> None:
         """Run a line of a dkms.conf, where there is one."""
         if line:
             place = lines.recipe.place
-            room.say(line)
-            bound = [(room.scratch / "source", place)]
+            workspace.say(line)
+            bound = [(workspace.scratch / "source", place)]
             await self._make(
-                room, module, lines.argv(line), until, directory=place, env=lines.environment, writable=bound
+                workspace, module, lines.argv(line), until, directory=place, env=lines.environment, writable=bound
             )
 
     async def _make(
         self,
-        room: Room,
+        workspace: Workspace,
         module: Module,
         words: Sequence[str],
         until: float,
@@ -254,11 +254,11 @@ class Builder:
 
         Raises Problem build-failed, build-timeout, command-missing and the transient ones of `failure`.
         """
-        room.say(shlex.join(words))
-        where, begun, before = self.sysroot.inside(room.log), room.log.stat().st_size, time.monotonic()
+        workspace.say(shlex.join(words))
+        where, begun, before = self.sysroot.inside(workspace.log), workspace.log.stat().st_size, time.monotonic()
         try:
             limit = max(until - before, 0.1)
-            status = await room.run(
+            status = await workspace.run(
                 words, timeout=limit, directory=directory, env=env, jobs=True, writable=writable, raw=True
             )
         except Problem as problem:
@@ -267,10 +267,10 @@ class Builder:
             text = f"the build did not end within {module.file.build.timeout:g} s (build.timeout) and was killed"
             raise Problem("build-timeout", text, f"the whole log: {where}", transient=False) from None
         if status != 0:
-            command.check_started(await asyncio.to_thread(failure.read, room.log, begun))
-        room.say(f"{words[0]} ended with exit status {status} after {time.monotonic() - before:.1f} s")
+            command.check_started(await asyncio.to_thread(failure.read, workspace.log, begun))
+        workspace.say(f"{words[0]} ended with exit status {status} after {time.monotonic() - before:.1f} s")
         if status != 0:
-            raise await asyncio.to_thread(failure.explain, room.log, status, where, begun)
+            raise await asyncio.to_thread(failure.explain, workspace.log, status, where, begun)
 
     def _collect(self, module: Module, top: Path, directories: Sequence[Path], where: str) -> list[Path]:
         """Return the objects that are to be installed: those of [[object]], else every .ko under the source.

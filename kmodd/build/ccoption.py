@@ -32,7 +32,7 @@ from ..run import find_program
 from . import sandbox
 from .compiler import Compiler
 from .objects import find_files
-from .room import SOURCE, Room
+from .workspace import SOURCE, Workspace
 
 LIMIT = 120.0  # seconds that the empty module may take
 INSIDE = f"{sandbox.WORK}/cc-option.mk"  # where make finds what is known
@@ -71,9 +71,9 @@ MAKEFILE_LIST :=
 
 
 class CompilerAnswers:
-    """Keeps a makefile for each kernel in /var/cache/kmodd/cc-option. enter: gives an empty room for a kernel."""
+    """Keeps a makefile for each kernel in /var/cache/kmodd/cc-option. enter: gives an empty workspace for a kernel."""
 
-    def __init__(self, sysroot: Sysroot, enter: Callable[[str, Kernel], AbstractContextManager[Room]]) -> None:
+    def __init__(self, sysroot: Sysroot, enter: Callable[[str, Kernel], AbstractContextManager[Workspace]]) -> None:
         self.sysroot = sysroot
         self.enter = enter
         self._asking: dict[str, asyncio.Lock] = {}
@@ -113,18 +113,18 @@ class CompilerAnswers:
 
     async def _ask(self, kernel: Kernel, compiler: Compiler) -> set[str]:
         """Return the commands that succeeded, spelled, which a failed make also tells. Raises OSError and Problem."""
-        with self.enter(f"cc-option.{kernel.release}", kernel) as room:
-            source = room.scratch / "source"
+        with self.enter(f"cc-option.{kernel.release}", kernel) as workspace:
+            source = workspace.scratch / "source"
             make_directory(source, durable=False)
             if os.geteuid() == 0:
-                os.chown(source, *room.owner)
-            texts = {source / "Makefile": "obj-m :=\n", room.scratch / Path(INSIDE).name: f"{SPELLING}{ASKING}"}
+                os.chown(source, *workspace.owner)
+            texts = {source / "Makefile": "obj-m :=\n", workspace.scratch / Path(INSIDE).name: f"{SPELLING}{ASKING}"}
             for path, text in texts.items():
                 path.write_text(text)
                 path.chmod(0o644)
             words = ["make", "-C", str(kernel.build_tree), f"M={SOURCE}", *compiler.variables, "modules"]
-            await room.run(words, timeout=LIMIT, env={"MAKEFILES": INSIDE})
-            return {found["word"] for found in map(TOLD.fullmatch, room.log.read_text().splitlines()) if found}
+            await workspace.run(words, timeout=LIMIT, env={"MAKEFILES": INSIDE})
+            return {found["word"] for found in map(TOLD.fullmatch, workspace.log.read_text().splitlines()) if found}
 
 
 def has_own(source: Path) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from ..errors import Problem
 from ..modulefile import Build
 from .compiler import Compiler
-from .room import SOURCE
+from .workspace import SOURCE
 
 #: What setpriv(1), and bwrap(1) where kmodd is not root, say of a program that cannot be started.
 NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<program>.+): (?P<why>[^:\n]+)")

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..paths import Sysroot
 from ..run import explain, run
 from . import sandbox
-from .room import ENVIRONMENT
+from .workspace import ENVIRONMENT
 
 TIMEOUT = 10.0  # seconds
 SPARE = sandbox.FIRST_SPARE + 4096  # uids after those of builds, whose processes count elsewhere (RLIMIT_NPROC)

@@ -18,8 +18,8 @@ from ..files import explained, make_directory
 from ..model import Fault
 from ..modulefile import Patch
 from .diff import Hunk, Outside, Piece, parse
-from .room import TEMPORARY, Room
 from .sandbox import WORK
+from .workspace import TEMPORARY, Workspace
 
 LARGEST = 64 << 20  # bytes of a patch
 MOST_FUZZ = 3  # lines of context that diff -u gives
@@ -28,7 +28,7 @@ FAILED = re.compile(r"Hunk #(?P<number>\d+) FAILED")
 
 
 async def apply(
-    room: Room, patches: Sequence[tuple[Path, Patch]], place: str, directory: str = "source"
+    workspace: Workspace, patches: Sequence[tuple[Path, Patch]], place: str, directory: str = "source"
 ) -> tuple[Fault, ...]:
     """Apply patches (host paths) in order; returns warnings.
 
@@ -38,9 +38,9 @@ async def apply(
     warnings = []
     for number, (path, patch) in enumerate(patches):
         name = f"{place}: {patch.file}"
-        patching = await asyncio.to_thread(_Patching, room, number, path, patch, name, directory)
+        patching = await asyncio.to_thread(_Patching, workspace, number, path, patch, name, directory)
         if not await patching.apply():
-            room.say(f"{patch.file} is applied already")
+            workspace.say(f"{patch.file} is applied already")
             text = f"{patch.file} is left out, since the source has it already"
             warnings.append(Fault("patch-already-applied", text, "drop it, or limit it to other kernels"))
     return tuple(warnings)
@@ -49,13 +49,13 @@ async def apply(
 class _Patching:
     """One patch on its way into the source."""
 
-    def __init__(self, room: Room, number: int, path: Path, patch: Patch, name: str, directory: str) -> None:
-        self.room = room
+    def __init__(self, workspace: Workspace, number: int, path: Path, patch: Patch, name: str, directory: str) -> None:
+        self.workspace = workspace
         self.patch = patch
         self.name = name
-        self.top = room.scratch / directory
+        self.top = workspace.scratch / directory
         self.inside = f"{WORK}/{directory}"
-        with explained(f"reading {room.sysroot.inside(path)}"):
+        with explained(f"reading {workspace.sysroot.inside(path)}"):
             if path.stat().st_size > LARGEST:
                 raise Problem("patch-invalid", f"{self.name}: is larger than {LARGEST} bytes", "is it a patch?")
             text = path.read_bytes().decode(errors="surrogateescape")
@@ -68,7 +68,7 @@ class _Patching:
         self.backwards = self._write(f"{number}.backwards", backwards) if self.again else self.file
 
     def _write(self, name: str, text: str) -> str:
-        path = self.room.scratch / "patches" / name
+        path = self.workspace.scratch / "patches" / name
         with explained(f"writing {name}"):
             make_directory(path.parent, durable=False)
             path.write_bytes(text.encode(errors="surrogateescape"))
@@ -98,28 +98,28 @@ class _Patching:
     # -- patch(1) --------------------------------------------------------------------------------------------------
     async def _run(self, *words: str, directory: str = "") -> tuple[bool, str]:
         """Run patch(1); returns whether all of it applied, and what it said."""
-        before = self.room.log.stat().st_size
+        before = self.workspace.log.stat().st_size
         argv = ["patch", "-u", "-f", f"-p{self.patch.strip}", "--no-backup-if-mismatch", "-r", "-", *words]
-        status = await self.room.run(argv, directory=directory or self.inside)
-        return status == 0, self.room.said_since(before)
+        status = await self.workspace.run(argv, directory=directory or self.inside)
+        return status == 0, self.workspace.said_since(before)
 
     async def _try(self, *words: str) -> tuple[bool, str]:
         """Run patch(1) without changing the source."""
         if not self.again:
             return await self._run("--dry-run", *words)
         trial = f"{TEMPORARY}/trial"  # patch(1) renames, so that hard links keep the original
-        status = await self.room.run(["cp", "-al", self.inside, trial])
+        status = await self.workspace.run(["cp", "-al", self.inside, trial])
         tried = await self._run(*words, directory=trial) if status == 0 else (False, "")
-        await self.room.run(["rm", "-rf", trial])
+        await self.workspace.run(["rm", "-rf", trial])
         return tried
 
     async def apply(self) -> bool:
         """Apply the patch; tells False where the source has it already. Raises Problem."""
-        self.room.say(f"patch {self.patch.file}")
+        self.workspace.say(f"patch {self.patch.file}")
         fuzz = 0
         applies, said = await self._try("-F0", "-i", self.file)
         if not applies:
-            self.room.say("is it applied already?")
+            self.workspace.say("is it applied already?")
             if (await self._try("-F0", "-R", "-i", self.backwards))[0]:
                 return False
             fuzz = await self._find_fuzz()
@@ -136,14 +136,14 @@ class _Patching:
     async def _find_fuzz(self) -> int:
         """Return the fuzz with which the patch applies, 0 if none does."""
         for fuzz in range(1, MOST_FUZZ + 1):
-            self.room.say(f"does it apply with fuzz {fuzz}?")
+            self.workspace.say(f"does it apply with fuzz {fuzz}?")
             if (await self._try(f"-F{fuzz}", "-i", self.file))[0]:
                 return fuzz
         return 0
 
     # -- why not ---------------------------------------------------------------------------------------------------
     def _log(self) -> str:
-        return f"the whole log: {self.room.sysroot.inside(self.room.log)}"
+        return f"the whole log: {self.workspace.sysroot.inside(self.workspace.log)}"
 
     def _rejection(self, said: str) -> Problem:
         """Return why patch(1), by what it said, could not apply all; the rejected hunks are written to the log."""
@@ -156,8 +156,8 @@ class _Patching:
                 return Problem("patch-failed", f"{self.name}: {text}", hint)
         rejected = self._rejected(said)
         for name, hunk in rejected:
-            self.room.say(f"hunk {hunk.number} of {name} does not apply:")
-            self.room.quote("\n".join(hunk.lines))
+            self.workspace.say(f"hunk {hunk.number} of {name} does not apply:")
+            self.workspace.quote("\n".join(hunk.lines))
         if not rejected:
             return Problem("patch-failed", f"{self.name}: does not apply to the source", hint)
         applied = [item for item in rejected if self._is_applied(*item)]

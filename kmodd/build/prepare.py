@@ -14,8 +14,8 @@ from ..errors import Problem
 from ..paths import RPM_CONFIGURATION
 from ..run import run
 from .failure import explain
-from .room import TEMPORARY, Room
 from .sandbox import WORK
+from .workspace import TEMPORARY, Workspace
 
 TIMEOUT = 3600.0  # seconds
 DEEPEST = 4  # directories between BUILD and the kernel's tree; rpm and distributions each add one or two
@@ -23,42 +23,42 @@ LANDMARKS = ("Makefile", "Kbuild", "Kconfig", "include/linux/kernel.h")
 _VERSION = re.compile(r"^(VERSION|PATCHLEVEL|SUBLEVEL) *= *(\d+)", re.MULTILINE)
 
 
-async def prepare(room: Room, srpm: Path) -> Path:
-    """Unpack a source RPM, a host path, and return the host path of the kernel's tree in it, below room.scratch.
+async def prepare(workspace: Workspace, srpm: Path) -> Path:
+    """Unpack a source RPM, a host path, and return the host path of the kernel's tree in it, below workspace.scratch.
 
     Build requirements are not checked: what %prep really needs, it fails without, by name. Raises Problem
     kernel-source-mismatch, kernel-source-unprepared and the transient ones of `failure`.
     """
-    name = room.kernel.source_package
+    name = workspace.kernel.source_package
     form = "%{NAME}-%{VERSION}-%{RELEASE}.src.rpm"
     said = (await run(["rpm", "-qp", "--nosignature", "--qf", form, srpm], check=False)).text.strip()
     if said != name:
         what = f"is {said}" if said.endswith(".src.rpm") else "is no source RPM"
-        text = f"{room.sysroot.inside(srpm)} {what}, but the source of {room.kernel.release} is {name}"
+        text = f"{workspace.sysroot.inside(srpm)} {what}, but the source of {workspace.kernel.release} is {name}"
         raise Problem("kernel-source-mismatch", text, "put the right file there", transient=False)
     inside = f"{WORK}/{name}"
-    words = ["rpmbuild", "-rp", "--nodeps", "--nosignature", "--target", room.kernel.architecture]
+    words = ["rpmbuild", "-rp", "--nodeps", "--nosignature", "--target", workspace.kernel.architecture]
     for macro, value in (("_topdir", f"{TEMPORARY}/rpm"), ("_dbpath", f"{TEMPORARY}/db"), ("_tmppath", TEMPORARY)):
         words += ["--define", f"{macro} {value}"]
-    room.say(f"unpacking {name}")
+    workspace.say(f"unpacking {name}")
     configuration = [(RPM_CONFIGURATION, str(RPM_CONFIGURATION))] if RPM_CONFIGURATION.is_dir() else []
-    status = await room.run(
+    status = await workspace.run(
         [*words, inside], timeout=TIMEOUT, directory=WORK, read_only=[(srpm, inside), *configuration], raw=True
     )
-    where = room.sysroot.inside(room.log)
+    where = workspace.sysroot.inside(workspace.log)
     if status != 0:
-        problem = await asyncio.to_thread(explain, room.log, status, where)
+        problem = await asyncio.to_thread(explain, workspace.log, status, where)
         if problem.transient:
             raise problem
         text = f"%prep of {name} failed: {problem.message}"
         raise Problem("kernel-source-unprepared", text, f"the whole log: {where}", transient=False)
-    top = _find_tree(room.scratch / "tmp/rpm/BUILD")
+    top = _find_tree(workspace.scratch / "tmp/rpm/BUILD")
     if top is None:
         text = f"{name} was unpacked, but holds no kernel's source"
         raise Problem("kernel-source-unprepared", text, f"the whole log: {where}", transient=False)
-    theirs, ours = version(top), version(room.sysroot.resolve(str(room.kernel.build_tree)))
+    theirs, ours = version(top), version(workspace.sysroot.resolve(str(workspace.kernel.build_tree)))
     if theirs != ours:
-        text = f"{name} holds Linux {theirs}, but the build tree of {room.kernel.release} is of {ours}"
+        text = f"{name} holds Linux {theirs}, but the build tree of {workspace.kernel.release} is of {ours}"
         raise Problem("kernel-source-mismatch", text, "put the right file there", transient=False)
     return top
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import Problem
 from ..run import Finished, find_accident, find_program
 from . import unpackchild
-from .room import TEMPORARY, Room
+from .workspace import TEMPORARY, Workspace
 
 CHILD = Path(unpackchild.__file__)
 INSIDE = "/unpackchild.py"  # where the child is seen
@@ -30,14 +30,14 @@ HINTS = {
 }
 
 
-async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
+async def unpack(workspace: Workspace, archive: Path, name: str, strip: int) -> None:
     """Unpack an archive in scratch/tmp into the source directory there, without `strip` leading directories.
 
     name: what the archive is called in messages. Raises Problem archive-invalid, archive-unsafe, archive-too-large,
     disk-full, tool-missing.
     """
-    before = room.log.stat().st_size
-    room.say(f"unpacking {name}")
+    before = workspace.log.stat().st_size
+    workspace.say(f"unpacking {name}")
     with archive.open("rb") as stream:
         compressed = stream.read(len(ZSTD)) == ZSTD
     inside = f"{TEMPORARY}/{archive.name}"
@@ -48,7 +48,7 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
             if find_program("zstd") is None:
                 raise Problem("tool-missing", f"{name}: zstd is not installed", "dnf install zstd", transient=True)
             words = ["zstd", "-d", "-q", "-f", "--rm", "-o", plain, inside]
-            status = await room.run(words, timeout=TIMEOUT, raw=True)
+            status = await workspace.run(words, timeout=TIMEOUT, raw=True)
             _check_alive(words[0], status)
             status = unpackchild.LARGE if status == TOO_LARGE else unpackchild.INVALID if status else 0
             inside = plain
@@ -58,7 +58,7 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
             if not sys.base_prefix.startswith("/usr"):
                 visible.append((Path(sys.base_prefix), sys.base_prefix))
             words = [python, "-I", "-S", "-B", INSIDE, inside, str(strip), str(MOST_FILES), str(MOST_BYTES)]
-            status = await room.run(words, timeout=TIMEOUT, read_only=visible, raw=True)
+            status = await workspace.run(words, timeout=TIMEOUT, read_only=visible, raw=True)
             _check_alive(words[0], status)
     except Problem as problem:
         if problem.code != "tool-timeout":
@@ -67,7 +67,7 @@ async def unpack(room: Room, archive: Path, name: str, strip: int) -> None:
         raise Problem("archive-too-large", text, HINTS["archive-too-large"], transient=False) from None
     if status:
         code = unpackchild.STATUSES.get(status, "archive-invalid")
-        lines = room.said_since(before).strip().splitlines()
+        lines = workspace.said_since(before).strip().splitlines()
         said = "".join(c for c in lines[-1][:600].replace(f"{inside} : ", "") if c.isprintable())
         raise Problem(code, f"{name}: {said}", HINTS[code], transient=code == "disk-full")
 

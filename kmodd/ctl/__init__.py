@@ -45,7 +45,7 @@ COMMANDS = {
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
     "load": ("load", "load what is to be loaded at boot, and keep what the modules said"),
     "watch": ("watch", "show what the daemon does, as it happens"),
-    "sync": ("sync", "look, plan and apply once"),
+    "sync": ("sync", "observe, plan and apply once"),
     "rebuild": ("sync", "build a module again although nothing changed, or whatever failed"),
     "reload": ("watch", "have the daemon read its settings again"),
     "add": ("change", "register a source directory or an archive"),
@@ -182,8 +182,8 @@ def main(argv: Optional[Sequence[str]] = None) -> None:
 def _run(options: argparse.Namespace) -> int:
     """Run a command; returns the exit code. Raises BrokenPipeError."""
     try:
-        room = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
-        code: int = getattr(room, f"run_{options.command}")(options)
+        module = importlib.import_module(f".{COMMANDS[options.command][0]}", __name__)
+        code: int = getattr(module, f"run_{options.command}")(options)
         sys.stdout.flush()
         return code
     except BrokenPipeError:

@@ -26,8 +26,8 @@ from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler, Wanted
 from ..report import make_report, plan_document, status_document
 from ..settings import Settings, SettingsSource
-from ..watch.bell import Bell
 from ..watch.transaction import settle
+from ..watch.triggers import Triggers
 from .look import Look
 
 
@@ -74,14 +74,14 @@ def bring_up(
 
 async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], wanted: Wanted) -> Snapshot:
     """Do what is due and wanted; returns what was observed when nothing was left."""
-    bell = Bell()
-    bell.ring("kmoddctl sync")
+    triggers = Triggers()
+    triggers.add("kmoddctl sync")
 
     def tell(pid: int) -> None:
         with contextlib.suppress(OSError):  # nobody may be there to read it
             print(f"waiting for the rpm transaction of pid {pid}", file=sys.stderr)
 
-    await settle(sysroot, bell, quiet=0.01, on_transaction=tell)
+    await settle(sysroot, triggers, quiet=0.01, on_transaction=tell)
     reconciler = Reconciler(sysroot, SettingsSource(settings), lambda _: None, wanted=wanted, brief=True)
     reconciler.heal()
     reconciler.ask_again(again)

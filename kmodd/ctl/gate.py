@@ -32,7 +32,7 @@ from .terminal import clean
 
 PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
 LONG_PAUSE = 30.0  # where the daemon would report that something happened
-NEWS = ("activity", "ended", "verdict")  # events after which the root is read again
+TELLING = ("activity", "ended", "verdict")  # events after which the root is read again
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], see
     )
 
 
-class News:
+class DaemonEvents:
     """The daemon's events while the gate waits: hints that something changed, so that it reads the root seldom."""
 
     def __init__(self, root: str) -> None:
@@ -143,7 +143,7 @@ class News:
         end = time.monotonic() + most - least
         try:
             while self._client is not None and self._client.wait(max(0.0, end - time.monotonic())):
-                if next(self._events)["event"]["event"] in NEWS:
+                if next(self._events)["event"]["event"] in TELLING:
                     return True
         except (Problem, StopIteration):
             self._hang_up()
@@ -160,10 +160,10 @@ def run_gate(options: argparse.Namespace) -> int:
     began = time.monotonic()
     end = began + _span(options.wait)
     told: set[str] = set()
-    news = News(options.root)
+    events = DaemonEvents(options.root)
     while True:
         if options.wait is not None:
-            news.listen()
+            events.listen()
         started = time.monotonic()
         finding = examine(options)
         now = time.monotonic()
@@ -174,7 +174,7 @@ def run_gate(options: argparse.Namespace) -> int:
         if finding.is_open or finding.hopeless or now >= end:
             break
         least = min(max(PAUSE, 5 * (now - started)), end - now)
-        news.wait(least, max(least, min(LONG_PAUSE, end - now)))
+        events.wait(least, max(least, min(LONG_PAUSE, end - now)))
     print(json.dumps(_document(finding, time.monotonic() - began), indent=1) if options.json else clean(_text(finding)))
     if finding.is_open:
         return DONE

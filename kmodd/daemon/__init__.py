@@ -33,13 +33,13 @@ from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler
 from ..report import Observer, Report, make_report, summary
 from ..settings import Settings, SettingsSource
-from ..watch.bell import Bell
 from ..watch.inotify import Watcher
 from ..watch.transaction import settle
+from ..watch.triggers import Triggers
 from .events import Events
 from .failures import Failures
-from .looks import Looks
 from .methods import Methods
+from .passes import Passes
 
 MARGIN = 0.1  # seconds that a timer is late on purpose: a look that came too early would only set it again
 BREATH = 0.5  # seconds between a look that failed and the next, whatever asks for it
@@ -54,11 +54,11 @@ class Daemon:
         self.settings = SettingsSource(settings)
         self.notifier = Notifier()
         self.lock = Lock(sysroot)
-        self.bell = Bell()
-        self.watcher = Watcher(sysroot, self.bell, self._watched)
-        self.looks = Looks()
+        self.triggers = Triggers()
+        self.watcher = Watcher(sysroot, self.triggers, self._watched)
+        self.passes = Passes()
         self.events = Events(sysroot)
-        self.reconciler = Reconciler(sysroot, self.settings, self.ring, self.events.build)
+        self.reconciler = Reconciler(sysroot, self.settings, self.trigger, self.events.build)
         self.actions: tuple[Action, ...] = ()  # the last plan
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
@@ -94,7 +94,7 @@ class Daemon:
             await self._listen()
             self.watcher.start()
             get_logger().info("kmodd started", version=__version__, root=str(self.sysroot.root))
-            self.bell.ring("start")
+            self.triggers.add("start")
             work = asyncio.ensure_future(self._work())
             await asyncio.wait([work, asyncio.ensure_future(self.stopping.wait())], return_when=asyncio.FIRST_COMPLETED)
             self.notifier.stopping()
@@ -129,19 +129,19 @@ class Daemon:
 
     # -- what callers ask for --------------------------------------------------------------------------------------
     def is_disturbed(self) -> bool:
-        return self.settling or bool(self.bell)
+        return self.settling or bool(self.triggers)
 
-    def ring(self, reason: str) -> None:
+    def trigger(self, reason: str) -> None:
         """Ask for a look for which nothing on disk is to be waited for."""
-        self.bell.ring(reason, moving=False)
+        self.triggers.add(reason, moving=False)
 
     def ask_again(self, targets: Sequence[Target]) -> None:
         self.reconciler.ask_again(targets)
-        self.ring("Rebuild")
+        self.trigger("Rebuild")
 
     def ask_verify(self) -> None:
         self.verify = True
-        self.ring("Verify")
+        self.trigger("Verify")
 
     def status(self, report: Report) -> dict[str, Any]:
         return report.document(f"kmodd (pid {os.getpid()})")
@@ -149,7 +149,7 @@ class Daemon:
     def ask_reload(self) -> None:
         self.notifier.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)
         self.reload = True
-        self.bell.ring("reload")
+        self.triggers.add("reload")
 
     # -- signals and timers ----------------------------------------------------------------------------------------
     def _stop(self) -> None:
@@ -172,16 +172,16 @@ class Daemon:
             self.timer = None
         if delay is not None:
             delay = min(max(0.0, delay), self.reconciler.policy.retry_longest) + MARGIN
-            self.timer = asyncio.get_running_loop().call_later(delay, self.ring, "retry is due")
+            self.timer = asyncio.get_running_loop().call_later(delay, self.trigger, "retry is due")
 
     # -- the loop --------------------------------------------------------------------------------------------------
     async def _work(self) -> None:
         while True:
             reload = False
             try:
-                await self.bell.rung()
+                await self.triggers.arrival()
                 reasons = await self._settle()
-                self.looks.begin()
+                self.passes.begin()
                 get_logger().debug("looked again", reasons=" ".join(reasons))
                 reload, self.reload = self.reload, False  # one asked for from here on is answered by the next look
                 await self._look(reload)
@@ -198,7 +198,7 @@ class Daemon:
         self.settling = True
         try:
             quiet = self.settings.now.daemon.quiet
-            return await settle(self.sysroot, self.bell, quiet=quiet, on_transaction=self._transaction)
+            return await settle(self.sysroot, self.triggers, quiet=quiet, on_transaction=self._transaction)
         finally:
             self.settling = False
 
@@ -219,10 +219,10 @@ class Daemon:
 
     async def _look_failed(self, error: Exception) -> None:
         problem, pause = self.failures.look_failed(error)
-        self.bell.take()
+        self.triggers.take()
         self._wake_in(pause)
         self.notifier.status(f"{problem.message}; trying again in {pause:.0f} s")
-        self.looks.fail(problem)
+        self.passes.fail(problem)
         await asyncio.sleep(BREATH)
 
     def _transaction(self, pid: int) -> None:
@@ -266,10 +266,10 @@ class Daemon:
         judgements = judge(snapshot, self.reconciler.policy, time.time())
         for target in self.reconciler.builds:
             judgements[target] = Judgement(Verdict.BUILDING, "is being built")
-        report = make_report(snapshot, judgements, time.time(), self.looks.report)
+        report = make_report(snapshot, judgements, time.time(), self.passes.report)
         for observe in self.observers:
             try:
-                observe(self.looks.report, report)
+                observe(self.passes.report, report)
             except Exception as error:  # modules matter more than telling of them
                 as_problem(error, "telling what changed")
         running = sorted(self.reconciler.builds)
@@ -279,7 +279,7 @@ class Daemon:
             doing = f"building {running[0]}{more}; "
         self.notifier.status(doing + summary(judgements))
         self._tell("building" if running else "idle")
-        self.looks.end(report, idle=not running)
+        self.passes.end(report, idle=not running)
 
 
 def make_parser() -> argparse.ArgumentParser:

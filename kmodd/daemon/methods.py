@@ -1,6 +1,6 @@
 """What the methods of io.kmodd.Manager do (control.interface). Reading costs no look: answers are of the last one.
 
-Must not: speak Varlink, or change anything but by the daemon's bell.
+Must not: speak Varlink, or change anything but by the daemon's triggers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ..paths import Sysroot
 from ..planner import find_repeatable
 from ..report import Report, explain_document, plan_document
 from .events import Events
-from .looks import Looks
+from .passes import Passes
 
 PATIENCE = 10.0  # seconds that a caller waits for the first look of all
 MOMENT = 1.0  # seconds that a caller waits for a look that is due, such as after kmoddctl add
@@ -43,7 +43,7 @@ class Host(Protocol):
     """What the methods need of the daemon."""
 
     sysroot: Sysroot
-    looks: Looks
+    passes: Passes
     events: Events
     actions: tuple[Action, ...]
 
@@ -53,7 +53,7 @@ class Host(Protocol):
     def is_disturbed(self) -> bool:
         """Tell whether a look is to follow soon."""
 
-    def ring(self, reason: str) -> None:
+    def trigger(self, reason: str) -> None:
         """Ask for a look."""
 
     def ask_again(self, targets: Sequence[Target]) -> None:
@@ -87,7 +87,7 @@ class Methods:
         self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the looks
 
     async def _report(self) -> Report:
-        return await self.host.looks.latest(self.host.is_disturbed(), MOMENT, PATIENCE)
+        return await self.host.passes.latest(self.host.is_disturbed(), MOMENT, PATIENCE)
 
     async def status(self, asked: Selection, send: Optional[Send]) -> Union[Document, bytes]:
         document, message = self._render(await self._report())
@@ -148,10 +148,10 @@ class Methods:
                 await send(await subscription.next())
 
     async def sync(self, asked: Waiting, send: Optional[Send]) -> Document:
-        self.host.ring("Sync")
+        self.host.trigger("Sync")
         if asked.wait is False:
             return {}
-        work = asyncio.ensure_future(self.host.looks.next(idle=True))
+        work = asyncio.ensure_future(self.host.passes.next(idle=True))
         try:
             if send is not None:
                 await self._narrate(work, send)
@@ -183,7 +183,7 @@ class Methods:
 
     async def verify(self, asked: Parameters, send: Optional[Send]) -> bytes:
         self.host.ask_verify()
-        return self._render(await self.host.looks.next(idle=False))[1]
+        return self._render(await self.host.passes.next(idle=False))[1]
 
     async def reload(self, asked: Parameters, send: Optional[Send]) -> Document:
         read_settings(self.host.sysroot)  # what is wrong with them is for the caller

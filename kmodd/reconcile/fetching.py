@@ -23,12 +23,12 @@ from .outcome import as_problem
 
 
 class Fetching:
-    """The fetches of one root. knock is called when one ended; when a pause is over, next_try tells."""
+    """The fetches of one root. trigger is called when one ended; when a pause is over, next_try tells."""
 
-    def __init__(self, sysroot: Sysroot, settings: SettingsSource, knock: Callable[[str], None]) -> None:
+    def __init__(self, sysroot: Sysroot, settings: SettingsSource, trigger: Callable[[str], None]) -> None:
         self.sysroot = sysroot
         self.settings = settings
-        self.knock = knock
+        self.trigger = trigger
         self.running: dict[Remedy, asyncio.Task[None]] = {}
         self._failed: dict[Remedy, tuple[int, float]] = {}  # failures in a row, time.monotonic() of the next try
         self._wanted: tuple[Remedy, ...] = ()  # as of the last start
@@ -53,7 +53,7 @@ class Fetching:
                 return  # its end is a trigger
             task = asyncio.get_running_loop().create_task(self._fetch(remedy))
             self.running[remedy] = task
-            task.add_done_callback(lambda _: self.knock("fetch ended"))
+            task.add_done_callback(lambda _: self.trigger("fetch ended"))
 
     def next_try(self) -> Optional[float]:
         """Return when the first fetch that failed and is wanted still is due again, time.monotonic(); None for never.

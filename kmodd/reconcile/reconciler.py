@@ -71,13 +71,13 @@ Wanted = Callable[[Action], bool]
 
 
 class Reconciler:
-    """Brings one root to what its registry says. knock is called when a build ended."""
+    """Brings one root to what its registry says. trigger is called when a build ended."""
 
     def __init__(
         self,
         sysroot: Sysroot,
         settings: SettingsSource,
-        knock: Callable[[str], None],
+        trigger: Callable[[str], None],
         observe_build: BuildObserver = lambda *_: None,
         wanted: Wanted = lambda _: True,
         brief: bool = False,
@@ -93,7 +93,7 @@ class Reconciler:
         self.observer = Observer(sysroot, settings, self.store, self.dropins, self.keys, self.inputs)
         self.observe_build = observe_build
         self.installation = Installation(sysroot)
-        self.fetching = Fetching(sysroot, settings, knock)
+        self.fetching = Fetching(sysroot, settings, trigger)
         self.logs = LogKeeper(sysroot, settings)
         self.alarm = Alarm()
         self.stuck = Stuck(settings)
@@ -103,7 +103,7 @@ class Reconciler:
         self.sweep = True  # there may be logs of what is gone
         self._work: Optional[TargetWork] = None
         failures = Failures(self.alarm, settings)
-        self.building = BuildStep(self.work, lambda: knock("build ended"))
+        self.building = BuildStep(self.work, lambda: trigger("build ended"))
         self.installing = InstallStep(self.work, self.alarm)
         self.steps: Steps = {
             RemoveModule: RemoveStep(self.store, self.installation, self.logs, self.work, failures),

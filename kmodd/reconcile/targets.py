@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
 from ..actions import BuildModule, InstallModule
-from ..build.builder import Builder, Yield
+from ..build.builder import Builder, BuildResult
 from ..build.failure import find_error, read
 from ..build.jobserver import Jobserver, Share
 from ..build.logs import ENDING
@@ -35,9 +35,9 @@ from .hooking import HookWork
 from .inputprobe import InputProbe
 from .keysource import KeySource
 from .logkeeping import LogKeeper
-from .material import Material
 from .outcome import BuildObserver, as_problem
 from .reserve import Reserve
+from .staging import Staging
 
 _Result = TypeVar("_Result")
 
@@ -66,7 +66,7 @@ class TargetWork:
         self.jobserver = Jobserver(lambda: settings.now.jobs)
         self.builder = Builder(sysroot, self.jobserver, settings)
         self.reserve = Reserve(sysroot, settings)
-        self.material = Material(sysroot, inputs.sources, self.builder, inputs.signatures)
+        self.staging = Staging(sysroot, inputs.sources, self.builder, inputs.signatures)
         self.installation = installation
         self.hooks = HookWork(sysroot, settings, self.store)
         self.signing = asyncio.Lock()  # while the key is made or checked
@@ -122,7 +122,7 @@ class TargetWork:
         try:
             compiler = await self.inputs.compiler(kernel)
             kernels = snapshot.kernels.values()
-            laid = await self.material.lay(module, kernel, scratch, path, snapshot.modules, kernels, action.inputs)
+            staged = await self.staging.stage(module, kernel, scratch, path, snapshot.modules, kernels, action.inputs)
             depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
             made = await self.builder.build(
                 scratch,
@@ -131,9 +131,9 @@ class TargetWork:
                 compiler,
                 path,
                 share,
-                symvers=[*(s for s in depends if s is not None), *laid.symvers],
-                patches=laid.patches,
-                patched=laid.patched,
+                symvers=[*(s for s in depends if s is not None), *staged.symvers],
+                patches=staged.patches,
+                patched=staged.patched,
                 recipe=snapshot.of(target).recipe,
             )
             if await self._have_inputs_changed(action, snapshot):
@@ -151,7 +151,7 @@ class TargetWork:
         return await self.inputs.have_changed(module, kernel, action.inputs)
 
     def _keep(
-        self, action: BuildModule, snapshot: Snapshot, made: Yield, compiler: str, began: float, where: str
+        self, action: BuildModule, snapshot: Snapshot, made: BuildResult, compiler: str, began: float, where: str
     ) -> None:
         target, module = action.target, snapshot.modules[action.target.module]
         objects = self.store.keep_objects(target, list(made.objects), made.symvers)

@@ -22,8 +22,8 @@ import pyinotify
 from ..errors import Problem
 from ..log import get_logger
 from ..paths import Sysroot
-from .bell import Bell
 from .places import GONE, RPM_LOCK, Interest, find_places
+from .triggers import Triggers
 
 LOST = pyinotify.IN_Q_OVERFLOW | pyinotify.IN_IGNORED | pyinotify.IN_UNMOUNT | GONE
 STRUCTURE = pyinotify.IN_CREATE | pyinotify.IN_DELETE | pyinotify.IN_MOVED_FROM | pyinotify.IN_MOVED_TO
@@ -95,10 +95,12 @@ class Watcher:
     faults: what is not watched and why, as of the last rearm(); the daemon goes on with what it has.
     """
 
-    def __init__(self, sysroot: Sysroot, bell: Bell, find_more: Callable[[], Sequence[str]] = lambda: ()) -> None:
+    def __init__(
+        self, sysroot: Sysroot, triggers: Triggers, find_more: Callable[[], Sequence[str]] = lambda: ()
+    ) -> None:
         """find_more: returns directories that are watched besides, in-root."""
         self.sysroot = sysroot
-        self.bell = bell
+        self.triggers = triggers
         self._named = {RPM_LOCK: "an rpm transaction ended", sysroot.ring.name: "a package's trigger asked for it"}
         self.find_more = find_more
         self.faults: list[Problem] = []
@@ -120,7 +122,7 @@ class Watcher:
         """Begin to watch, in the running event loop. Triggers nothing, and raises nothing: see faults."""
         self._started = True
         self._open()
-        self._rearm(ring=False)
+        self._rearm(tell=False)
 
     def stop(self) -> None:
         """Give everything back; start() may follow."""
@@ -136,7 +138,7 @@ class Watcher:
             try:
                 if self._manager is None:
                     self._open()
-                self._rearm(ring=True)
+                self._rearm(tell=True)
             except Exception as error:
                 self._fail(error)
 
@@ -150,7 +152,7 @@ class Watcher:
 
     def _begin_anew(self) -> None:
         self._again = None
-        self.bell.ring("events were lost")
+        self.triggers.add("events were lost")
         self.rearm()
 
     # -- the descriptor --------------------------------------------------------------------------------------------
@@ -186,7 +188,7 @@ class Watcher:
 
     def _process(self, event: Any) -> None:
         if event.mask & pyinotify.IN_Q_OVERFLOW:
-            self.bell.ring("events were lost")
+            self.triggers.add("events were lost")
             self._rearm_soon()
             return
         watch = self._watches.get(event.wd)
@@ -194,9 +196,9 @@ class Watcher:
             return
         path = watch[0]
         if event.mask & LOST:
-            self.bell.ring(f"{path} went away")
+            self.triggers.add(f"{path} went away")
         else:
-            self.bell.ring(self._named.get(event.name, f"{path} changed"))
+            self.triggers.add(self._named.get(event.name, f"{path} changed"))
         if event.mask & (LOST | STRUCTURE):
             self._rearm_soon()
 
@@ -207,7 +209,7 @@ class Watcher:
             self._again = loop.call_at(max(self._not_before, loop.time()), self.rearm)
 
     # -- watches ---------------------------------------------------------------------------------------------------
-    def _rearm(self, *, ring: bool) -> None:
+    def _rearm(self, *, tell: bool) -> None:
         loop = asyncio.get_running_loop()
         began = loop.time()
         if self._again is not None:
@@ -224,9 +226,9 @@ class Watcher:
                 faults += failed
                 if new or gone:
                     get_logger().debug("watches changed", watches=len(self._watches), new=len(new), gone=gone)
-                if ring:
+                if tell:
                     for path in new:
-                        self.bell.ring(f"{path} appeared")
+                        self.triggers.add(f"{path} appeared")
                 if not new:
                     break
             else:

@@ -17,7 +17,7 @@ from typing import Optional
 from ..errors import Problem
 from ..log import get_logger
 from ..paths import Sysroot
-from .bell import Bell, first_reasons
+from .triggers import Triggers, first_reasons
 
 #: struct flock of 64-bit Linux (asm-generic/fcntl.h): l_type, l_whence, [4 bytes] l_start, l_len, l_pid, [4 bytes].
 FLOCK = struct.Struct("@hhqqi4x")
@@ -64,7 +64,7 @@ def _unreadable(sysroot: Sysroot, error: OSError) -> Problem:
 
 async def settle(
     sysroot: Sysroot,
-    bell: Bell,
+    triggers: Triggers,
     quiet: float = 0.25,
     longest: float = 5.0,
     poll: float = 0.5,
@@ -81,8 +81,8 @@ async def settle(
     """
     now = asyncio.get_running_loop().time
     began = now()
-    last = began if bell.moving else began - quiet
-    reasons = bell.take()
+    last = began if triggers.moving else began - quiet
+    reasons = triggers.take()
     told: Optional[int] = None
     unreadable = False
     while True:
@@ -105,7 +105,7 @@ async def settle(
                 told, began = None, now()
             pause = min(last + quiet, began + longest) - now()
             if pause <= 0:
-                return first_reasons(reasons, bell.take())
-        if await bell.rung(pause):
-            last = now() if bell.moving else last
-            reasons = first_reasons(reasons, bell.take())
+                return first_reasons(reasons, triggers.take())
+        if await triggers.arrival(pause):
+            last = now() if triggers.moving else last
+            reasons = first_reasons(reasons, triggers.take())

@@ -13,11 +13,11 @@ import pytest
 from ground.archives import COMPRESSIONS, entry, link, source, tar, zip_archive
 from world import GOOD, World
 
-from kmodd.build import room as rooms
+from kmodd.build import workspace as rooms
 from kmodd.build.builder import Builder
 from kmodd.build.jobserver import Jobserver
-from kmodd.build.room import Room
 from kmodd.build.unpack import unpack
+from kmodd.build.workspace import Workspace
 from kmodd.errors import Problem
 from kmodd.model import Kernel
 from kmodd.paths import Sysroot
@@ -170,8 +170,8 @@ def unpack_alone(root: Path, archive: Path) -> Problem:
         log = root / "log"
         log.touch()
         kernel = Kernel("6.1", build_tree="/usr/src/x")
-        room = Room(sysroot, scratch, builder.owners[scratch], kernel, log)
-        await unpack(room, scratch / "tmp/archive", "archive", 1)
+        workspace = Workspace(sysroot, scratch, builder.owners[scratch], kernel, log)
+        await unpack(workspace, scratch / "tmp/archive", "archive", 1)
 
     with pytest.raises(Problem) as caught:
         asyncio.run(work())

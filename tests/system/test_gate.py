@@ -177,7 +177,7 @@ def test_gate_stays_shut_with_broken_settings(world: World) -> None:
     assert gate(world)[:1] == (1,)
 
 
-#: Looks once as root, since the interpreter's own files may lie where nobody can import them from.
+#: Passes once as root, since the interpreter's own files may lie where nobody can import them from.
 AS_NOBODY = """\
 import contextlib, io, os, sys
 import kmodd.ctl.check, kmodd.ctl.gate

@@ -14,7 +14,7 @@ from world import GOOD, World
 from kmodd.build.builder import Builder
 from kmodd.build.jobserver import Jobserver
 from kmodd.build.patches import apply
-from kmodd.build.room import Room
+from kmodd.build.workspace import Workspace
 from kmodd.errors import Problem
 from kmodd.model import Fault, Kernel
 from kmodd.modulefile import Patch
@@ -71,8 +71,8 @@ class Outcome:
         for path in (self.top, *self.top.rglob("*")):
             os.chown(path, *builder.owners[scratch], follow_symlinks=False)
         kernel = Kernel("6.1", build_tree="/usr/src/x")
-        room = Room(sysroot, scratch, builder.owners[scratch], kernel, self.log)
-        self.warnings = await apply(room, patches, "m.toml: source.patches")
+        workspace = Workspace(sysroot, scratch, builder.owners[scratch], kernel, self.log)
+        self.warnings = await apply(workspace, patches, "m.toml: source.patches")
         assert sorted(path.name for path in (scratch / "tmp").iterdir()) == [], "a trial leaves nothing"
 
     def read(self, name: str = "sub/f.c") -> str:

@@ -1,4 +1,4 @@
-"""The bell, and settle with locks held by real processes."""
+"""The triggers, and settle with locks held by real processes."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from watching import KERNEL, LOCK, go, no_leak, rings, root, watching, write
 
 from kmodd.errors import Problem
 from kmodd.paths import Sysroot
-from kmodd.watch.bell import MOST_REASONS, Bell
 from kmodd.watch.transaction import settle, transaction_holder
+from kmodd.watch.triggers import MOST_REASONS, Triggers
 
 __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
@@ -29,56 +29,56 @@ pytestmark = pytest.mark.system
 NEVER = 3 * LIMIT  # seconds
 
 
-async def heard(bell: Bell) -> tuple[str, ...]:
-    """Wait until the bell has rung, and return the reasons."""
-    await bell.rung()
-    return bell.take()
+async def heard(triggers: Triggers) -> tuple[str, ...]:
+    """Wait until the triggers has rung, and return the reasons."""
+    await triggers.arrival()
+    return triggers.take()
 
 
-# -- the bell -------------------------------------------------------------------------------------------------------
+# -- triggers -------------------------------------------------------------------------------------------------------
 def test_bell_gives_distinct_reasons_in_order_and_forgets_them() -> None:
     async def main() -> None:
-        bell = Bell()
+        triggers = Triggers()
         for reason in ("b", "a", "b", "c"):
-            bell.ring(reason)
-        assert await heard(bell) == ("b", "a", "c")
-        assert not await bell.rung(0.01)
-        asyncio.get_running_loop().call_soon(bell.ring, "later")
-        assert await heard(bell) == ("later",)
+            triggers.add(reason)
+        assert await heard(triggers) == ("b", "a", "c")
+        assert not await triggers.arrival(0.01)
+        asyncio.get_running_loop().call_soon(triggers.add, "later")
+        assert await heard(triggers) == ("later",)
 
     go(main)
 
 
 def test_bell_keeps_a_bounded_number_of_reasons() -> None:
     async def main() -> None:
-        bell = Bell()
+        triggers = Triggers()
         for number in range(10_000):
-            bell.ring(str(number))
-        assert await heard(bell) == tuple(str(number) for number in range(MOST_REASONS))
+            triggers.add(str(number))
+        assert await heard(triggers) == tuple(str(number) for number in range(MOST_REASONS))
 
     go(main)
 
 
 def test_bell_loses_nothing_when_its_waiter_is_cancelled() -> None:
     async def main() -> None:
-        bell = Bell()
-        task = asyncio.ensure_future(heard(bell))
+        triggers = Triggers()
+        task = asyncio.ensure_future(heard(triggers))
         await turns()
-        bell.ring("kept")
+        triggers.add("kept")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert await heard(bell) == ("kept",)
+        assert await heard(triggers) == ("kept",)
 
     go(main)
 
 
 def test_bell_made_outside_a_loop_serves_several_loops() -> None:
-    bell = Bell()
+    triggers = Triggers()
     for _ in range(2):
-        asyncio.run(bell.rung(0.001))
-    bell.ring("x")
-    assert asyncio.run(heard(bell)) == ("x",)
+        asyncio.run(triggers.arrival(0.001))
+    triggers.add("x")
+    assert asyncio.run(heard(triggers)) == ("x",)
 
 
 # -- rpm's lock -----------------------------------------------------------------------------------------------------
@@ -163,9 +163,11 @@ def test_unreadable_lock_is_a_problem(root: Path, monkeypatch: pytest.MonkeyPatc
 def test_settle_waits_for_the_end_of_a_transaction(root: Path) -> None:
     async def main() -> None:
         told: list[int] = []
-        with watching(root) as (_watcher, bell), holding(root / LOCK) as child:
-            await rings(bell)
-            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.1, 0.2, poll=NEVER, on_transaction=told.append))
+        with watching(root) as (_watcher, triggers), holding(root / LOCK) as child:
+            await rings(triggers)
+            task = asyncio.ensure_future(
+                settle(Sysroot(root), triggers, 0.1, 0.2, poll=NEVER, on_transaction=told.append)
+            )
             await until(lambda: bool(told))
             await meanwhile(0.6)
             assert not task.done()  # longest has passed
@@ -185,10 +187,10 @@ def test_settle_waits_for_the_end_of_a_transaction(root: Path) -> None:
 
 def test_settle_sees_a_release_that_rings_no_bell(root: Path) -> None:
     async def main() -> None:
-        bell = Bell()
-        bell.ring("unwatched")
+        triggers = Triggers()
+        triggers.add("unwatched")
         with holding(root / LOCK) as child:
-            task = asyncio.ensure_future(settle(Sysroot(root), bell, 0.05, poll=0.05))
+            task = asyncio.ensure_future(settle(Sysroot(root), triggers, 0.05, poll=0.05))
             await meanwhile(0.3)
             assert not task.done()
             release(child)
@@ -199,22 +201,24 @@ def test_settle_sees_a_release_that_rings_no_bell(root: Path) -> None:
 
 def test_settle_tells_of_each_transaction_once(root: Path) -> None:
     async def main() -> None:
-        bell, telling = Bell(), Bell()
+        triggers, telling = Triggers(), Triggers()
         told: list[int] = []
 
         def tell(pid: int) -> None:
             told.append(pid)
-            telling.ring(str(pid))
+            telling.add(str(pid))
 
-        bell.ring("start")
+        triggers.add("start")
         task = None
         for _ in range(2):
             with holding(root / LOCK) as child:
                 if task is None:
-                    task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=1.0, poll=0.02, on_transaction=tell))
+                    task = asyncio.ensure_future(
+                        settle(Sysroot(root), triggers, quiet=1.0, poll=0.02, on_transaction=tell)
+                    )
                 assert await within_limit(heard(telling)) == (str(child.pid),)
-                bell.ring("more")
-                await until(lambda: not bell)
+                triggers.add("more")
+                await until(lambda: not triggers)
         assert task is not None
         assert await task == ("start", "more")
         assert len(told) == 2
@@ -224,17 +228,17 @@ def test_settle_tells_of_each_transaction_once(root: Path) -> None:
 
 def test_settle_ends_under_ceaseless_rings(root: Path) -> None:
     async def main() -> None:
-        bell = Bell()
+        triggers = Triggers()
 
         async def ceaseless() -> None:
             number = 0
             while True:
-                bell.ring(str(number := number + 1))
+                triggers.add(str(number := number + 1))
                 await asyncio.sleep(0)
 
         noise = asyncio.ensure_future(ceaseless())
-        await bell.rung()
-        reasons = await within_limit(settle(Sysroot(root), bell, quiet=NEVER, longest=0.5))
+        await triggers.arrival()
+        reasons = await within_limit(settle(Sysroot(root), triggers, quiet=NEVER, longest=0.5))
         assert len(reasons) == MOST_REASONS
         noise.cancel()
         await asyncio.wait([noise])
@@ -244,16 +248,16 @@ def test_settle_ends_under_ceaseless_rings(root: Path) -> None:
 
 def test_settle_waits_for_silence_and_gathers(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bell = Bell()
-        bell.ring("first")
-        assert await bell.rung()
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=100, longest=NEVER))
+        triggers = Triggers()
+        triggers.add("first")
+        assert await triggers.arrival()
+        task = asyncio.ensure_future(settle(Sysroot(root), triggers, quiet=100, longest=NEVER))
         for number in range(3):
             await turns()
             skip(monkeypatch, 60)
             await turns()
             assert not task.done()
-            bell.ring(str(number))
+            triggers.add(str(number))
         await turns()
         skip(monkeypatch, 101)
         assert await task == ("first", "0", "1", "2")
@@ -263,15 +267,15 @@ def test_settle_waits_for_silence_and_gathers(root: Path, monkeypatch: pytest.Mo
 
 def test_settle_waits_for_the_end_of_changes_only(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
-        bell = Bell()
-        bell.ring("asked", moving=False)
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=NEVER))
+        triggers = Triggers()
+        triggers.add("asked", moving=False)
+        task = asyncio.ensure_future(settle(Sysroot(root), triggers, quiet=NEVER))
         assert await within_limit(task) == ("asked",)
-        bell.ring("changed")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=100, longest=NEVER))
+        triggers.add("changed")
+        task = asyncio.ensure_future(settle(Sysroot(root), triggers, quiet=100, longest=NEVER))
         await turns()
         skip(monkeypatch, 60)
-        bell.ring("asked", moving=False)
+        triggers.add("asked", moving=False)
         await turns()
         assert not task.done()
         skip(monkeypatch, 41)
@@ -282,20 +286,20 @@ def test_settle_waits_for_the_end_of_changes_only(root: Path, monkeypatch: pytes
 
 def test_settle_goes_on_where_the_lock_cannot_be_read(root: Path) -> None:
     async def main() -> None:
-        bell = Bell()
-        bell.ring("x")
+        triggers = Triggers()
+        triggers.add("x")
         (root / "var/lib/rpm").rmdir()
         (root / "var/lib/rpm").symlink_to("rpm")
-        assert await settle(Sysroot(root), bell, quiet=0.05) == ("x",)
+        assert await settle(Sysroot(root), triggers, quiet=0.05) == ("x",)
 
     go(main)
 
 
 def test_settle_can_be_cancelled(root: Path) -> None:
     async def main() -> None:
-        bell = Bell()
-        bell.ring("x")
-        task = asyncio.ensure_future(settle(Sysroot(root), bell, quiet=NEVER))
+        triggers = Triggers()
+        triggers.add("x")
+        task = asyncio.ensure_future(settle(Sysroot(root), triggers, quiet=NEVER))
         await turns()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -19,10 +19,10 @@ from patience import meanwhile
 from watching import KERNEL, LOCK, USUAL, go, no_leak, replace, rings, root, silent, watching, write
 
 from kmodd.paths import Sysroot
-from kmodd.watch.bell import Bell
 from kmodd.watch.inotify import Watcher
 from kmodd.watch.places import find_places
 from kmodd.watch.transaction import settle, transaction_holder
+from kmodd.watch.triggers import Triggers
 
 __all__ = ["no_leak", "root"]  # fixtures
 pytestmark = pytest.mark.system
@@ -70,10 +70,10 @@ CHANGES: list[tuple[str, Callable[[Path], object], Callable[[Path], object]]] = 
 def test_change_rings(root: Path, before: Callable[[Path], object], change: Callable[[Path], object]) -> None:
     async def main() -> None:
         before(root)
-        with watching(root) as (watcher, bell):
-            await silent(bell)
+        with watching(root) as (watcher, triggers):
+            await silent(triggers)
             change(root)
-            assert await rings(bell)
+            assert await rings(triggers)
             assert watcher.faults == []
 
     go(main)
@@ -97,22 +97,22 @@ def test_what_does_not_matter_does_not_ring(root: Path, change: Callable[[Path],
         for path in (f"{KERNEL}/extra/m.ko", f"{KERNEL}/kernel/fs/x.ko", "usr/src/kernels/6.1/Makefile", LOCK):
             write(root / path)
         (root / "etc/modprobe.d").rmdir()
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             change(root)
-            await silent(bell)
+            await silent(triggers)
 
     go(main)
 
 
 def test_missing_directories_are_picked_up_when_they_come(tmp_path: Path) -> None:
     async def main() -> None:
-        with watching(tmp_path) as (watcher, bell):
+        with watching(tmp_path) as (watcher, triggers):
             assert watcher.watched == {"/"}
             for path in USUAL:
                 (tmp_path / path).mkdir(parents=True)
-                assert f"/{path} appeared" in await rings(bell)
+                assert f"/{path} appeared" in await rings(triggers)
             write(tmp_path / "usr/lib/kmodd/modules.d/a.toml")
-            assert "/usr/lib/kmodd/modules.d changed" in await rings(bell)
+            assert "/usr/lib/kmodd/modules.d changed" in await rings(triggers)
             assert {f"/{path}" for path in USUAL} <= watcher.watched
             assert "/" not in watcher.watched
 
@@ -122,11 +122,11 @@ def test_missing_directories_are_picked_up_when_they_come(tmp_path: Path) -> Non
 def test_file_made_along_with_its_missing_directories_rings(root: Path) -> None:
     async def main() -> None:
         shutil.rmtree(root / "usr/lib")
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             write(root / "usr/lib/kmodd/modules.d/a.toml")
-            assert "/usr/lib/kmodd/modules.d appeared" in await rings(bell)
+            assert "/usr/lib/kmodd/modules.d appeared" in await rings(triggers)
             write(root / "usr/lib/kmodd/modules.d/b.toml")
-            assert "/usr/lib/kmodd/modules.d changed" in await rings(bell)
+            assert "/usr/lib/kmodd/modules.d changed" in await rings(triggers)
 
     go(main)
 
@@ -134,23 +134,23 @@ def test_file_made_along_with_its_missing_directories_rings(root: Path) -> None:
 def test_directory_behind_a_link_that_comes_later_is_watched(tmp_path: Path) -> None:
     async def main() -> None:
         (tmp_path / "usr/lib/modules").mkdir(parents=True)
-        with watching(tmp_path) as (_watcher, bell):
+        with watching(tmp_path) as (_watcher, triggers):
             (tmp_path / "lib").symlink_to("/usr/lib")
-            assert "/usr/lib/modules appeared" in await rings(bell)
+            assert "/usr/lib/modules appeared" in await rings(triggers)
             (tmp_path / "usr/lib/modules/6.1").mkdir()
-            assert "/usr/lib/modules/6.1 appeared" in await rings(bell)
+            assert "/usr/lib/modules/6.1 appeared" in await rings(triggers)
 
     go(main)
 
 
 def test_new_kernel_with_all_its_content_is_watched_to_the_bottom(root: Path) -> None:
     async def main() -> None:
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             write(root / KERNEL / "extra/m/deep/m.ko")
-            await rings(bell)
+            await rings(triggers)
             assert f"/{KERNEL}/extra/m/deep" in watcher.watched
             write(root / KERNEL / "extra/m/deep/m.ko")
-            assert await rings(bell) == f"/{KERNEL}/extra/m/deep changed"
+            assert await rings(triggers) == f"/{KERNEL}/extra/m/deep changed"
 
     go(main)
 
@@ -159,20 +159,20 @@ def test_new_kernel_with_all_its_content_is_watched_to_the_bottom(root: Path) ->
 def test_directory_that_went_away_and_came_back_still_rings(root: Path, away: str) -> None:
     async def main() -> None:
         registry = root / "etc/kmodd/modules.d"
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             if away == "removed":
                 registry.rmdir()
             else:
                 registry.rename(root / "old")
-            assert "/etc/kmodd/modules.d went away" in await rings(bell)
+            assert "/etc/kmodd/modules.d went away" in await rings(triggers)
             assert "/etc/kmodd/modules.d" not in watcher.watched
             registry.mkdir()
-            assert "/etc/kmodd/modules.d appeared" in await rings(bell)
+            assert "/etc/kmodd/modules.d appeared" in await rings(triggers)
             write(registry / "a.toml")
-            assert "/etc/kmodd/modules.d changed" in await rings(bell)
+            assert "/etc/kmodd/modules.d changed" in await rings(triggers)
             if away == "renamed":
                 write(root / "old/b.toml")
-                await silent(bell)
+                await silent(triggers)
 
     go(main)
 
@@ -180,27 +180,27 @@ def test_directory_that_went_away_and_came_back_still_rings(root: Path, away: st
 def test_directory_that_was_replaced_within_one_turn_still_rings(root: Path) -> None:
     async def main() -> None:
         registry = root / "etc/kmodd/modules.d"
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             for _ in range(3):
                 registry.rmdir()
                 registry.mkdir()
-                await rings(bell)
+                await rings(triggers)
                 write(registry / "a.toml")
-                assert await rings(bell) == "/etc/kmodd/modules.d changed"
+                assert await rings(triggers) == "/etc/kmodd/modules.d changed"
                 (registry / "a.toml").unlink()
-                await rings(bell)
+                await rings(triggers)
 
     go(main)
 
 
 def test_root_that_went_away_is_survived(root: Path) -> None:
     async def main() -> None:
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             shutil.rmtree(root)
-            await rings(bell)
+            await rings(triggers)
             assert watcher.watched == frozenset()
             watcher.rearm()
-            await silent(bell)
+            await silent(triggers)
 
     go(main)
 
@@ -209,13 +209,13 @@ def test_burst_is_one_settled_trigger(root: Path) -> None:
     async def main() -> None:
         extra = root / KERNEL / "extra/m"
         extra.mkdir(parents=True)
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             for number in range(5000):
                 (extra / f"{number}.ko").touch()
                 if number % 100 == 0:
                     await asyncio.sleep(0)
-            assert await settle(Sysroot(root), bell) == (f"/{KERNEL}/extra/m changed",)
-            await silent(bell)
+            assert await settle(Sysroot(root), triggers) == (f"/{KERNEL}/extra/m changed",)
+            await silent(triggers)
 
     go(main)
 
@@ -239,13 +239,13 @@ def overflow_by_hand(_root: Path, watcher: Watcher) -> None:
 @pytest.mark.parametrize("overflow", [overflow_for_real, overflow_by_hand])
 def test_overflow_rings_and_rearms(root: Path, overflow: Callable[[Path, Watcher], None]) -> None:
     async def main() -> None:
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             overflow(root, watcher)
             (root / KERNEL / "extra").mkdir(parents=True)  # in the real case, nothing tells of it
-            assert "events were lost" in await rings(bell)
+            assert "events were lost" in await rings(triggers)
             assert f"/{KERNEL}/extra" in watcher.watched
             write(root / KERNEL / "extra/m.ko")
-            assert f"/{KERNEL}/extra changed" in await rings(bell)
+            assert f"/{KERNEL}/extra changed" in await rings(triggers)
 
     go(main)
 
@@ -253,11 +253,11 @@ def test_overflow_rings_and_rearms(root: Path, overflow: Callable[[Path, Watcher
 def test_names_that_are_not_utf8_do_no_harm(root: Path) -> None:
     async def main() -> None:
         registry = os.fsencode(root / "etc/kmodd/modules.d")
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             os.close(os.open(os.path.join(registry, b"\xff\xfe.toml"), os.O_CREAT | os.O_WRONLY))
-            assert "modules.d changed" in await rings(bell)
+            assert "modules.d changed" in await rings(triggers)
             os.makedirs(os.path.join(os.fsencode(root / KERNEL), b"extra", b"\xff"))
-            assert f"/{KERNEL}/extra appeared" in await rings(bell)
+            assert f"/{KERNEL}/extra appeared" in await rings(triggers)
 
     go(main)
 
@@ -266,11 +266,11 @@ def test_one_directory_by_two_names_keeps_both_interests(root: Path) -> None:
     async def main() -> None:
         (root / "etc/depmod.d").rmdir()
         (root / "etc/depmod.d").symlink_to("/var/lib/rpm")
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             write(root / LOCK)
-            assert "an rpm transaction ended" in await rings(bell)
+            assert "an rpm transaction ended" in await rings(triggers)
             write(root / "var/lib/rpm/a.conf")
-            assert "/var/lib/rpm changed" in await rings(bell)
+            assert "/var/lib/rpm changed" in await rings(triggers)
 
     go(main)
 
@@ -279,10 +279,10 @@ def test_loop_of_links_is_a_fault_of_one_place_only(root: Path) -> None:
     async def main() -> None:
         (root / "etc/depmod.d").rmdir()
         (root / "etc/depmod.d").symlink_to("depmod.d")
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             assert [problem.code for problem in watcher.faults] == ["symlink-loop"]
             write(root / "etc/modprobe.d/a.conf")
-            await rings(bell)
+            await rings(triggers)
 
     go(main)
 
@@ -290,9 +290,9 @@ def test_loop_of_links_is_a_fault_of_one_place_only(root: Path) -> None:
 def test_idle_watcher_wakes_nobody(root: Path) -> None:
     async def main() -> None:
         loop: Any = asyncio.get_running_loop()
-        with watching(root) as (_watcher, bell):
+        with watching(root) as (_watcher, triggers):
             write(root / KERNEL / "extra/m/m.ko")
-            await rings(bell)
+            await rings(triggers)
             turns = 0
             select = loop._selector.select
 
@@ -314,11 +314,11 @@ def test_idle_watcher_wakes_nobody(root: Path) -> None:
 def test_rearm_that_finds_nothing_new_is_silent(root: Path) -> None:
     async def main() -> None:
         write(root / KERNEL / "extra/m/m.ko")
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             before = watcher.watched
             for _ in range(3):
                 watcher.rearm()
-            await silent(bell)
+            await silent(triggers)
             assert watcher.watched == before
 
     go(main)
@@ -326,22 +326,22 @@ def test_rearm_that_finds_nothing_new_is_silent(root: Path) -> None:
 
 def test_start_and_stop_may_be_repeated(root: Path) -> None:
     async def main() -> None:
-        bell = Bell()
-        watcher = Watcher(Sysroot(root), bell)
+        triggers = Triggers()
+        watcher = Watcher(Sysroot(root), triggers)
         watcher.rearm()
         assert watcher.watched == frozenset()
         for number in range(3):
             watcher.start()
             watcher.start()
             write(root / f"etc/kmodd/modules.d/{number}.toml")
-            await rings(bell, watcher)
+            await rings(triggers, watcher)
             (root / KERNEL / str(number)).mkdir(parents=True)
             await asyncio.sleep(0)
             watcher.stop()  # with events unread
             watcher.stop()
-            bell.take()
+            triggers.take()
             watcher.rearm()
-            await silent(bell, watcher)
+            await silent(triggers, watcher)
 
     go(main)
 
@@ -367,14 +367,14 @@ def test_limit_of_watches_is_a_fault_told_once(
 
     async def main() -> None:
         monkeypatch.setattr(pyinotify.WatchManager, "add_watch", limited)
-        with watching(root) as (watcher, bell):
+        with watching(root) as (watcher, triggers):
             watcher.rearm()
             (fault,) = watcher.faults
             assert fault.code == "watch-limit"
             assert "fs.inotify.max_user_watches" in fault.hint
             assert capsys.readouterr().out.count("watch incomplete") == 1
             write(root / "etc/depmod.d/a.conf")
-            await rings(bell)
+            await rings(triggers)
             monkeypatch.setattr(pyinotify.WatchManager, "add_watch", add)
             watcher.rearm()
             assert watcher.faults == []
@@ -390,15 +390,15 @@ def test_lack_of_an_instance_is_a_fault_that_ends(root: Path, monkeypatch: pytes
     async def main() -> None:
         with monkeypatch.context() as patch:
             patch.setattr(pyinotify.WatchManager, "__init__", refuse)
-            bell = Bell()
-            watcher = Watcher(Sysroot(root), bell)
+            triggers = Triggers()
+            watcher = Watcher(Sysroot(root), triggers)
             watcher.start()
         assert [(p.code, p.attributes["sysctl"]) for p in watcher.faults] == [
             ("watch-limit", "fs.inotify.max_user_instances")
         ]
         watcher.rearm()
         assert watcher.faults == []
-        assert "/lib/modules appeared" in await rings(bell, watcher)
+        assert "/lib/modules appeared" in await rings(triggers, watcher)
         watcher.stop()
 
     go(main)
@@ -410,11 +410,11 @@ def test_real_limits_are_faults(root: Path, limit: str) -> None:
     code = f"""
         import asyncio, pathlib
         from kmodd.paths import Sysroot
-        from kmodd.watch.bell import Bell
+        from kmodd.watch.triggers import Triggers
         from kmodd.watch.inotify import Watcher
         pathlib.Path("/proc/sys/user/max_inotify_{limit}").write_text("{number}")
         async def main():
-            watcher = Watcher(Sysroot(pathlib.Path({str(root)!r})), Bell())
+            watcher = Watcher(Sysroot(pathlib.Path({str(root)!r})), Triggers())
             watcher.start()
             print(len(watcher.watched), *((p.code, p.attributes["sysctl"]) for p in watcher.faults))
         asyncio.run(main())

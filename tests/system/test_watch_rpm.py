@@ -10,9 +10,9 @@ import pytest
 from patience import LIMIT, turns, until, within_limit
 
 from kmodd.paths import Sysroot
-from kmodd.watch.bell import Bell
 from kmodd.watch.inotify import Watcher
 from kmodd.watch.transaction import settle, transaction_holder
+from kmodd.watch.triggers import Triggers
 
 pytestmark = pytest.mark.system
 
@@ -55,7 +55,7 @@ async def start(argv: list[str]) -> asyncio.subprocess.Process:
 @pytest.mark.parametrize("database", ["present", "absent"])
 def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Path, database: str) -> None:
     async def main() -> None:
-        sysroot, bell = Sysroot.at(str(tmp_path)), Bell()
+        sysroot, triggers = Sysroot.at(str(tmp_path)), Triggers()
         told: list[int] = []
         seen = tmp_path / "opt/seen"  # the transaction goes on until then
         seen.parent.mkdir()
@@ -67,19 +67,19 @@ def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Pa
             await until(lambda: bool(told) and inside in watcher.watched)
             seen.touch()
 
-        watcher = Watcher(sysroot, bell)
+        watcher = Watcher(sysroot, triggers)
         watcher.start()
         try:
             for verb in (["-i", "--nosignature", str(package)], ["-e", "kernel-devel"]):
-                bell.take()
+                triggers.take()
                 told.clear()
                 child = await start(rpm(tmp_path, *verb))
                 ending = asyncio.ensure_future(end_transaction() if verb[0] == "-i" else turns())
                 reasons: tuple[str, ...] = ()
                 while "an rpm transaction ended" not in reasons:  # a slow rpm may make directories and lock later
-                    assert await bell.rung(LIMIT)
-                    # a long poll: it is the bell that tells of the end
-                    settled = settle(sysroot, bell, quiet=0.5, poll=3 * LIMIT, on_transaction=told.append)
+                    assert await triggers.arrival(LIMIT)
+                    # a long poll: it is the triggers that tells of the end
+                    settled = settle(sysroot, triggers, quiet=0.5, poll=3 * LIMIT, on_transaction=told.append)
                     reasons = await within_limit(settled)
                 assert transaction_holder(sysroot) is None
                 assert await within_limit(child.wait()) == 0
@@ -90,7 +90,7 @@ def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Pa
                     # the lock's end is the last thing that rings
                     assert reasons[-1] == "an rpm transaction ended"
                     assert inside in watcher.watched
-                assert not await bell.rung(0.5), bell.take()
+                assert not await triggers.arrival(0.5), triggers.take()
         finally:
             watcher.stop()
 
@@ -101,14 +101,14 @@ def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Pa
 
 def test_queries_do_not_ring(tmp_path: Path, package: Path) -> None:
     async def main() -> None:
-        bell = Bell()
-        watcher = Watcher(Sysroot.at(str(tmp_path)), bell)
+        triggers = Triggers()
+        watcher = Watcher(Sysroot.at(str(tmp_path)), triggers)
         watcher.start()
         try:
             for words in (["-qa"], ["-q", "--whatprovides", "kernel-devel"], ["-V", "kernel-devel"]):
                 child = await start(rpm(tmp_path, *words))
                 assert await child.wait() == 0
-            assert not await bell.rung(0.5), bell.take()
+            assert not await triggers.arrival(0.5), triggers.take()
         finally:
             watcher.stop()
 

@@ -15,13 +15,13 @@ import pytest
 from patience import LIMIT, turns, until, within_limit
 
 from kmodd.paths import Sysroot
-from kmodd.watch.bell import Bell
 from kmodd.watch.inotify import Watcher
+from kmodd.watch.triggers import Triggers
 
 KERNEL = "lib/modules/6.1.0-1.el9.x86_64"
 LOCK = "var/lib/rpm/.rpm.lock"
 #: Those of watching, by their bells.
-WATCHERS: dict[Bell, Watcher] = {}
+WATCHERS: dict[Triggers, Watcher] = {}
 USUAL = (
     "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
     "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d", "run/kmodd",
@@ -68,16 +68,16 @@ def root(tmp_path: Path) -> Path:
 
 
 @contextlib.contextmanager
-def watching(root: Path) -> Iterator[tuple[Watcher, Bell]]:
-    bell = Bell()
-    watcher = Watcher(Sysroot.at(str(root)), bell)
-    WATCHERS[bell] = watcher
+def watching(root: Path) -> Iterator[tuple[Watcher, Triggers]]:
+    triggers = Triggers()
+    watcher = Watcher(Sysroot.at(str(root)), triggers)
+    WATCHERS[triggers] = watcher
     watcher.start()
     try:
-        yield watcher, bell
+        yield watcher, triggers
     finally:
         watcher.stop()
-        del WATCHERS[bell]
+        del WATCHERS[triggers]
 
 
 def is_at_rest(watcher: Watcher) -> bool:
@@ -87,19 +87,19 @@ def is_at_rest(watcher: Watcher) -> bool:
     return watcher._again is None and not select.select([watcher._manager.get_fd()], [], [], 0)[0]
 
 
-async def rings(bell: Bell, watcher: Optional[Watcher] = None) -> str:
-    """Return the reasons, once it has rung and its watcher is at rest. watcher: of a bell that is not of watching."""
-    assert await bell.rung(LIMIT), "did not ring"
+async def rings(triggers: Triggers, watcher: Optional[Watcher] = None) -> str:
+    """Return the reasons once a trigger came and the watcher is at rest. watcher: where it is not of watching."""
+    assert await triggers.arrival(LIMIT), "did not ring"
     reasons: list[str] = []
-    while bell:
-        reasons += bell.take()
-        await until(lambda: is_at_rest(watcher or WATCHERS[bell]))
+    while triggers:
+        reasons += triggers.take()
+        await until(lambda: is_at_rest(watcher or WATCHERS[triggers]))
     return "; ".join(reasons)
 
 
-async def silent(bell: Bell, watcher: Optional[Watcher] = None) -> None:
-    await until(lambda: is_at_rest(watcher or WATCHERS[bell]))
-    assert not bell, bell.take()
+async def silent(triggers: Triggers, watcher: Optional[Watcher] = None) -> None:
+    await until(lambda: is_at_rest(watcher or WATCHERS[triggers]))
+    assert not triggers, triggers.take()
 
 
 def write(path: Path) -> None:

@@ -62,7 +62,7 @@ def serve(root: Path, act: Callable[[Daemon], Awaitable[object]], prepare: Calla
 
 async def looked(daemon: Daemon) -> None:
     """Wait for a look that succeeded."""
-    await until(lambda: daemon.looks.report is not None)
+    await until(lambda: daemon.passes.report is not None)
 
 
 PLACES = ("watcher.rearm", "lock.keep", "_settle", "_report")

@@ -16,7 +16,7 @@ from typing import Optional
 from ..build.builder import Builder
 from ..build.diff import Outside, parse
 from ..build.prepare import prepare
-from ..build.room import Room
+from ..build.workspace import Workspace
 from ..errors import Problem
 from ..files import explained
 from ..log import get_logger
@@ -29,7 +29,7 @@ from .signatures import Signatures
 
 
 @dataclass(frozen=True)
-class Laid:
+class Staged:
     """What lies in a scratch directory: copies of patches and of others' Module.symvers (host paths).
 
     patched: the paths in the kernel's source that patches touch.
@@ -40,8 +40,8 @@ class Laid:
     patched: tuple[str, ...] = ()
 
 
-class Material:
-    """Lays out sources of one root."""
+class Staging:
+    """Stages sources of one root."""
 
     def __init__(self, sysroot: Sysroot, sources: SourceReader, builder: Builder, signatures: Signatures) -> None:
         self.sysroot = sysroot
@@ -51,7 +51,7 @@ class Material:
         self._clearing: Optional[asyncio.Future[None]] = None  # referred to, or it could be collected before it ends
         self._unpacking: dict[str, asyncio.Lock] = {}  # by source RPM
 
-    async def lay(
+    async def stage(
         self,
         module: Module,
         kernel: Kernel,
@@ -60,7 +60,7 @@ class Material:
         modules: Mapping[str, Module],
         kernels: Collection[Kernel],
         planned: Mapping[str, str],
-    ) -> Laid:
+    ) -> Staged:
         """Put a module's source into scratch/source, what belongs to it into scratch/beside.
 
         log: host path, appended to. modules, kernels: all of them, for which the kernel's source is unpacked together,
@@ -74,14 +74,14 @@ class Material:
         if not module.file.source.kernel:
             source = planned.get("source")
             await asyncio.to_thread(self.sources.copy, module, scratch / "source", owner, source)
-            return Laid(tuple(patches), tuple(others))
+            return Staged(tuple(patches), tuple(others))
         patched = await asyncio.to_thread(_touched, patches)
         async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
             if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
                 await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
         await asyncio.to_thread(self.sources.kernel.check_kept, module, kernel, planned.get("source"))
         await asyncio.to_thread(self.sources.kernel.lay, module, kernel, patched, scratch / "source", owner)
-        return Laid(tuple(patches), tuple(others), tuple(sorted(patched)))
+        return Staged(tuple(patches), tuple(others), tuple(sorted(patched)))
 
     async def _unpack(
         self, kernel: Kernel, log: Path, modules: Mapping[str, Module], kernels: Collection[Kernel], wanted: set[str]
@@ -100,8 +100,8 @@ class Material:
             if not signed and not self.signatures.allow_unsigned:
                 raise Problem("source-changed", f"{name} was signed, and no longer is")
             limit = self.builder.limits.log
-            room = Room(self.sysroot, scratch, self.builder.owners[scratch], kernel, log, largest_log=limit)
-            top = await prepare(room, srpm)
+            workspace = Workspace(self.sysroot, scratch, self.builder.owners[scratch], kernel, log, largest_log=limit)
+            top = await prepare(workspace, srpm)
             await asyncio.to_thread(self.sources.kernel.keep, kernel, digest, top, wanted, signed=signed)
         finally:  # some 80,000 files: builds do not wait for their end
             self._clearing = asyncio.ensure_future(asyncio.to_thread(self.builder.drop_scratch, scratch))

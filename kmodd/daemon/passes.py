@@ -15,7 +15,7 @@ class _Wish(NamedTuple):
     idle: bool  # it must leave nothing under way
 
 
-class Looks:
+class Passes:
     """Counts the looks and hands their reports to who waits."""
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""One build's room: its scratch directory, the sandbox around it, and the log that all programs in it write to.
+"""One build's workspace: its scratch directory, the sandbox around it, and the log that all programs in it write to.
 
 Must not: know what the programs are for.
 """
@@ -32,7 +32,7 @@ LIMITS = {resource.RLIMIT_CORE: 0, resource.RLIMIT_NPROC: 4096, resource.RLIMIT_
 
 
 @dataclass(frozen=True)
-class Room:
+class Workspace:
     """scratch: its host directory. owner: uid and gid of what runs in it. log: a host path that is appended to."""
 
     sysroot: Sysroot

@@ -18,7 +18,7 @@ def first_reasons(*groups: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(reason for group in groups for reason in group))[:MOST_REASONS]
 
 
-class Bell:
+class Triggers:
     """Wakes whoever waits for a trigger, once for all that came meanwhile."""
 
     def __init__(self) -> None:
@@ -26,7 +26,7 @@ class Bell:
         self.moving = False  # whether one of them was of files that may be changing still
         self._waiters: set[asyncio.Future[None]] = set()
 
-    def ring(self, reason: str, moving: bool = True) -> None:
+    def add(self, reason: str, moving: bool = True) -> None:
         """Trigger a pass: wake whoever waits.
 
         reason: a few words on what happened; the same words again cost nothing. moving: whether files may still be
@@ -43,7 +43,7 @@ class Bell:
         """Tell whether a trigger came whose reason was not taken yet."""
         return bool(self._reasons)
 
-    async def rung(self, timeout: Optional[float] = None) -> bool:
+    async def arrival(self, timeout: Optional[float] = None) -> bool:
         """Wait for a trigger, or for timeout seconds, and tell whether one came; the reasons stay."""
         if not self._reasons:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
