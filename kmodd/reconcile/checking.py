@@ -58,7 +58,8 @@ class Checker:
         """
         certificate, unsigned = self._certificate()
         questions = []
-        beside: dict[Target, tuple[Check, ...]] = {}
+        before: dict[Target, tuple[Check, ...]] = {}  # what is why modprobe would find nothing comes first
+        behind: dict[Target, tuple[Check, ...]] = {}
         for target, row, record in seen.recorded():
             kernel, module = seen.kernels.get(target.kernel), seen.registry.modules.get(target.module)
             objects = record.installed.objects if record.installed else ()
@@ -80,7 +81,8 @@ class Checker:
             questions.append(question)
             trusted = doubt or await self._trust(kernel, present or all(item.signer for item in objects))
             told = trusted.outcome != "passed" or self.verifier.anew
-            beside[target] = (*_omission(kernel, record.installed), *([trusted.check(objects[0].name)] if told else []))
+            before[target] = _omission(kernel, record.installed)
+            behind[target] = (trusted.check(objects[0].name),) if told else ()
         changed = {
             item.path: row.damage.text
             for _, row, record in seen.recorded()
@@ -88,7 +90,7 @@ class Checker:
             for item in (record.installed or Installed()).objects
         }
         for target, found in (await self.verifier.examine(questions, changed)).items():
-            checks = (*found, *beside[target])
+            checks = (*before[target], *found, *behind[target])
             seen.rows[target].checks = tuple(map(_harden, checks)) if strict else checks
 
     def _certificate(self) -> tuple[bytes, str]:

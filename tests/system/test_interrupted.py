@@ -194,7 +194,7 @@ def test_a_killed_rpm_is_no_package_that_is_gone(built: World, faulty: Faulty, m
     for path in sysroot.resolve(sysroot.rpm_database).glob("*"):
         os.utime(path)  # it is asked again
     assert asyncio.run(observer.observe()).kernels[built.kernel].devel_package == packages
-    assert observer.rpm_fault is not None and observer.rpm_fault.code == "tool-killed"
+    assert observer.kernels.rpm_fault is not None and observer.kernels.rpm_fault.code == "tool-killed"
     faulty.mend()
     asyncio.run(observer.observe())
-    assert observer.rpm_fault is None
+    assert observer.kernels.rpm_fault is None
