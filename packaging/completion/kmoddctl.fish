@@ -46,7 +46,7 @@ complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a check -d 's
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a gate -d 'tell whether a kernel may be booted, and wait until it may'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a load -d 'load what is to be loaded at boot, and keep what the modules said'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a watch -d 'show what the daemon does, as it happens'
-complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a sync -d 'look, plan and apply once'
+complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a sync -d 'observe, plan and apply once'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a rebuild -d 'build a module again although nothing changed, or whatever failed'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a reload -d 'have the daemon read its settings again'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a add -d 'register a source directory or an archive'

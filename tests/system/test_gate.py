@@ -14,7 +14,7 @@ import pytest
 from patience import LIMIT
 from world import GOOD, HELD, World
 
-from kmodd.ctl.gate import News
+from kmodd.ctl.gate import DaemonEvents
 
 pytestmark = pytest.mark.system
 
@@ -127,7 +127,7 @@ def test_gate_waits_for_a_build_and_for_headers(world: World) -> None:
 
 
 def test_wait_follows_the_daemon_and_does_without_it(world: World) -> None:
-    news = News(str(world.root))
+    news = DaemonEvents(str(world.root))
     news.listen()
     assert not news.wait(0, LIMIT)
     world.start()

@@ -16,7 +16,6 @@ from patience import LIMIT, meanwhile
 from worlds import NOW, POLICY, K, T, change, do, module, record, settings_of, settled, verdict, world
 
 from kmodd.actions import BuildModule, RemoveDropin, RemoveModule
-from kmodd.config import Settings
 from kmodd.kernels import NEEDED, KernelReader
 from kmodd.model import BrokenFile, Dropin, Fault, Kernel, Snapshot, Verdict
 from kmodd.paths import Sysroot
@@ -168,7 +167,7 @@ def test_the_daemon_wakes_for_it_and_stops_no_build_meanwhile(
         reconciler.building.builds[T] = (BuildModule(T, "x", {}), build)
         with failing(monkeypatch, errno.EIO, root / place):
             wake = reconciler.next_wake(await reconciler.settle())
-        assert wake is not None and 0 < wake <= Settings().retry.first
+        assert wake is not None and 0 < wake <= reconciler.settings.now.retry.first
         assert not build.done()
         await reconciler.stop()
 
