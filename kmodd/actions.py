@@ -57,16 +57,22 @@ class Action:
         return subject.kernel == target.kernel and subject.module in ("", target.module)
 
 
-@dataclass(frozen=True)
-class TargetAction(Action):
+class OfTarget(Action):
     """An action on one target."""
 
     target: Target
-    reason: str
 
     @property
     def subject(self) -> Subject:
         return Subject(self.target.module, self.target.kernel)
+
+
+@dataclass(frozen=True)
+class TargetAction(OfTarget):
+    """An action whose target and reason come first, before what a kind has besides."""
+
+    target: Target
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -140,7 +146,7 @@ class RunDepmod(Action):
 
 
 @dataclass(frozen=True)
-class ReloadModule(Action):
+class ReloadModule(OfTarget):
     """Take objects out of the running kernel, in this order, and load them again, in the reverse one."""
 
     kind: ClassVar[str] = "reload"
@@ -150,10 +156,6 @@ class ReloadModule(Action):
     objects: tuple[str, ...]
     reason: str
     along: tuple[Target, ...] = ()  # others whose objects are among them
-
-    @property
-    def subject(self) -> Subject:
-        return Subject(self.target.module, self.target.kernel)
 
     def concerns(self, target: Target) -> bool:
         return target in (self.target, *self.along)

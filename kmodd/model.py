@@ -5,6 +5,7 @@ Must not: do I/O. Words are those of ARCHITECTURE.md.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
@@ -256,7 +257,7 @@ class Snapshot:
         """Return a target's row, an empty one where nothing is known of it."""
         return self.targets.get(target, UNKNOWN)
 
-    @property
+    @functools.cached_property
     def records(self) -> dict[Target, TargetRecord]:
         """Return what is remembered, of the targets of which something is."""
         return {target: state.record for target, state in self.targets.items() if state.record is not None}

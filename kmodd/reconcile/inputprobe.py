@@ -22,7 +22,6 @@ from ..paths import Sysroot
 from ..planner import find_exclusion
 from ..reading import reach
 from ..recipe import Recipe
-from ..registry import Registry
 from ..settings import SettingsSource
 from ..sources import DigestCache, SourceReader
 from ..sources.ownership import check_owners
@@ -188,9 +187,9 @@ def _notes(module: Module) -> tuple[str, ...]:
 
 def _name_depends(seen: Observation) -> None:
     """Have BUILD_DEPENDS, which are PACKAGE_NAMEs, name registered modules."""
-    registry: Registry = seen.registry
+    modules = seen.registry.modules
     recipes = {target: row.recipe for target, row in sorted(seen.rows.items()) if row.recipe is not None}
     owners = {recipe.name: target.module for target, recipe in reversed(recipes.items())}
     for target, recipe in recipes.items():
-        depends = tuple(name if name in registry.modules else owners.get(name, name) for name in recipe.depends)
+        depends = tuple(name if name in modules else owners.get(name, name) for name in recipe.depends)
         seen.rows[target].recipe = recipe.model_copy(update={"depends": depends})

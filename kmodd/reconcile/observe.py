@@ -72,8 +72,10 @@ class Observer:
         key = Key(signer, self.keys.now.published)
         await Checker(self.sysroot, self.verifier, self.trust, key).fill(seen, self.settings.now.verify.strict)
         self.verifier.remember()
-        _put(seen, "unseen", self._unseen, seen.unseen)
-        _put(seen, "unchecked", self._unchecked, _interrupted(seen.rows))
+        for target, unseen in _until(self._unseen, seen.unseen).items():
+            seen.rows[target].unseen = unseen
+        for target, unchecked in _until(self._unchecked, _interrupted(seen.rows)).items():
+            seen.rows[target].unchecked = unchecked
         unusable = find_unusable(self.sysroot) if self.settings.now.dkms.adopt else ()
         skipped = (*self.kernels.reader.skipped, *unusable)
         unread = [item.path for item in (*registry.broken, *skipped) if item.fault.problem == UNREAD]
@@ -114,7 +116,6 @@ def _interrupted(rows: Mapping[Target, TargetState]) -> dict[Target, Fault]:
     return {t: Fault(of[0].problem, f"{of[0].object}: {of[0].message}", of[0].hint) for t, of in found.items() if of}
 
 
-def _put(seen: Observation, part: str, again: Again[Target], faults: Mapping[Target, Fault]) -> None:
-    """Fill a part with what could not be looked at, and when it is looked at again."""
-    for target, until in again.note(faults, time.time()).items():
-        setattr(seen.rows[target], part, Unseen(faults[target], until))
+def _until(again: Again[Target], faults: Mapping[Target, Fault]) -> dict[Target, Unseen]:
+    """Return what could not be looked at, and when it is looked at again."""
+    return {target: Unseen(faults[target], until) for target, until in again.note(faults, time.time()).items()}

@@ -1,4 +1,4 @@
-"""The steps: what it means to apply an action of each kind. One class a step, one table of them (make_steps).
+"""The steps: what it means to apply an action of each kind. One class a step; Reconciler has the table.
 
 Whether an action is wanted at all is the planner's; a step knows whether it can be applied in this pass.
 Must not: decide on targets, or know the order, which the actions' phases tell.
