@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from patience import meanwhile, wait_until, within_limit
 
-from kmodd.run import run
+from kmodd.system.run import run
 
 #: Ignores what it can, holds the pipes, and has a child that does so, too.
 STUBBORN = "trap '' TERM HUP INT; (trap '' TERM HUP INT; while :; do sleep 1; done) & while :; do sleep 1; done"

@@ -17,68 +17,61 @@ PYTHON = [*MODULES, *sorted(path.relative_to(TOP).as_posix() for path in (TOP / 
 
 #: Every room of kmodd, lowest floor first. Imports go down; between edges there are none.
 FLOORS: dict[str, tuple[str, ...]] = {
-    "core": (
-        "actions", "choosing", "commandline", "errors", "fault", "grubscript", "paths", "model", "modulefile", "recipe",
-        "record", "remedy", "planner", "loading", "versions", "tomlfile", "report", "reloading", "settings", "messages",
-        "problems", "visible", "",
-    ),
-    "doors": ("run", "spawn", "journal", "log", "files", "reading", "deleting", "kmodroot", "moduleindex"),
-    "edges": (
-        "alert", "boot", "build", "compress", "config", "control", "dkms", "dropins", "fetch", "hooks", "install",
-        "kernels", "loaded", "lock", "mok", "notify", "registry", "rpmchild", "rpmdb", "sign", "sources", "trust",
-        "store", "verify", "watch",
-    ),
+    "core": ("core", ""),
+    "doors": ("system",),
+    "edges": ("alert", "control", "deploy", "dkms", "host", "kbuild", "sign", "sources", "verify", "watch"),
     "reconcile": ("reconcile",),
     "programs": ("daemon", "ctl"),
-}  # fmt: skip
+}
 ORDER = list(FLOORS)
-#: Parts of one edge.
-TOGETHER = {("rpmdb", "rpmchild")}
+#: Folders each of whose files is an edge of its own, and the parts of one edge among them.
+EDGE_FOLDERS = ("host", "deploy")
+TOGETHER = {("host.rpmdb", "host.rpmchild")}
 
 #: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
 PATHS = {
-    "kmodd/boot.py": {
+    "kmodd/host/bootloader.py": {
         "/boot", "/boot/efi", "/boot/grub/custom.cfg", "/boot/grub/grub.cfg", "/boot/grub/grubenv", "/boot/grub2",
         "/boot/grub2/custom.cfg", "/boot/grub2/grub.cfg", "/boot/grub2/grubenv", "/boot/grub2/user.cfg",
         "/etc/default/grub", "/etc/kernel/cmdline", "/proc/cmdline", "/usr/lib/kernel/cmdline",
     },
-    "kmodd/build/conf.py": {"/usr/src", "/lib/modules"},  # variables of DKMS
-    "kmodd/build/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
-    "kmodd/build/diff.py": {"/dev/null"},  # of a file that is made or deleted
-    "kmodd/build/jobserver.py": {"/proc/self/fd/"},
-    "kmodd/build/workspace.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
-    "kmodd/build/sandbox.py": {
+    "kmodd/kbuild/dkmsrecipe.py": {"/usr/src", "/lib/modules"},  # variables of DKMS
+    "kmodd/kbuild/compiler.py": {"/root/usr/bin/"},  # below TOOLSETS
+    "kmodd/kbuild/diff.py": {"/dev/null"},  # of a file that is made or deleted
+    "kmodd/kbuild/jobserver.py": {"/proc/self/fd/"},
+    "kmodd/kbuild/workspace.py": {"/usr/src/", "/usr/lib/modules/", "/usr/sbin:/usr/bin:/sbin:/bin", "/tmp"},
+    "kmodd/kbuild/sandbox.py": {
         "/usr/src", "/usr/lib/modules", "/usr", "/opt/rh", "/etc", "/etc/", "/proc", "/dev", "/tmp",
     },
-    "kmodd/build/unpack.py": {"/usr"},
-    "kmodd/settings.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
+    "kmodd/kbuild/unpack.py": {"/usr"},
+    "kmodd/core/settings.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
-    "kmodd/ctl/checks/machine.py": {
+    "kmodd/ctl/diagnosis/machine.py": {
         "/boot", "/etc/selinux/config", "/lib/modules", "/run/systemd/system", "/sys/fs/selinux/enforce",
         "/usr/bin:/bin", "/var/cache", "/var/lib",
     },
-    "kmodd/ctl/checks/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
+    "kmodd/ctl/diagnosis/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
     "kmodd/ctl/copies.py": {"/lib/modules/"},
     "kmodd/ctl/dkms/scope.py": {"/etc/dkms/", "/lib/modules", "/lib/modules/"},
-    "kmodd/ctl/dkms/transaction.py": {"/proc"},
-    "kmodd/ctl/dkms/tree.py": {"/dev/null"},
+    "kmodd/ctl/dkms/scriptlet.py": {"/proc"},
+    "kmodd/ctl/dkms/dkmstree.py": {"/dev/null"},
     "kmodd/ctl/plan.py": {"/etc/{kind}.d/kmodd-{module}.conf"},
-    "kmodd/ctl/taking.py": {"/etc/kmodd/modules.d/"},
+    "kmodd/ctl/importing.py": {"/etc/kmodd/modules.d/"},
     "kmodd/dkms/conf.py": {"/etc/dkms", "/usr/src/", "/usr/lib/modules/"},
     "kmodd/dkms/directives.py": {"/lib/modules/"},
-    "kmodd/recipe.py": {"/var/lib/dkms"},
-    "kmodd/install.py": {"/lib/modules/", "/sys/fs/selinux/enforce"},
-    "kmodd/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
-    "kmodd/reconcile/checking.py": {"/lib/modules/"},
+    "kmodd/core/recipe.py": {"/var/lib/dkms"},
+    "kmodd/deploy/install.py": {"/lib/modules/", "/sys/fs/selinux/enforce"},
+    "kmodd/host/kernels.py": {"/usr/src/kernels/", "/boot/config-"},
+    "kmodd/reconcile/verifyprobe.py": {"/lib/modules/"},
     "kmodd/reconcile/kernelprobe.py": {"/lib/modules/"},
-    "kmodd/registry.py": {"/dev/null"},
+    "kmodd/host/registry.py": {"/dev/null"},
     "kmodd/sign/__init__.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509"},
     "kmodd/sign/making.py": {
         "/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub", "/etc/hostname",
         "/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der",
     },
-    "kmodd/trust.py": {
+    "kmodd/host/trust.py": {
         "/sys/kernel/security/lockdown",
         "/sys/module/module/parameters/sig_enforce",
     },
@@ -93,7 +86,7 @@ ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|
 STARTERS = re.compile(
     r"\bsubprocess\b|\bos\.(?:system|popen|exec\w+|spawn\w+|posix_spawn\w*|fork\w*)\b|create_subprocess"
 )
-STARTING = ("kmodd/run.py", "kmodd/spawn.py")
+STARTING = ("kmodd/system/run.py", "kmodd/system/spawn.py")
 LONGEST = 600  # lines of a file
 
 
@@ -115,10 +108,15 @@ def test_mypy_finds_nothing() -> None:
 
 
 # -- imports ---------------------------------------------------------------------------------------------------------
+def folder(module: str) -> str:
+    """Return the folder of a dotted module name: the first part below kmodd, "" for the package itself."""
+    return "".join(module.split(".")[1:2])
+
+
 def room(module: str) -> str:
-    """Return the room of a dotted module name: the first part below kmodd, "" for the package itself."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 else ""
+    """Return what a module is a part of: its folder, or the file in a folder of several edges."""
+    parts = module.split(".")[1:]
+    return ".".join(parts[:2]) if parts[:1] and parts[0] in EDGE_FOLDERS else "".join(parts[:1])
 
 
 def dotted(name: str) -> str:
@@ -145,12 +143,12 @@ def imported(name: str) -> Iterator[str]:
 
 
 def floor(name: str) -> int:
-    return next((i for i, rooms in enumerate(FLOORS.values()) if name in rooms), -1)
+    return next((i for i, folders in enumerate(FLOORS.values()) if name.split(".")[0] in folders), -1)
 
 
 def test_every_module_has_its_room() -> None:
-    placed = [name for rooms in FLOORS.values() for name in rooms]
-    assert sorted(placed) == sorted({room(dotted(name)) for name in MODULES})
+    placed = [name for folders in FLOORS.values() for name in folders]
+    assert sorted(placed) == sorted({folder(dotted(name)) for name in MODULES})
 
 
 @pytest.mark.parametrize("name", MODULES)
@@ -165,27 +163,16 @@ def test_imports_go_down(name: str) -> None:
 
 
 def test_imports_are_seen() -> None:
-    assert "kmodd.reconcile.observe" in set(imported("kmodd/ctl/look.py"))
-    assert "kmodd.versions" in set(imported("kmodd/planner/exclusion.py"))
-    assert "kmodd.build.sandbox" in set(imported("kmodd/build/builder.py"))
+    assert "kmodd.reconcile.observe" in set(imported("kmodd/ctl/inprocess.py"))
+    assert "kmodd.core.versions" in set(imported("kmodd/core/planner/exclusion.py"))
+    assert "kmodd.kbuild.sandbox" in set(imported("kmodd/kbuild/builder.py"))
 
 
-PURE = {
-    "actions",
-    "model",
-    "modulefile",
-    "recipe",
-    "record",
-    "remedy",
-    "planner",
-    "loading",
-    "versions",
-    "report",
-    "reloading",
-}
+#: What of the core knows places on the host.
+IMPURE = {"kmodd/core/settings.py", "kmodd/core/sysroot.py"}
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if room(dotted(name)) in PURE])
+@pytest.mark.parametrize("name", [n for n in MODULES if folder(dotted(n)) == "core" and n not in IMPURE])
 def test_domain_does_no_input_or_output(name: str) -> None:
     names = {
         alias.name if isinstance(node, ast.Import) else str(node.module)
@@ -212,7 +199,7 @@ def literals(name: str) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name != "kmodd/paths.py"])
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "kmodd/core/sysroot.py"])
 def test_absolute_paths_are_known_in_paths_alone(name: str) -> None:
     found = {text for text in literals(name) if ABSOLUTE.match(text)}
     assert found <= PATHS.get(name, set())

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..log import get_logger
-from ..paths import Sysroot
-from ..report import Report
-from ..settings import SettingsSource
-from .command import Command, FindOwner
+from ..core.report import Report
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..system.log import get_logger
 from .metrics import Metrics
 from .motd import Motd
+from .notifycommand import Command, FindOwner
 from .verdicts import log_changes
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Optional
 
 from .. import __version__
-from ..files import replace_file
-from ..model import Verdict
-from ..paths import Sysroot
-from ..report import Report
-from ..settings import SettingsSource
+from ..core.model import Verdict
+from ..core.report import Report
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..system.files import replace_file
 
 HELP = {
     "kmodd_info": "The version of kmodd.",

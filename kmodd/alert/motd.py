@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Optional
 
-from ..files import read_own, remove_file, replace_file
-from ..model import SEVERITY, Verdict
-from ..paths import Sysroot
-from ..report import Report
+from ..core.model import SEVERITY, Verdict
+from ..core.report import Report
+from ..core.sysroot import Sysroot
+from ..system.files import read_own, remove_file, replace_file
 
 MOST = 3  # targets that the line names
 

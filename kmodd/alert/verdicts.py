@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from typing import Optional
 
-from ..log import get_logger
-from ..model import Judgement, Target, Verdict
-from ..report import Change, Report
+from ..core.model import Judgement, Target, Verdict
+from ..core.report import Change, Report
+from ..system.log import get_logger
 
 LEVELS = {Verdict.FAILED: logging.ERROR, Verdict.BLOCKED: logging.ERROR, Verdict.WAITING: logging.WARNING}
 #: Problems that have an event of their own.

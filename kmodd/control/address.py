@@ -28,9 +28,9 @@ def short_name(path: str) -> Iterator[str]:
 
 def socket_of(root: str) -> str:
     """Return the path of the control socket of a root, its links followed inside it. Raises Problem."""
-    if root == "/":  # as the kernel follows its links, kmodd.paths need not be imported
+    if root == "/":  # as the kernel follows its links, kmodd.core.sysroot need not be imported
         return "/run/kmodd/io.kmodd.Manager"
-    from ..paths import Sysroot
+    from ..core.sysroot import Sysroot
 
     sysroot = Sysroot.at(root)
     return str(sysroot.resolve(sysroot.inside(sysroot.socket)))

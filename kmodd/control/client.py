@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from typing import Any, Optional
 
-from ..errors import Problem
+from ..core.errors import Problem
 from .address import short_name
 from .codec import REPLY_LIMIT, Call, Decoder, Malformed, Reply, encode_call, parse_reply
 

@@ -10,8 +10,8 @@ from typing import Annotated, Any, NamedTuple, Optional
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
 
-from ..errors import Problem
-from ..modulefile import Name
+from ..core.errors import Problem
+from ..core.modulefile import Name
 
 MANAGER = "io.kmodd.Manager"
 SERVICE = "org.varlink.service"

@@ -12,10 +12,10 @@ import stat
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..files import explained, make_directory, temporary_name
-from ..log import get_logger
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.sysroot import Sysroot
+from ..system.files import explained, make_directory, temporary_name
+from ..system.log import get_logger
 from .address import short_name
 
 FIRST = 3  # SD_LISTEN_FDS_START

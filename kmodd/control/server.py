@@ -21,8 +21,8 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, Callable, Optional, Union
 
 from .. import __version__
-from ..errors import Problem
-from ..log import get_logger
+from ..core.errors import Problem
+from ..system.log import get_logger
 from .codec import LIMIT, Call, Decoder, Malformed, Reply, encode_reply, parse_call
 from .interface import MANAGER, SERVICE, TEXTS, Refusal, describe, find_method, read_parameters, refusal_of
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from typing import NoReturn, Optional
 
 from .. import UMASK, __version__
-from ..errors import Problem
+from ..core.errors import Problem
 from .terminal import open_doors
 
 CLOSED = 141  # as of a program that SIGPIPE ends, so that nobody mistakes it for an answer
@@ -202,7 +202,7 @@ def _run(options: argparse.Namespace) -> int:
 
 def _explain(error: Exception, options: argparse.Namespace) -> Problem:
     """Return the problem that any other error is, such as a full disk under the command's own output."""
-    from ..reconcile.outcome import as_problem
+    from ..reconcile.unexpected import as_problem
 
     _drop_output()
     options.json = False

@@ -10,28 +10,30 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
-from ..actions import BuildModule
 from ..alert import Alerts
-from ..build.sandbox import build_owner
-from ..choosing import Document
-from ..config import read_settings
-from ..errors import Problem
-from ..lock import Lock
-from ..log import configure
-from ..model import Snapshot, Target
-from ..paths import Sysroot
-from ..planner import find_repeatable, judge
+from ..core.actions import BuildModule
+from ..core.documents.choosing import Document
+from ..core.documents.plan import plan_document
+from ..core.documents.status import status_document
+from ..core.errors import Problem
+from ..core.model import Snapshot, Target
+from ..core.planner import find_repeatable, judge
+from ..core.report import make_report
+from ..core.settings import Settings, SettingsSource
+from ..core.sysroot import Sysroot
+from ..host.settingsfile import read_settings
+from ..kbuild.sandbox import build_owner
 from ..reconcile import policy_of
-from ..reconcile.outcome import as_problem
 from ..reconcile.reconciler import Reconciler, Wanted
-from ..report import make_report, plan_document, status_document
-from ..settings import Settings, SettingsSource
+from ..reconcile.unexpected import as_problem
+from ..system.lock import Lock
+from ..system.log import configure
 from ..watch.transaction import settle
 from ..watch.triggers import Triggers
-from .look import Look
+from .inprocess import Observed
 
 
-def repeatable(seen: Look, module: Optional[str], kernel: Optional[str]) -> tuple[list[Target], Document]:
+def repeatable(seen: Observed, module: Optional[str], kernel: Optional[str]) -> tuple[list[Target], Document]:
     """Return what can be built again, and that as a plan."""
     targets = find_repeatable(seen.snapshot, module, kernel)
     return targets, plan_document([BuildModule(target, "a rebuild is asked for") for target in targets])

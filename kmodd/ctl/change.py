@@ -10,25 +10,25 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Optional
 
-from ..choosing import check_module
+from ..core.documents.choosing import check_module
+from ..core.errors import Problem
+from ..core.modulefile import NAME, Module, canonical
+from ..core.tomlfile import set_value
 from ..dkms.conf import VERSIONED
-from ..dkms.places import is_adopted
-from ..errors import Problem
-from ..files import digest_file, explained, replace_file
-from ..kernels import find_own
-from ..modulefile import NAME, Module, canonical
-from ..registry import add, remove
+from ..dkms.conffiles import is_adopted
+from ..host.kernels import find_own
+from ..host.registry import add, remove
 from ..sources.makefile import Foreseen, foresee
-from ..tomlfile import set_value
+from ..system.files import digest_file, explained, replace_file
 from . import DONE
-from .look import Look, look
+from .inprocess import Observed, observe
 
 ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
 
 
 def run_add(options: argparse.Namespace) -> int:
     """kmoddctl add PATH"""
-    seen = look(options)
+    seen = observe(options)
     path = Path(options.path)
     inside = str(path if path.is_absolute() else path.resolve())
     if not seen.sysroot.is_host and path.is_absolute() and str(path).startswith(f"{seen.sysroot.root}/"):
@@ -69,7 +69,7 @@ def run_add(options: argparse.Namespace) -> int:
     return DONE
 
 
-def _own_of_kernels(seen: Look, names: Sequence[str]) -> list[str]:
+def _own_of_kernels(seen: Observed, names: Sequence[str]) -> list[str]:
     """Return which objects are named like modules that an installed kernel has itself."""
     asked = {canonical(name) for name in names}
     found: set[str] = set()
@@ -95,7 +95,7 @@ def _print_file(options: argparse.Namespace, where: str, text: str) -> None:
     print(f"{json.dumps(document)}\n" if options.json else f"# {where}\n{text}", end="")
 
 
-def _module(seen: Look, name: str) -> Module:
+def _module(seen: Observed, name: str) -> Module:
     check_module(name, {known["name"] for known in seen.status()["modules"]})
     module: Optional[Module] = seen.snapshot.modules.get(name)
     if module is None:
@@ -108,7 +108,7 @@ def _module(seen: Look, name: str) -> Module:
 
 def run_remove(options: argparse.Namespace) -> int:
     """kmoddctl remove MODULE"""
-    seen = look(options)
+    seen = observe(options)
     module = _module(seen, options.module)
     if options.dry_run:
         mine = [r.installed for t, r in sorted(seen.snapshot.records.items()) if t.module == module.name]
@@ -123,7 +123,7 @@ def run_remove(options: argparse.Namespace) -> int:
 
 
 def _switch(options: argparse.Namespace, enabled: bool) -> int:
-    seen = look(options)
+    seen = observe(options)
     module = _module(seen, options.module)
     word = "enabled" if enabled else "disabled"
     if module.enabled == enabled:
@@ -154,7 +154,7 @@ def run_disable(options: argparse.Namespace) -> int:
     return _switch(options, False)
 
 
-def _said(options: argparse.Namespace, text: str, seen: Look, quiet: bool = False) -> None:
+def _said(options: argparse.Namespace, text: str, seen: Observed, quiet: bool = False) -> None:
     if options.json:
         print(json.dumps({"schema": 1, "done": text}))
         return

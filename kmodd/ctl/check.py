@@ -11,12 +11,12 @@ import json
 from dataclasses import dataclass, field
 from typing import Optional
 
-from ..errors import Problem
-from ..model import Judgement, Target, Verdict
-from ..planner import find_refusals
+from ..core.errors import Problem
+from ..core.model import Judgement, Target, Verdict
+from ..core.planner import find_refusals
 from ..watch.transaction import transaction_holder
 from .gate import choose_kernel, required_targets
-from .look import Look, look
+from .inprocess import Observed, observe
 from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -37,7 +37,7 @@ class Answer:
 def run_check(options: argparse.Namespace) -> int:
     """kmoddctl check [--kernel R | --default | --all]"""
     try:
-        seen = look(options)
+        seen = observe(options)
         answer = grade(seen, options, transaction_holder(seen.sysroot))
     except Problem as problem:
         answer = Answer(UNKNOWN, problem.message, details=(problem.hint,) if problem.hint else ())
@@ -47,7 +47,7 @@ def run_check(options: argparse.Namespace) -> int:
     return answer.state
 
 
-def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
+def grade(seen: Observed, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
     """Return the answer to an observation. Raises Problem kernel-unknown.
 
     transaction: pid of the process that is in an rpm transaction.
@@ -85,7 +85,7 @@ def grade(seen: Look, options: argparse.Namespace, transaction: Optional[int]) -
 
 
 def _summary(
-    seen: Look, targets: dict[Target, Judgement], lacking: dict[str, list[str]], following: str, chosen: str
+    seen: Observed, targets: dict[Target, Judgement], lacking: dict[str, list[str]], following: str, chosen: str
 ) -> str:
     if not seen.snapshot.modules and not seen.snapshot.broken:
         return "no modules are registered"

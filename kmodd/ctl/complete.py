@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from ..build.logs import LogReader
-from ..errors import Problem
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.sysroot import Sysroot
+from ..kbuild.logfiles import LogReader
 
 #: Shells take what is printed apart, and some expand it.
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+~^@=:,%-]*")

@@ -9,13 +9,13 @@ import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from ..errors import Problem
-from ..files import digest_file, explained, make_directory, remove_empty, sync_directory
-from ..install import run_depmod
-from ..model import Target, Verdict
-from ..paths import Sysroot
-from ..recipe import DKMS_TREE
-from .look import Look
+from ..core.errors import Problem
+from ..core.model import Target, Verdict
+from ..core.recipe import DKMS_TREE
+from ..core.sysroot import Sysroot
+from ..deploy.install import run_depmod
+from ..system.files import digest_file, explained, make_directory, remove_empty, sync_directory
+from .inprocess import Observed
 
 SHADOWED = "object-shadowed"  # by that very copy
 PLACES = ("updates/dkms", "updates", "extra", "extra/dkms")  # of DKMS on Debian, SUSE and Red Hat
@@ -39,7 +39,7 @@ def find_copies(sysroot: Sysroot, package: str) -> Iterator[tuple[str, Path]]:
                     yield release, path
 
 
-def put_aside(seen: Look, modules: Iterable[str], dry_run: bool) -> tuple[list[str], list[str]]:
+def put_aside(seen: Observed, modules: Iterable[str], dry_run: bool) -> tuple[list[str], list[str]]:
     """Move copies away, of modules on kernels where they are ready; returns what was moved, and what was not and why.
 
     They go to the state directory under their own paths. Raises Problem.

@@ -7,14 +7,14 @@ import asyncio
 import json
 from dataclasses import asdict
 
-from ..config import read_settings
-from ..errors import Problem
-from ..log import configure
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.settings import Settings, SettingsSource
+from ..core.sysroot import Sysroot
+from ..host.settingsfile import read_settings
 from ..reconcile.observe import make_observer
-from ..settings import Settings, SettingsSource
+from ..system.log import configure
 from . import DONE, FAILED, terminal
-from .checks import Finding, Host, machine, modules
+from .diagnosis import Finding, Host, machine, modules
 
 LEVELS = ("fail", "warning", "ok")
 COLUMN = max(map(len, LEVELS)) + 2

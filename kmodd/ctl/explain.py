@@ -6,9 +6,9 @@ import argparse
 import json
 from typing import Any, Optional
 
-from ..choosing import Document
+from ..core.documents.choosing import Document
 from . import terminal
-from .documents import clean, exit_code, read_story
+from .answers import clean, exit_code, read_story
 from .plan import sentence
 from .status import attempt_text, marks
 from .terminal import paint

@@ -15,19 +15,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Optional
 
-from .. import versions
-from ..actions import Wait
-from ..choosing import check_kernel
 from ..control.client import Client
-from ..errors import Problem
-from ..model import Judgement, Snapshot, Target, Verdict
-from ..modulefile import seconds
-from ..paths import Sysroot
-from ..planner import judge_kernel
+from ..core import versions
+from ..core.actions import Wait
+from ..core.documents.choosing import check_kernel
+from ..core.errors import Problem
+from ..core.model import Judgement, Snapshot, Target, Verdict
+from ..core.modulefile import seconds
+from ..core.planner import judge_kernel
+from ..core.sysroot import Sysroot
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
-from .daemon import PATIENCE, connect
-from .look import Look, look
+from .connection import PATIENCE, connect
+from .inprocess import Observed, observe
 from .terminal import clean
 
 PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
@@ -81,12 +81,12 @@ def examine(options: argparse.Namespace) -> Finding:
     """Observe between two checks of rpm's lock: a transaction that begins meanwhile counts, too. Raises Problem."""
     sysroot = Sysroot.at(options.root)
     before = transaction_holder(sysroot)
-    seen = look(options)
+    seen = observe(options)
     after = transaction_holder(sysroot)
     return find(seen, options.kernel, before if after is None else after)
 
 
-def find(seen: Look, release: Optional[str], transaction: Optional[int]) -> Finding:
+def find(seen: Observed, release: Optional[str], transaction: Optional[int]) -> Finding:
     """Return what an observation means. Raises Problem kernel-unknown."""
     kernel, chosen = choose_kernel(seen.snapshot, release)
     required = {t: j for t, j in required_targets(seen.snapshot, seen.judgements).items() if t.kernel == kernel}
@@ -102,7 +102,7 @@ def find(seen: Look, release: Optional[str], transaction: Optional[int]) -> Find
     )
 
 
-def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], seen: Look) -> bool:
+def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], seen: Observed) -> bool:
     """Tell whether a required module is failed or blocked in a way that only a human can change.
 
     A failure that is tried again by itself may pass, and what blocks a module may be another one that is being built.

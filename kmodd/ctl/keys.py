@@ -10,21 +10,21 @@ import sys
 from pathlib import Path
 from typing import Any, Optional
 
-from .. import mok
-from ..config import read_settings
-from ..errors import Problem
-from ..lock import Lock
-from ..log import configure
-from ..model import Snapshot
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.model import Snapshot
+from ..core.settings import Settings, SettingsSource
+from ..core.sysroot import Sysroot
+from ..deploy import mok
+from ..host.settingsfile import read_settings
+from ..host.trust import TrustReader
 from ..reconcile.keysource import open_keyring
-from ..settings import Settings, SettingsSource
 from ..sign import Keyring
 from ..sign.certificate import identity_of, read_facts
 from ..sign.making import KNOWN_PAIRS, KeyMaker
-from ..trust import TrustReader
+from ..system.lock import Lock
+from ..system.log import configure
 from . import DONE, FAILED, NOT_READY
-from .look import Look, look
+from .inprocess import Observed, observe
 
 
 class Keys:
@@ -38,7 +38,7 @@ class Keys:
         self.keyring: Keyring = open_keyring(self.sysroot, self.settings)
         self.maker = KeyMaker(self.keyring)
         self.trust = TrustReader(self.sysroot, SettingsSource(self.settings))
-        self.seen: Optional[Look] = look(options) if options.verb in ("status", "rotate") else None
+        self.seen: Optional[Observed] = observe(options) if options.verb in ("status", "rotate") else None
 
     @property
     def snapshot(self) -> Snapshot:

@@ -13,13 +13,13 @@ import re
 import sys
 import time
 
-from ..errors import Problem
-from ..files import explained
-from ..modulefile import canonical
-from ..paths import MODULES_LOAD, Sysroot
-from ..record import BootRecord, InitRefusal
-from ..run import find_accident, run
-from ..store import Store
+from ..core.errors import Problem
+from ..core.modulefile import canonical
+from ..core.record import BootRecord, InitRefusal
+from ..core.sysroot import MODULES_LOAD, Sysroot
+from ..host.store import Store
+from ..system.files import explained
+from ..system.run import find_accident, run
 from . import DONE, FAILED
 
 #: What systemd says of a module whose load ended with ENODEV; versions differ in one word.

@@ -13,12 +13,12 @@ import sys
 import time
 from typing import Any
 
-from ..build.logs import LogReader, is_ended, permitted
-from ..choosing import check_kernel, check_module
-from ..errors import Problem
-from ..paths import Sysroot
+from ..core.documents.choosing import check_kernel, check_module
+from ..core.errors import Problem
+from ..core.sysroot import Sysroot
+from ..kbuild.logfiles import LogReader, is_ended, permitted
 from . import DONE, terminal
-from .documents import read_status
+from .answers import read_status
 
 PAUSE = 0.2  # seconds between two readings of a log that grows
 PATIENCE = 5.0  # seconds without growth until it is checked whether a build runs
@@ -82,7 +82,7 @@ def _page(text: str) -> None:
     """Print a text, on a terminal through $PAGER or less, which stays away where the text fits."""
     words = shlex.split(os.environ.get("PAGER", "less -FRX"))
     if terminal.is_terminal() and words and words != ["cat"]:
-        from ..run import feed
+        from ..system.run import feed
 
         if feed(words, terminal.clean(text).encode(errors="replace"), {"LESSSECURE": "1"}):
             return
@@ -119,6 +119,6 @@ def _follow(sysroot: Sysroot, log: str) -> None:
 
 
 def _is_busy(sysroot: Sysroot) -> bool:
-    from ..lock import Lock
+    from ..system.lock import Lock
 
     return Lock(sysroot).holder() is not None

@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from ..choosing import Document
+from ..core.documents.choosing import Document
 from . import DONE
-from .documents import clean, read_plan
+from .answers import clean, read_plan
 
 
 def _of_target(action: dict[str, Any]) -> str:

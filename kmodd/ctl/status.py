@@ -10,9 +10,9 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..choosing import Document, check_names, choose
+from ..core.documents.choosing import Document, check_names, choose
 from . import terminal
-from .documents import clean, exit_code, read_status
+from .answers import clean, exit_code, read_status
 from .terminal import paint
 
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")

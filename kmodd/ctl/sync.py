@@ -8,11 +8,11 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..choosing import Document, check_names, choose
-from ..errors import Problem
+from ..core.documents.choosing import Document, check_names, choose
+from ..core.errors import Problem
 from . import DONE
-from .daemon import ask
-from .documents import exit_code
+from .answers import exit_code
+from .connection import ask
 from .plan import print_plan
 from .status import print_status
 from .watch import sync_by_daemon
@@ -22,9 +22,9 @@ def run_sync(options: argparse.Namespace) -> int:
     """kmoddctl sync"""
     options.module = options.kernel = None
     if options.dry_run:
-        from .look import look
+        from .inprocess import observe
 
-        print_plan(look(options).plan(), options.json)
+        print_plan(observe(options).plan(), options.json)
         return DONE
     document = sync_by_daemon(options.root, options.verbose)
     if document is None:
@@ -46,9 +46,9 @@ def run_rebuild(options: argparse.Namespace) -> int:
             raise Problem("daemon-unreachable", "kmodd stopped meanwhile", "it goes on when it is started")
         return _show(options, document)
     from .applying import repeatable, sync_here
-    from .look import look
+    from .inprocess import observe
 
-    seen = look(options)
+    seen = observe(options)
     check_names(seen.status(), options.module, options.kernel)
     targets, plan = repeatable(seen, options.module, options.kernel)
     if not targets:

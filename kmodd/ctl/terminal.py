@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterable
 from typing import Any, TextIO
 
-from ..visible import visible_lines
+from ..core.visible import visible_lines
 
 COLOURS = {
     "ready": "32", "failed": "31;1", "blocked": "31", "waiting": "33", "building": "36", "excluded": "2",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 
-from ..choosing import Document
+from ..core.documents.choosing import Document
 from . import terminal
-from .documents import exit_code, forget, read_verification
+from .answers import exit_code, forget, read_verification
 from .terminal import paint
 
 #: What is printed for an outcome, in the colour of a verdict.

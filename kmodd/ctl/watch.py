@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any, Optional, TextIO
 
 from ..control.client import Client
-from ..errors import Problem
+from ..core.errors import Problem
 from . import DONE
-from .daemon import connect
+from .connection import connect
 from .terminal import clean, clip, paint, span, steer, width
 
 TICK = 1.0  # seconds between two drawings of what only grows older

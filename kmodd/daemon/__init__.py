@@ -17,27 +17,27 @@ from collections.abc import Sequence
 from typing import Any, Optional
 
 from .. import UMASK, __version__
-from ..actions import Action
 from ..alert import Alerts
-from ..build.sandbox import build_owner
-from ..config import read_settings
 from ..control.listener import Listener
 from ..control.server import Server
-from ..lock import Lock
-from ..log import configure, get_logger
-from ..model import Judgement, Target, Verdict
-from ..notify import Notifier
-from ..paths import DKMS_SOURCES, Sysroot
-from ..planner import judge
-from ..reconcile.outcome import as_problem
+from ..core.actions import Action
+from ..core.model import Judgement, Target, Verdict
+from ..core.planner import judge
+from ..core.report import Observer, Report, make_report, summary
+from ..core.settings import Settings, SettingsSource
+from ..core.sysroot import DKMS_SOURCES, Sysroot
+from ..host.settingsfile import read_settings
+from ..kbuild.sandbox import build_owner
 from ..reconcile.reconciler import Reconciler
-from ..report import Observer, Report, make_report, summary
-from ..settings import Settings, SettingsSource
+from ..reconcile.unexpected import as_problem
+from ..system.lock import Lock
+from ..system.log import configure, get_logger
+from ..system.notify import Notifier
 from ..watch.inotify import Watcher
 from ..watch.transaction import settle
 from ..watch.triggers import Triggers
 from .events import Events
-from .failures import Failures
+from .failures import DaemonFailures
 from .methods import Methods
 from .passes import Passes
 
@@ -63,7 +63,7 @@ class Daemon:
         self.listener = Listener(sysroot)
         self.methods = Methods(self)
         self.server = Server(self.methods.answers, self._readers)
-        self.failures = Failures()
+        self.failures = DaemonFailures()
         self.deaf = ""  # why there is no control socket, as told
         self.stopping = asyncio.Event()
         self.is_ready = False  # and the service manager was told
@@ -185,7 +185,7 @@ class Daemon:
                 get_logger().debug("looked again", reasons=" ".join(reasons))
                 reload, self.reload = self.reload, False  # one asked for from here on is answered by the next look
                 await self._look(reload)
-                self.failures.look_succeeded()
+                self.failures.pass_succeeded()
             except Exception as error:
                 await self._look_failed(error)
             if reload or not self.is_ready:
@@ -218,7 +218,7 @@ class Daemon:
         self._report()
 
     async def _look_failed(self, error: Exception) -> None:
-        problem, pause = self.failures.look_failed(error)
+        problem, pause = self.failures.pass_failed(error)
         self.triggers.take()
         self._wake_in(pause)
         self.notifier.status(f"{problem.message}; trying again in {pause:.0f} s")

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional
 
-from ..build.progress import CompiledFiles, estimate
 from ..control.feed import Feed, Subscription, render
-from ..model import Target
-from ..paths import Sysroot
-from ..report import Report
+from ..core.model import Target
+from ..core.report import Report
+from ..core.sysroot import Sysroot
+from ..kbuild.progress import CompiledFiles, estimate
 
 INTERVAL = 0.5  # seconds between two looks at the logs of running builds
 

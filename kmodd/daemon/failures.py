@@ -9,15 +9,15 @@ import asyncio
 from collections.abc import Awaitable
 from typing import Any, Callable, Optional
 
-from ..errors import Problem
-from ..log import get_logger
-from ..reconcile.outcome import as_problem
+from ..core.errors import Problem
+from ..reconcile.unexpected import as_problem
+from ..system.log import get_logger
 
 FIRST, LONGEST = 5.0, 60.0  # seconds until a look that failed is repeated: the first pause, doubled up to the longest
 MOST_CAUSES = 64  # that are remembered as told
 
 
-class Failures:
+class DaemonFailures:
     """The looks that failed in a row, and the causes that were told since one succeeded."""
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Failures:
         self._told[cause] = None
         return True
 
-    def look_failed(self, error: Exception) -> tuple[Problem, float]:
+    def pass_failed(self, error: Exception) -> tuple[Problem, float]:
         """Take that a look failed; returns the problem, and the seconds until the next."""
         new = self._is_new(error)
         problem = as_problem(error, "looking", again=not new)
@@ -43,7 +43,7 @@ class Failures:
         tell("look failed", problem=problem.code, reason=problem.message, hint=problem.hint)
         return problem, pause
 
-    def look_succeeded(self) -> None:
+    def pass_succeeded(self) -> None:
         if self._count:
             get_logger().info("look succeeded again", failures=self._count)
         self._count = 0

@@ -14,19 +14,21 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Optional, Protocol, TypeVar, Union
 
-from ..actions import Action
-from ..build.logs import LogReader
-from ..choosing import check_names, choose
-from ..config import read_settings
 from ..control.codec import Reply, encode_reply
 from ..control.interface import MANAGER, OfModule, Parameters, Selection, Waiting
 from ..control.server import Answer, Send
-from ..errors import Problem
-from ..files import explained
-from ..model import Target
-from ..paths import Sysroot
-from ..planner import find_repeatable
-from ..report import Report, explain_document, plan_document
+from ..core.actions import Action
+from ..core.documents.choosing import check_names, choose
+from ..core.documents.explain import explain_document
+from ..core.documents.plan import plan_document
+from ..core.errors import Problem
+from ..core.model import Target
+from ..core.planner import find_repeatable
+from ..core.report import Report
+from ..core.sysroot import Sysroot
+from ..host.settingsfile import read_settings
+from ..kbuild.logfiles import LogReader
+from ..system.files import explained
 from .events import Events
 from .passes import Passes
 

@@ -6,8 +6,8 @@ import asyncio
 import contextlib
 from typing import NamedTuple, Optional
 
-from ..errors import Problem
-from ..report import Report
+from ..core.errors import Problem
+from ..core.report import Report
 
 
 class _Wish(NamedTuple):

@@ -17,15 +17,15 @@ from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..files import replace_file
-from ..log import get_logger
-from ..model import Fault, Kernel
-from ..modulefile import Module
-from ..paths import Sysroot
-from ..reading import reach
-from ..recipe import Recipe
-from ..settings import SettingsSource
+from ..core.errors import Problem
+from ..core.model import Fault, Kernel
+from ..core.modulefile import Module
+from ..core.recipe import Recipe
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..system.files import replace_file
+from ..system.log import get_logger
+from ..system.reading import reach
 from .answer import LARGEST_ANSWER, parse
 from .directives import interpret, kernel_tree
 from .script import SCRIPT

@@ -14,11 +14,11 @@ from typing import Optional
 
 from pydantic import ValidationError
 
-from .. import versions
-from ..errors import Problem
-from ..model import Kernel
-from ..recipe import MAKE_FLAGS, DkmsObject, Recipe
-from ..tomlfile import describe
+from ..core import versions
+from ..core.errors import Problem
+from ..core.model import Kernel
+from ..core.recipe import MAKE_FLAGS, DkmsObject, Recipe
+from ..core.tomlfile import describe
 from .answer import SETTER, Answer
 
 HOOKS = ("PRE_INSTALL", "POST_INSTALL", "POST_ADD", "POST_REMOVE")

@@ -5,7 +5,7 @@ The words: mark, conf, release, architecture, build tree, module, version, then 
 
 from __future__ import annotations
 
-from ..recipe import DKMS_TREE
+from ..core.recipe import DKMS_TREE
 from .answer import ARRAYS, PATTERNS, SCALARS, SETTER, TAMPERED
 
 #: What a conf has no business to be a function of, and what another program would inherit to its harm.

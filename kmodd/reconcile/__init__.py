@@ -5,8 +5,8 @@ Imports nothing heavy: the reconciler is for those who change a root, the observ
 
 from __future__ import annotations
 
-from ..model import Policy
-from ..settings import Settings
+from ..core.model import Policy
+from ..core.settings import Settings
 
 
 def policy_of(settings: Settings) -> Policy:

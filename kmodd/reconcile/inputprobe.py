@@ -11,24 +11,24 @@ from functools import partial
 from pathlib import Path
 from typing import Optional
 
-from ..build.compiler import Compiler, CompilerFinder
-from ..build.evaluation import evaluate
+from ..core.errors import Problem
+from ..core.model import REFUSED, Kernel, Target
+from ..core.modulefile import Module
+from ..core.planner import find_exclusion
+from ..core.recipe import Recipe
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
 from ..dkms.conf import ConfReader
-from ..dkms.places import is_adopted
-from ..errors import Problem
-from ..model import REFUSED, Kernel, Target
-from ..modulefile import Module
-from ..paths import Sysroot
-from ..planner import find_exclusion
-from ..reading import reach
-from ..recipe import Recipe
-from ..settings import SettingsSource
+from ..dkms.conffiles import is_adopted
+from ..kbuild.compiler import Compiler, CompilerFinder
+from ..kbuild.evaluation import evaluate
 from ..sources import DigestCache, SourceReader
 from ..sources.ownership import check_owners
 from ..sources.symvers import symvers_identity
+from ..system.reading import reach
 from .kernelprobe import TOOLS, KernelProbe
 from .observation import Observation
-from .signatures import Signatures
+from .srpmsignatures import Signatures
 
 #: Problems that say nothing of what was looked at: it is looked at again after a pause, though nothing changes.
 ACCIDENTS = (*TOOLS, "build-tree-unreadable", "dkms-conf-timeout", "module-file-unreadable", "source-unreadable")

@@ -8,15 +8,15 @@ import asyncio
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..kernels import KernelReader
-from ..loaded import LoadedReader
-from ..model import Presence, Target, TargetState
-from ..modulefile import canonical
-from ..paths import Sysroot
-from ..record import BootRecord, InitRefusal, Installed, TargetRecord
-from ..settings import SettingsSource
-from ..store import Store
+from ..core.errors import Problem
+from ..core.model import Presence, Target, TargetState
+from ..core.modulefile import canonical
+from ..core.record import BootRecord, InitRefusal, Installed, TargetRecord
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..host.kernels import KernelReader
+from ..host.loaded import LoadedReader
+from ..host.store import Store
 from ..verify import Verifier
 from ..verify.owncopies import OwnCopies
 from .observation import Observation

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
-from ..boot import BootReader
-from ..commandline import merge
-from ..errors import Problem
-from ..kernels import KernelReader
-from ..log import get_logger
-from ..model import Kernel, Target
-from ..modulefile import canonical
-from ..moduleindex import identify, read_configuration
-from ..paths import Sysroot
-from ..record import TargetRecord
-from ..registry import Registry
-from ..rpmdb import CommandQueries, RpmQueries, open_queries
-from ..store import Store
+from ..core.commandline import merge
+from ..core.errors import Problem
+from ..core.model import Kernel, Target
+from ..core.modulefile import canonical
+from ..core.record import TargetRecord
+from ..core.sysroot import Sysroot
+from ..host.bootloader import BootReader
+from ..host.kernels import KernelReader
+from ..host.registry import Registry
+from ..host.rpmdb import CommandQueries, RpmQueries, open_queries
+from ..host.store import Store
+from ..system.log import get_logger
+from ..system.moduleindex import identify, read_configuration
 
 #: Problems of tools that say nothing of what they were to look at.
 TOOLS = ("tool-failed", "tool-killed", "tool-timeout")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..paths import Sysroot
-from ..settings import Settings, SettingsSource
+from ..core.settings import Settings, SettingsSource
+from ..core.sysroot import Sysroot
 from ..sign import Keyring
 
 

@@ -13,13 +13,13 @@ import time
 from collections.abc import Container
 from pathlib import Path
 
-from ..build.logs import new_name
-from ..deleting import remove_tree
-from ..errors import Problem
-from ..files import explained, list_names, make_directory, remove_empty
-from ..model import Snapshot, Target
-from ..paths import Sysroot
-from ..settings import SettingsSource
+from ..core.errors import Problem
+from ..core.model import Snapshot, Target
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..kbuild.logfiles import new_name
+from ..system.deleting import remove_tree
+from ..system.files import explained, list_names, make_directory, remove_empty
 
 DIRECTORY, FILE = 0o750, 0o640
 

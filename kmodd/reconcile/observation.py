@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..files import find_accident
-from ..model import Fault, Kernel, Target, TargetState
-from ..modulefile import Module
-from ..record import TargetRecord
-from ..registry import Registry
+from ..core.model import Fault, Kernel, Target, TargetState
+from ..core.modulefile import Module
+from ..core.record import TargetRecord
+from ..host.registry import Registry
+from ..system.files import find_accident
 
 
 @dataclass

@@ -9,22 +9,22 @@ import asyncio
 import time
 from collections.abc import Mapping
 
-from ..dkms.places import adopt, find_unusable
-from ..dropins import DropinFiles
-from ..model import UNREAD, Fault, Snapshot, Target, TargetState, Unseen
-from ..paths import Sysroot
-from ..registry import Registry, RegistryReader
-from ..settings import SettingsSource
-from ..store import Store
-from ..trust import TrustReader
+from ..core.model import UNREAD, Fault, Snapshot, Target, TargetState, Unseen
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..deploy.dropins import DropinFiles
+from ..dkms.conffiles import adopt, find_unusable
+from ..host.registry import Registry, RegistryReader
+from ..host.store import Store
+from ..host.trust import TrustReader
 from ..verify import Verifier
-from .again import Again
-from .checking import Checker, Key
 from .inputprobe import InputProbe
 from .installedprobe import InstalledProbe
 from .kernelprobe import KernelProbe
 from .keysource import KeySource
 from .observation import Observation
+from .pauses import Pauses
+from .verifyprobe import Checker, Key
 
 
 class Observer:
@@ -52,9 +52,9 @@ class Observer:
         self.verifier = Verifier(sysroot, anew)
         self.installed = InstalledProbe(sysroot, settings, store, self.kernels.reader, self.verifier)
         self.trust = TrustReader(sysroot, settings)
-        self._unseen: Again[Target] = Again(settings)
-        self._unchecked: Again[Target] = Again(settings)
-        self._unread: Again[str] = Again(settings)  # what is of no target alone
+        self._unseen: Pauses[Target] = Pauses(settings)
+        self._unchecked: Pauses[Target] = Pauses(settings)
+        self._unread: Pauses[str] = Pauses(settings)  # what is of no target alone
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
         """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
@@ -116,6 +116,6 @@ def _interrupted(rows: Mapping[Target, TargetState]) -> dict[Target, Fault]:
     return {t: Fault(of[0].problem, f"{of[0].object}: {of[0].message}", of[0].hint) for t, of in found.items() if of}
 
 
-def _until(again: Again[Target], faults: Mapping[Target, Fault]) -> dict[Target, Unseen]:
+def _until(again: Pauses[Target], faults: Mapping[Target, Fault]) -> dict[Target, Unseen]:
     """Return what could not be looked at, and when it is looked at again."""
     return {target: Unseen(faults[target], until) for target, until in again.note(faults, time.time()).items()}

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Optional
 
-from ..actions import (
+from ..core.actions import (
     Action,
     BuildModule,
     InstallModule,
@@ -23,44 +23,44 @@ from ..actions import (
     Wait,
     WriteDropin,
 )
-from ..deleting import delete_tree
-from ..dropins import DropinFiles
-from ..errors import Problem
-from ..files import explained
-from ..install import Installation
-from ..log import get_logger
-from ..model import Policy, Snapshot, Target
-from ..paths import Sysroot
-from ..planner import plan
-from ..settings import SettingsSource
+from ..core.errors import Problem
+from ..core.model import Policy, Snapshot, Target
+from ..core.planner import plan
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..deploy.dropins import DropinFiles
+from ..deploy.install import Installation
+from ..host.store import Store
 from ..sign.making import KeyMaker
-from ..store import Store
+from ..system.deleting import delete_tree
+from ..system.files import explained
+from ..system.log import get_logger
 from . import policy_of
 from .alarm import Alarm
-from .fetching import Fetching
-from .indexing import IndexWork
+from .depmod import DepmodWork
 from .inputprobe import InputProbe
 from .kernelprobe import KernelProbe
 from .keysource import KeySource
 from .logkeeping import LogKeeper
-from .memory import MemoryWork
 from .observe import Observer
-from .outcome import BuildObserver, as_problem, clean_up
+from .reload import ReloadWork
+from .remedies import Fetching
 from .steps import (
     HOLD,
     BuildStep,
     DepmodStep,
     DropinStep,
-    Failures,
     InstallStep,
     Pass,
     ReloadStep,
     RemoveStep,
+    StepFailures,
     Steps,
     WaitStep,
     WriteStep,
 )
 from .stuck import Stuck
+from .unexpected import BuildObserver, as_problem, clean_up
 
 if TYPE_CHECKING:
     from .targets import TargetWork
@@ -102,7 +102,7 @@ class Reconciler:
         self.damaged: dict[Target, str] = {}  # as told
         self.sweep = True  # there may be logs of what is gone
         self._work: Optional[TargetWork] = None
-        failures = Failures(self.alarm, settings)
+        failures = StepFailures(self.alarm, settings)
         self.building = BuildStep(self.work, lambda: trigger("build ended"))
         self.installing = InstallStep(self.work, self.alarm)
         self.steps: Steps = {
@@ -111,8 +111,8 @@ class Reconciler:
             InstallModule: self.installing,
             WriteDropin: WriteStep(self.dropins.write, "written", failures),
             RemoveDropin: DropinStep(self.dropins.remove, "removed", failures),
-            RunDepmod: DepmodStep(IndexWork(sysroot, self.store, self.inputs.kernels), failures),
-            ReloadModule: ReloadStep(MemoryWork(self.store), failures),
+            RunDepmod: DepmodStep(DepmodWork(sysroot, self.store, self.inputs.kernels), failures),
+            ReloadModule: ReloadStep(ReloadWork(self.store), failures),
             Wait: WaitStep(),
         }
 

@@ -15,10 +15,10 @@ from collections.abc import Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Optional, TypeVar
 
-from ..errors import Problem
-from ..log import get_logger
-from ..paths import Sysroot
-from ..settings import SettingsSource
+from ..core.errors import Problem
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..system.log import get_logger
 
 PAUSE = 0.5  # seconds between two looks
 SHORT_PAUSE = 0.05  # where little is left beyond the reserve

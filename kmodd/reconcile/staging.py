@@ -13,19 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..build.builder import Builder
-from ..build.diff import Outside, parse
-from ..build.prepare import prepare
-from ..build.workspace import Workspace
-from ..errors import Problem
-from ..files import explained
-from ..log import get_logger
-from ..model import Kernel
-from ..modulefile import Module, Patch
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.model import Kernel
+from ..core.modulefile import Module, Patch
+from ..core.sysroot import Sysroot
+from ..kbuild.builder import Builder
+from ..kbuild.diff import Outside, parse
+from ..kbuild.prepare import prepare
+from ..kbuild.workspace import Workspace
 from ..sources import SourceReader
-from ..sources.kernel import companions
-from .signatures import Signatures
+from ..sources.kernelsource import companions
+from ..system.files import explained
+from ..system.log import get_logger
+from .srpmsignatures import Signatures
 
 
 @dataclass(frozen=True)

@@ -12,28 +12,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar
 
-from ..actions import (
-    Action,
-    BuildModule,
-    DropinAction,
-    InstallModule,
-    ReloadModule,
-    RemoveModule,
-    RunDepmod,
-    Wait,
-)
-from ..errors import Problem
-from ..install import Installation
-from ..log import get_logger
-from ..model import Dropin, Snapshot, Target
-from ..record import Installed
-from ..settings import SettingsSource
-from ..store import Store
+from ..core.actions import Action, BuildModule, DropinAction, InstallModule, ReloadModule, RemoveModule, RunDepmod, Wait
+from ..core.errors import Problem
+from ..core.model import Dropin, Snapshot, Target
+from ..core.record import Installed
+from ..core.settings import SettingsSource
+from ..deploy.install import Installation
+from ..host.store import Store
+from ..system.log import get_logger
 from .alarm import Alarm
-from .indexing import IndexWork
+from .depmod import DepmodWork
 from .logkeeping import LogKeeper
-from .memory import MemoryWork
-from .outcome import as_problem, clean_up
+from .reload import ReloadWork
+from .unexpected import as_problem, clean_up
 
 if TYPE_CHECKING:
     from .targets import TargetWork
@@ -72,7 +63,7 @@ class Step(Generic[_Action]):
         raise NotImplementedError
 
 
-class Failures:
+class StepFailures:
     """Reports what failed and has no record of its own; the next pass comes after the first pause."""
 
     def __init__(self, alarm: Alarm, settings: SettingsSource) -> None:
@@ -89,7 +80,7 @@ class RemoveStep(Step[RemoveModule]):
     """Deletes what is installed and remembered of targets."""
 
     def __init__(
-        self, store: Store, installation: Installation, logs: LogKeeper, work: Work, failures: Failures
+        self, store: Store, installation: Installation, logs: LogKeeper, work: Work, failures: StepFailures
     ) -> None:
         self.store = store
         self.installation = installation
@@ -218,7 +209,7 @@ class InstallStep(Step[InstallModule]):
 class DropinStep(Step[DropinAction]):
     """Changes generated files. change: does it; done: its participle, for the log."""
 
-    def __init__(self, change: Callable[[Dropin], None], done: str, failures: Failures) -> None:
+    def __init__(self, change: Callable[[Dropin], None], done: str, failures: StepFailures) -> None:
         self.change = change
         self.done = done
         self.failures = failures
@@ -250,7 +241,7 @@ class WriteStep(DropinStep):
 class DepmodStep(Step[RunDepmod]):
     """Runs depmod for kernels whose objects changed, or whose index is stale while nothing is built for them."""
 
-    def __init__(self, indexing: IndexWork, failures: Failures) -> None:
+    def __init__(self, indexing: DepmodWork, failures: StepFailures) -> None:
         self.indexing = indexing
         self.failures = failures
 
@@ -274,7 +265,7 @@ class DepmodStep(Step[RunDepmod]):
 class ReloadStep(Step[ReloadModule]):
     """Puts what is installed in place of what the running kernel has in memory."""
 
-    def __init__(self, memory: MemoryWork, failures: Failures) -> None:
+    def __init__(self, memory: ReloadWork, failures: StepFailures) -> None:
         self.memory = memory
         self.failures = failures
 

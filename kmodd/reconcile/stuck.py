@@ -9,10 +9,10 @@ import time
 from collections.abc import Sequence
 from typing import Optional
 
-from ..actions import Action
-from ..errors import Problem
-from ..log import get_logger
-from ..settings import SettingsSource
+from ..core.actions import Action
+from ..core.errors import Problem
+from ..core.settings import SettingsSource
+from ..system.log import get_logger
 
 
 class Stuck:

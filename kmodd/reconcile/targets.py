@@ -13,31 +13,31 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Optional, TypeVar, cast
 
-from ..actions import BuildModule, InstallModule
-from ..build.builder import Builder, BuildResult
-from ..build.failure import find_error, read
-from ..build.jobserver import Jobserver, Share
-from ..build.logs import ENDING
-from ..compress import compress
-from ..deleting import delete_tree
-from ..errors import Problem
-from ..files import digest_file, explain, explained
-from ..install import Installation, directory_of, try_depmod
-from ..log import get_logger
-from ..model import CHANGED, Kernel, Signer, Snapshot, Target, fingerprint
-from ..paths import Sysroot
-from ..planner import FIRST_KEY, install_inputs
-from ..record import Attempt, Built, BuiltObject, FirstError, Installed, InstalledObject
-from ..settings import SettingsSource
+from ..core.actions import BuildModule, InstallModule
+from ..core.errors import Problem
+from ..core.model import CHANGED, Kernel, Signer, Snapshot, Target, fingerprint
+from ..core.planner import FIRST_KEY, install_inputs
+from ..core.record import Attempt, Built, BuiltObject, FirstError, Installed, InstalledObject
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..deploy.compress import compress
+from ..deploy.install import Installation, directory_of, try_depmod
+from ..host.store import Store
+from ..kbuild.builder import Builder, BuildResult
+from ..kbuild.failure import find_error, read
+from ..kbuild.jobserver import Jobserver, Share
+from ..kbuild.logfiles import ENDING
 from ..sign.making import KeyMaker
-from ..store import Store
-from .hooking import HookWork
+from ..system.deleting import delete_tree
+from ..system.files import digest_file, explain, explained
+from ..system.log import get_logger
+from .dkmshooks import HookWork
 from .inputprobe import InputProbe
 from .keysource import KeySource
 from .logkeeping import LogKeeper
-from .outcome import BuildObserver, as_problem
 from .reserve import Reserve
 from .staging import Staging
+from .unexpected import BuildObserver, as_problem
 
 _Result = TypeVar("_Result")
 

@@ -16,11 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Optional, Union
 
-from ..errors import Problem
-from ..files import TEMPORARY, explained, replace_file, stat_signature
-from ..model import Fault, Signer
-from ..paths import Sysroot
-from ..run import SHORT, UNRUN, Finished, find_accident, run
+from ..core.errors import Problem
+from ..core.model import Fault, Signer
+from ..core.sysroot import Sysroot
+from ..system.files import TEMPORARY, explained, replace_file, stat_signature
+from ..system.run import SHORT, UNRUN, Finished, find_accident, run
 from . import token
 from .certificate import decode_certificate, identity_of, read_facts
 

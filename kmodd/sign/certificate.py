@@ -12,7 +12,7 @@ import datetime
 import hashlib
 import re
 
-from ..run import run
+from ..system.run import run
 
 COMMON_NAME_LENGTH = 64  # ub-common-name in RFC 5280; openssl refuses more
 #: What openssl req is told to make. EL8's kernel (4.18) knows no ECDSA signatures, which came with Linux 5.13;

@@ -14,11 +14,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Optional
 
-from ..deleting import delete_tree, remove_tree
-from ..errors import Problem
-from ..files import explained, make_directory, replace_file, sync_directory, temporary_name
-from ..model import Signer
-from ..run import run
+from ..core.errors import Problem
+from ..core.model import Signer
+from ..system.deleting import delete_tree, remove_tree
+from ..system.files import explained, make_directory, replace_file, sync_directory, temporary_name
+from ..system.run import run
 from . import PIN, Keyring, check_pair
 from .certificate import ALGORITHMS, DAYS, decode_certificate, identity_of, request
 

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Union
 
-from ..errors import Problem
-from ..run import Finished, find_accident, run
+from ..core.errors import Problem
+from ..system.run import Finished, find_accident, run
 
 #: How openssl is told to use the token: for OpenSSL 3 by pkcs11-provider, before and beside it by libp11's engine.
 ROADS = (

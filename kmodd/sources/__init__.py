@@ -15,15 +15,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Optional, Union
 
-from ..errors import Problem
-from ..files import explain, make_directory, replace_file
-from ..modulefile import Module, Patch
-from ..paths import Sysroot
-from ..reading import SWAPPED, Reached, reach
-from ..settings import SettingsSource
+from ..core.errors import Problem
+from ..core.modulefile import Module, Patch
+from ..core.settings import SettingsSource
+from ..core.sysroot import Sysroot
+from ..system.files import explain, make_directory, replace_file
+from ..system.reading import SWAPPED, Reached, reach
 from . import symvers, tree
 from .archive import ARCHIVE, Archive, check_digest
-from .kernel import KernelSources
+from .kernelsource import KernelSources
 from .ownership import check_owners
 
 LARGEST_PATCH = 64 << 20  # bytes

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 
-from ..errors import Problem
-from ..modulefile import Module
-from ..reading import Reached
+from ..core.errors import Problem
+from ..core.modulefile import Module
+from ..system.reading import Reached
 
 ARCHIVE = "archive"  # the copy's name
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import Optional
 
-from ..errors import Problem
-from ..modulefile import Module
-from ..reading import Weakness
+from ..core.errors import Problem
+from ..core.modulefile import Module
+from ..system.reading import Weakness
 
 
 def check_owners(module: Module, key: str, weakness: Optional[Weakness]) -> None:

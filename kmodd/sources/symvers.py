@@ -12,10 +12,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Callable
 
-from ..errors import Problem
-from ..modulefile import Module
-from ..paths import Sysroot
-from ..reading import Reached, reach
+from ..core.errors import Problem
+from ..core.modulefile import Module
+from ..core.sysroot import Sysroot
+from ..system.reading import Reached, reach
 from .ownership import check_owners
 
 LINE = re.compile(rb"0x[0-9a-fA-F]+\t[^\t\n]+\t[^\t\n]+(?:\t|\n|$)")  # CRC, symbol, module: scripts/mod/modpost.c

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Optional
 
-from ..errors import Problem
-from ..files import make_directory
-from ..reading import (
+from ..core.errors import Problem
+from ..system.files import make_directory
+from ..system.reading import (
     MOST_BYTES,
     Entry,
     Reached,

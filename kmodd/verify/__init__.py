@@ -15,10 +15,10 @@ from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Optional
 
-from ..files import digest_file, find_accident, replace_file, stat_signature
-from ..model import Check, Damage, Target
-from ..paths import Sysroot
-from ..record import Installed
+from ..core.model import Check, Damage, Target
+from ..core.record import Installed
+from ..core.sysroot import Sysroot
+from ..system.files import digest_file, find_accident, replace_file, stat_signature
 from . import symbols
 from .examination import Examination
 from .finding import Question

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Callable
 
-from ..commandline import CommandLine
-from ..model import Check, Fault, Kernel
+from ..core.commandline import CommandLine
+from ..core.model import Check, Fault, Kernel
 from .loader import Shape
 
 HINT = "remove the word with grubby --update-kernel, or from the boot entry"

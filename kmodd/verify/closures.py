@@ -10,10 +10,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..files import find_accident
-from ..model import Check, Demand, Fault
-from ..modulefile import canonical
+from ..core.errors import Problem
+from ..core.model import Check, Demand, Fault
+from ..core.modulefile import canonical
+from ..system.files import find_accident
 from . import bootline, cms, loader, symbols
 from .finding import DAMAGED, Finding
 from .kernelview import KernelView, Parsed

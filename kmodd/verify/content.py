@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from ..run import run
+from ..system.run import run
 
 MAGIC = b"~Module signature appended~\n"
 TRAILER = 12  # bytes of struct module_signature

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from ..paths import Sysroot
+from ..core.sysroot import Sysroot
 from .elf import Contents, Export
 from .symbols import some
 

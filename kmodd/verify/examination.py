@@ -11,10 +11,10 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import Problem
-from ..files import find_accident
-from ..model import Check, Fault
-from ..record import InstalledObject
+from ..core.errors import Problem
+from ..core.model import Check, Fault
+from ..core.record import InstalledObject
+from ..system.files import find_accident
 from . import elf, names, symbols
 from .closures import Closures
 from .finding import AGAIN, DAMAGED, Finding, Question

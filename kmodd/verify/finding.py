@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..files import find_accident
-from ..model import Check, Demand, Fault, Kernel, Target
-from ..modulefile import canonical
-from ..record import Installed
+from ..core.errors import Problem
+from ..core.model import Check, Demand, Fault, Kernel, Target
+from ..core.modulefile import canonical
+from ..core.record import Installed
+from ..system.files import find_accident
 from .kernelview import Parsed
 from .probe import Resolution
 

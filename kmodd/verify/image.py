@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from ..run import run
+from ..system.run import run
 from .content import ZSTD, decompress
 
 SECTOR, HEADER, LENGTH, MAGIC = 512, 0x1F1, 0x24C, b"HdrS"

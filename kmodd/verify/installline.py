@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Optional
 
-from ..modulefile import canonical
+from ..core.modulefile import canonical
 
 OPTIONS = "$CMDLINE_OPTS"  # kmod puts the module's options in its place
 #: Options of modprobe by which it passes over install lines, and those that change nothing of what is loaded.

@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Optional
 
-from ..errors import Problem
-from ..files import find_accident, is_file, stat_signature
-from ..model import Demand, Kernel
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.model import Demand, Kernel
+from ..core.sysroot import Sysroot
+from ..system.files import find_accident, is_file, stat_signature
 from . import cms, content, elf, image, loader, names, symbols
 from .probe import Probe, module_name
 

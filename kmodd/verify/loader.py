@@ -13,8 +13,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple, Optional
 
-from .. import versions
-from ..model import Fault
+from ..core import versions
+from ..core.model import Fault
 from . import elf
 
 THIS_MODULE = ".gnu.linkonce.this_module"

@@ -11,9 +11,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..files import find_accident
-from ..model import Fault
-from ..modulefile import canonical
+from ..core.model import Fault
+from ..core.modulefile import canonical
+from ..system.files import find_accident
 
 CORE = "kernel"  # the directory of parameters without a module's name (core_param())
 

@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from ..errors import Problem
-from ..files import find_accident
-from ..model import Check, Fault
+from ..core.errors import Problem
+from ..core.model import Check, Fault
+from ..system.files import find_accident
 from . import bootline, elf, loader, parameters, signature, symbols
 from .dependants import find_breach, find_dependants
 from .finding import DAMAGED, Finding, Question

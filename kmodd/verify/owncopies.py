@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..errors import Problem
-from ..files import find_accident, stat_signature
-from ..versions import compare
+from ..core.errors import Problem
+from ..core.versions import compare
+from ..system.files import find_accident, stat_signature
 from . import content, elf
 
 

@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Optional
 
-from ..commandline import split
-from ..model import Fault
+from ..core.commandline import split
+from ..core.model import Fault
 from .elf import Contents, Section
 from .loader import Place, Pointers, Shape
 

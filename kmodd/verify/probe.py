@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional, Union
 
-from ..errors import Problem
-from ..files import find_accident, is_directory, list_names
-from ..kmodroot import open_base
-from ..loading import MARK
-from ..model import Fault
-from ..modulefile import canonical
-from ..paths import Sysroot
-from ..run import find_program, run
+from ..core.dropincontent import MARK
+from ..core.errors import Problem
+from ..core.model import Fault
+from ..core.modulefile import canonical
+from ..core.sysroot import Sysroot
+from ..system.files import find_accident, is_directory, list_names
+from ..system.kmodroot import open_base
+from ..system.run import find_program, run
 from . import installline
 
 #: Where modprobe's configuration is, the directory that wins first (modprobe.d(5)).

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import BinaryIO, Optional, Union
 
-from ..errors import Problem
-from ..model import Demand, Fault
-from ..run import explain, find_accident, run
+from ..core.errors import Problem
+from ..core.model import Demand, Fault
+from ..system.run import explain, find_accident, run
 from . import cms
 from .content import Signed
 

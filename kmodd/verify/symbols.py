@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Optional
 
-from ..files import is_file
-from ..model import Fault, Kernel
-from ..modulefile import canonical
-from ..paths import Sysroot
+from ..core.model import Fault, Kernel
+from ..core.modulefile import canonical
+from ..core.sysroot import Sysroot
+from ..system.files import is_file
 from .elf import Contents, Export
 
 #: What every module is compared by: the CRC of struct module and others (check_modstruct_version).

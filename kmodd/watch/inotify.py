@@ -19,10 +19,10 @@ from typing import Any, Optional
 
 import pyinotify
 
-from ..errors import Problem
-from ..log import get_logger
-from ..paths import Sysroot
-from .places import GONE, RPM_LOCK, Interest, find_places
+from ..core.errors import Problem
+from ..core.sysroot import Sysroot
+from ..system.log import get_logger
+from .directories import GONE, RPM_LOCK, Interest, find_places
 from .triggers import Triggers
 
 LOST = pyinotify.IN_Q_OVERFLOW | pyinotify.IN_IGNORED | pyinotify.IN_UNMOUNT | GONE

@@ -14,9 +14,9 @@ import struct
 from collections.abc import Callable
 from typing import Optional
 
-from ..errors import Problem
-from ..log import get_logger
-from ..paths import Sysroot
+from ..core.errors import Problem
+from ..core.sysroot import Sysroot
+from ..system.log import get_logger
 from .triggers import Triggers, first_reasons
 
 #: struct flock of 64-bit Linux (asm-generic/fcntl.h): l_type, l_whence, [4 bytes] l_start, l_len, l_pid, [4 bytes].

@@ -27,7 +27,7 @@ from patience import LIMIT, pause
 from powercut import Disk
 
 from kmodd.control.client import Client
-from kmodd.errors import Problem
+from kmodd.core.errors import Problem
 
 STOP = 10.0  # seconds within which the daemon stops, on a machine that is not busy
 PATIENT_STOP = 6 * STOP

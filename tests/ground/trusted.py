@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.sign import Keyring
 from kmodd.sign.making import KeyMaker
 

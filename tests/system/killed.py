@@ -13,7 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from kmodd import ctl, run
+from kmodd import ctl
+from kmodd.system import run
 
 _count = 0
 

@@ -13,11 +13,11 @@ import pytest
 from patience import LIMIT, skip, until, within_limit
 from worlds import K, T, kernel, settings_of, world
 
-from kmodd.alert import command as room
-from kmodd.alert.command import Command
-from kmodd.model import Judgement, Snapshot, Verdict
-from kmodd.paths import Sysroot
-from kmodd.report import Report, make_report
+from kmodd.alert import notifycommand as room
+from kmodd.alert.notifycommand import Command
+from kmodd.core.model import Judgement, Snapshot, Verdict
+from kmodd.core.report import Report, make_report
+from kmodd.core.sysroot import Sysroot
 
 pytestmark = pytest.mark.system
 

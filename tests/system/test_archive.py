@@ -13,15 +13,15 @@ import pytest
 from ground.archives import COMPRESSIONS, entry, link, source, tar, zip_archive
 from world import GOOD, World
 
-from kmodd.build import workspace as rooms
-from kmodd.build.builder import Builder
-from kmodd.build.jobserver import Jobserver
-from kmodd.build.unpack import unpack
-from kmodd.build.workspace import Workspace
-from kmodd.errors import Problem
-from kmodd.model import Kernel
-from kmodd.paths import Sysroot
-from kmodd.settings import SettingsSource
+from kmodd.core.errors import Problem
+from kmodd.core.model import Kernel
+from kmodd.core.settings import SettingsSource
+from kmodd.core.sysroot import Sysroot
+from kmodd.kbuild import workspace as rooms
+from kmodd.kbuild.builder import Builder
+from kmodd.kbuild.jobserver import Jobserver
+from kmodd.kbuild.unpack import unpack
+from kmodd.kbuild.workspace import Workspace
 
 pytestmark = pytest.mark.system
 

@@ -11,7 +11,7 @@ import pytest
 from patience import pause
 from world import GOOD, HELD, World
 
-from kmodd.paths import PROGRAM_PATH
+from kmodd.core.sysroot import PROGRAM_PATH
 
 pytestmark = pytest.mark.system
 

@@ -25,7 +25,7 @@ from world import GOOD, World
 from kmodd.control.address import LONGEST
 from kmodd.control.client import Client
 from kmodd.control.interface import MANAGER, METHODS, SERVICE, TEXTS
-from kmodd.errors import Problem
+from kmodd.core.errors import Problem
 
 pytestmark = pytest.mark.system
 

@@ -12,8 +12,8 @@ import pytest
 from powercut import KINDS, Disk
 from world import World
 
-from kmodd.moduleindex import find_flaw
-from kmodd.paths import DEPMOD_OUTPUTS
+from kmodd.core.sysroot import DEPMOD_OUTPUTS
+from kmodd.system.moduleindex import find_flaw
 
 pytestmark = pytest.mark.system
 

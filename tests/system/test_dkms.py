@@ -16,7 +16,7 @@ from inside import enter
 from patience import LIMIT
 from world import GOOD, World
 
-from kmodd.paths import PROGRAM_PATH
+from kmodd.core.sysroot import PROGRAM_PATH
 
 XTABLES = """
 compat_xtables xt_ACCOUNT xt_CHAOS xt_DELUDE xt_DHCPMAC xt_DNETMAP xt_ECHO xt_IPMARK xt_LOGMARK xt_PROTO xt_SYSRQ

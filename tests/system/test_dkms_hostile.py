@@ -13,7 +13,7 @@ from journald import Journald
 from test_dkms import put
 from world import World
 
-from kmodd.messages import MESSAGE_IDS
+from kmodd.core.messages import MESSAGE_IDS
 
 TOP = Path(__file__).resolve().parents[2]
 

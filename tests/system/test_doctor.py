@@ -15,11 +15,11 @@ import pytest
 from ground.privateroot import find_packages
 from world import World
 
-from kmodd.ctl.checks import Finding, Host, machine
-from kmodd.model import Snapshot
-from kmodd.paths import Sysroot
+from kmodd.core.model import Snapshot
+from kmodd.core.settings import Settings, SettingsSource
+from kmodd.core.sysroot import Sysroot
+from kmodd.ctl.diagnosis import Finding, Host, machine
 from kmodd.reconcile.observe import make_observer
-from kmodd.settings import Settings, SettingsSource
 
 pytestmark = pytest.mark.system
 LINK = "system_u:object_r:modules_object_t:s0"

@@ -17,7 +17,7 @@ import pytest
 from patience import LIMIT
 from world import GOOD, World
 
-from kmodd.visible import UNSEEN
+from kmodd.core.visible import UNSEEN
 
 pytestmark = pytest.mark.system
 

@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 from world import QUICK, World
 
-from kmodd.actions import Wait
-from kmodd.config import read_settings
-from kmodd.model import Judgement, Verdict
-from kmodd.paths import Sysroot
-from kmodd.planner import judge, plan
+from kmodd.core.actions import Wait
+from kmodd.core.model import Judgement, Verdict
+from kmodd.core.planner import judge, plan
+from kmodd.core.settings import SettingsSource
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.settingsfile import read_settings
 from kmodd.reconcile import policy_of
 from kmodd.reconcile.observe import make_observer
-from kmodd.settings import SettingsSource
 
 PATIENT = '[retry]\nfirst = "1h"\nlongest = "2h"\n[sign]\nalgorithm = "ecdsa"\n'
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"

@@ -17,7 +17,7 @@ from typing import Callable
 import pytest
 from patience import turns, until, within_limit
 
-from kmodd.build.jobserver import Jobserver, Share
+from kmodd.kbuild.jobserver import Jobserver, Share
 
 MAKEFILE = """
 all: $(foreach n,$(NUMBERS),job-$(n))

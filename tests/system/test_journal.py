@@ -12,7 +12,7 @@ import pytest
 from journald import Journald
 from world import World
 
-from kmodd.messages import MESSAGE_IDS
+from kmodd.core.messages import MESSAGE_IDS
 
 pytestmark = pytest.mark.system
 

@@ -16,7 +16,7 @@ import pytest
 from inside import enter
 from world import World
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.sign import Keyring, is_signed
 from kmodd.sign.making import KeyMaker
 
@@ -196,7 +196,7 @@ def test_a_key_elsewhere_is_left_to_its_owner(world: World) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.sign import Keyring, making
 step, count = int(sys.argv[2]), 0
 def counted(function):

@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from world import GOOD, World
 
-from kmodd.build.builder import Builder
-from kmodd.build.jobserver import Jobserver
-from kmodd.build.patches import apply
-from kmodd.build.workspace import Workspace
-from kmodd.errors import Problem
-from kmodd.model import Fault, Kernel
-from kmodd.modulefile import Patch
-from kmodd.paths import Sysroot
-from kmodd.settings import SettingsSource
+from kmodd.core.errors import Problem
+from kmodd.core.model import Fault, Kernel
+from kmodd.core.modulefile import Patch
+from kmodd.core.settings import SettingsSource
+from kmodd.core.sysroot import Sysroot
+from kmodd.kbuild.builder import Builder
+from kmodd.kbuild.jobserver import Jobserver
+from kmodd.kbuild.patches import apply
+from kmodd.kbuild.workspace import Workspace
 
 pytestmark = pytest.mark.system
 

@@ -10,7 +10,7 @@ import pytest
 from world import GOOD, HELD, QUICK, World
 from worlds import settings_of
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.reconcile.reserve import Reserve
 
 pytestmark = pytest.mark.system

@@ -9,8 +9,8 @@ import shutil
 import pytest
 from world import GOOD, World
 
-from kmodd.lock import Lock
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
+from kmodd.system.lock import Lock
 
 pytestmark = pytest.mark.system
 

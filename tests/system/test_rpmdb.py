@@ -13,12 +13,12 @@ from typing import Union
 
 import pytest
 
-from kmodd import rpmdb
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
-from kmodd.remedy import Remedy
-from kmodd.rpmdb import BindingQueries, CommandQueries, open_queries
-from kmodd.run import run
+from kmodd.core.errors import Problem
+from kmodd.core.remedy import Remedy
+from kmodd.core.sysroot import Sysroot
+from kmodd.host import rpmdb
+from kmodd.host.rpmdb import BindingQueries, CommandQueries, open_queries
+from kmodd.system.run import run
 
 pytestmark = pytest.mark.system
 

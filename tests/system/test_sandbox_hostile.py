@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from world import GOOD, World
 
-from kmodd.build import sandbox
+from kmodd.kbuild import sandbox
 
 pytestmark = pytest.mark.system
 
@@ -127,7 +127,7 @@ def test_whoever_reads_a_dkms_conf_the_filter_is_there(uid: int, ground: Path) -
     subprocess.run(["gcc", "-w", "-x", "c", "-o", probe, "-"], input=PROBE, text=True, check=True)
     code = (
         "import asyncio, os\nfrom pathlib import Path\n"
-        "from kmodd.build.evaluation import evaluate\nfrom kmodd.paths import Sysroot\n"
+        "from kmodd.kbuild.evaluation import evaluate\nfrom kmodd.core.sysroot import Sysroot\n"
         f"os.setgroups([]); os.setresgid({uid}, {uid}, {uid}); os.setresuid({uid}, {uid}, {uid})\n"
         f"said = evaluate(Sysroot(), '/probe', (), '/', [(Path({str(probe)!r}), '/probe')], 65536)\n"
         "print('probed: ' + asyncio.run(said).decode())\n"
@@ -142,7 +142,10 @@ def test_whoever_reads_a_dkms_conf_the_filter_is_there(uid: int, ground: Path) -
 def test_where_keyctl_is_denied_programs_run_all_the_same() -> None:
     """As in a container; there is no keyring to leave."""
     top = str(Path(__file__).resolve().parents[2])
-    code = "import asyncio\nfrom kmodd.run import run\nprint(asyncio.run(run(['keyctl', 'show'], check=False)).status)"
+    code = (
+        "import asyncio\nfrom kmodd.system.run import run\n"
+        "print(asyncio.run(run(['keyctl', 'show'], check=False)).status)"
+    )
     with sandbox.open_filter() as filters:
         argv = ["bwrap", "--bind", "/", "/", "--dev", "/dev", "--proc", "/proc", "--chdir", top]
         argv += [word for descriptor in filters for word in ("--seccomp", str(descriptor))]
@@ -152,7 +155,7 @@ def test_where_keyctl_is_denied_programs_run_all_the_same() -> None:
 
 def test_no_child_sees_the_callers_session_keyring() -> None:
     code = (
-        "import asyncio\nfrom kmodd.run import run\n"
+        "import asyncio\nfrom kmodd.system.run import run\n"
         "print(asyncio.run(run(['keyctl', 'search', '@s', 'user', 'secret'], check=False)).status)\n"
     )
     session = 'keyctl add user secret hush @s >/dev/null && keyctl search @s user secret >/dev/null && exec "$@"'

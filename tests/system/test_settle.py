@@ -18,8 +18,8 @@ import pytest
 from patience import LIMIT, meanwhile, skip, turns, until, within_limit
 from watching import KERNEL, LOCK, go, no_leak, rings, root, watching, write
 
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
 from kmodd.watch.transaction import settle, transaction_holder
 from kmodd.watch.triggers import MOST_REASONS, Triggers
 
@@ -137,7 +137,8 @@ def test_lock_of_an_open_file_description_counts(root: Path) -> None:
 def test_lock_from_another_pid_namespace_counts(root: Path) -> None:
     unshare = "/usr/bin/unshare"
     code = (
-        "import pathlib; from kmodd.paths import Sysroot; from kmodd.watch.transaction import transaction_holder as t; "
+        "import pathlib; from kmodd.core.sysroot import Sysroot; "
+        "from kmodd.watch.transaction import transaction_holder as t; "
         f"print(t(Sysroot(pathlib.Path({str(root)!r}))))"
     )
     with holding(root / LOCK):

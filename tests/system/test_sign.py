@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from world import Kernels
 
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
 from kmodd.sign import MAGIC, Keyring, is_signed
 from kmodd.sign.certificate import decode_certificate
 from kmodd.sign.making import KeyMaker
@@ -175,7 +175,7 @@ def test_of_two_generators_one_wins(root: Path) -> None:
 KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.sign import Keyring, making
 step, name = int(sys.argv[2]), None
 def at(number, function):

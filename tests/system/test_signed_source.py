@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 from worlds import kernel, settings_of
 
-from kmodd.errors import Problem
-from kmodd.model import Kernel
-from kmodd.paths import Sysroot
-from kmodd.reading import Reached
-from kmodd.reconcile.signatures import Signatures
-from kmodd.sources.kernel import KernelSources
+from kmodd.core.errors import Problem
+from kmodd.core.model import Kernel
+from kmodd.core.sysroot import Sysroot
+from kmodd.reconcile.srpmsignatures import Signatures
+from kmodd.sources.kernelsource import KernelSources
+from kmodd.system.reading import Reached
 
 pytestmark = pytest.mark.system
 

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from guarded import OWNER, leaked, make_guarded
 
-from kmodd.errors import Problem
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.sysroot import Sysroot
 from kmodd.sources import SourceReader
 
 pytestmark = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]

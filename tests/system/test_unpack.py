@@ -15,8 +15,8 @@ from typing import Any, Callable
 import pytest
 from ground.archives import COMPRESSIONS, entry, link, tar, zip_archive
 
-from kmodd.build.unpackchild import INVALID, LARGE, UNSAFE
-from kmodd.build.unpackchild import __file__ as CHILD
+from kmodd.kbuild.unpackchild import INVALID, LARGE, UNSAFE
+from kmodd.kbuild.unpackchild import __file__ as CHILD
 
 pytestmark = pytest.mark.system
 

@@ -18,9 +18,9 @@ import pytest
 from patience import meanwhile
 from watching import KERNEL, LOCK, USUAL, go, no_leak, replace, rings, root, silent, watching, write
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
+from kmodd.watch.directories import find_places
 from kmodd.watch.inotify import Watcher
-from kmodd.watch.places import find_places
 from kmodd.watch.transaction import settle, transaction_holder
 from kmodd.watch.triggers import Triggers
 
@@ -409,7 +409,7 @@ def test_real_limits_are_faults(root: Path, limit: str) -> None:
     number = {"watches": 5, "instances": 0}[limit]
     code = f"""
         import asyncio, pathlib
-        from kmodd.paths import Sysroot
+        from kmodd.core.sysroot import Sysroot
         from kmodd.watch.triggers import Triggers
         from kmodd.watch.inotify import Watcher
         pathlib.Path("/proc/sys/user/max_inotify_{limit}").write_text("{number}")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from patience import LIMIT, turns, until, within_limit
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.watch.inotify import Watcher
 from kmodd.watch.transaction import settle, transaction_holder
 from kmodd.watch.triggers import Triggers

@@ -14,7 +14,7 @@ from typing import Any, Callable, Optional
 import pytest
 from patience import LIMIT, turns, until, within_limit
 
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
 from kmodd.watch.inotify import Watcher
 from kmodd.watch.triggers import Triggers
 

@@ -6,8 +6,8 @@ import ast
 from collections.abc import Iterator
 from pathlib import Path
 
-from kmodd import files
-from kmodd.build import failure, unpackchild
+from kmodd.kbuild import failure, unpackchild
+from kmodd.system import files
 
 PACKAGE = Path(__file__).resolve().parents[2] / "kmodd"
 CONSTRUCTORS = {"Problem": 0, "Fault": 0, "Wait": 2, "Check": 4}  # where each takes the code

@@ -15,15 +15,15 @@ import pytest
 from patience import LIMIT, meanwhile
 from worlds import NOW, POLICY, K, T, change, do, module, record, settings_of, settled, verdict, world
 
-from kmodd.actions import BuildModule, RemoveDropin, RemoveModule
-from kmodd.kernels import NEEDED, KernelReader
-from kmodd.model import BrokenFile, Dropin, Fault, Kernel, Snapshot, Verdict
-from kmodd.paths import Sysroot
-from kmodd.planner import judge
+from kmodd.core.actions import BuildModule, RemoveDropin, RemoveModule
+from kmodd.core.model import BrokenFile, Dropin, Fault, Kernel, Snapshot, Verdict
+from kmodd.core.planner import judge
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.kernels import NEEDED, KernelReader
+from kmodd.host.registry import RegistryReader
+from kmodd.host.store import Store
 from kmodd.reconcile.observe import make_observer
 from kmodd.reconcile.reconciler import Reconciler
-from kmodd.registry import RegistryReader
-from kmodd.store import Store
 
 OTHER = "6.1.0-2.el9.x86_64"
 CALLS = ("stat", "lstat", "open", "scandir", "listdir", "readlink")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from worlds import settings_of
 
-from kmodd.reconcile.again import Again
+from kmodd.reconcile.pauses import Pauses
 
 RETRY = '[retry]\nfirst = "60s"\nlongest = "200s"\n'
 
 
 def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_success() -> None:
-    again: Again[str] = Again(settings_of(RETRY))
+    again: Pauses[str] = Pauses(settings_of(RETRY))
     assert again.note(["a"], 1000) == {"a": 1060}
     assert again.note(["a", "b"], 1030) == {"a": 1060, "b": 1090}  # a look for other reasons
     assert again.note(["a"], 1060) == {"a": 1180}
@@ -21,6 +21,6 @@ def test_pauses_double_up_to_the_longest_and_begin_anew_after_a_success() -> Non
 
 
 def test_no_pause_outlasts_a_clock_that_was_set_back() -> None:
-    again: Again[str] = Again(settings_of(RETRY))
+    again: Pauses[str] = Pauses(settings_of(RETRY))
     again.note(["a"], 100_000)
     assert again.note(["a"], 1000) == {"a": 1120}

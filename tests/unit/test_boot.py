@@ -8,8 +8,8 @@ from typing import Optional
 
 import pytest
 
-from kmodd.boot import VENDOR, BootReader, CommandLines
-from kmodd.paths import Sysroot
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.bootloader import VENDOR, BootReader, CommandLines
 
 ID = "8e4d7a3c9d0b4f6e9a3a1c5f2b7d6e80"
 OLD, NEW, DEBUG = "5.14.0-70.el9.x86_64", "5.14.0-427.13.1.el9_4.x86_64", "5.14.0-427.13.1.el9_4.x86_64+debug"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd.build.command import check_started, directory, environment, fill, steps
-from kmodd.build.compiler import Compiler
-from kmodd.errors import Problem
-from kmodd.modulefile import Build
+from kmodd.core.errors import Problem
+from kmodd.core.modulefile import Build
+from kmodd.kbuild.compiler import Compiler
+from kmodd.kbuild.owncommand import check_started, directory, environment, fill, steps
 
 MARKS = {"kernel": "6.1", "build_tree": "/tree", "jobs": "4", "source": "/build/source"}
 

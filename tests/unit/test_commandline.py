@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from kmodd.commandline import CommandLine, merge, split
+from kmodd.core.commandline import CommandLine, merge, split
 
 LOCKABLE = {"CONFIG_SECURITY_LOCKDOWN_LSM": "y", "CONFIG_LSM": "landlock,lockdown,yama,selinux"}
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.compress import compress, decompress
-from kmodd.errors import Problem
+from kmodd.core.errors import Problem
+from kmodd.deploy.compress import compress, decompress
 
 CONTENT = b"\x7fELF" + bytes(range(256)) * 400
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.config import read_settings
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
-from kmodd.settings import Settings
+from kmodd.core.errors import Problem
+from kmodd.core.settings import Settings
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.settingsfile import read_settings
 
 FULL = """
 [daemon]

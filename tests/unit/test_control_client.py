@@ -13,13 +13,13 @@ import pytest
 
 from kmodd.control.address import LONGEST, short_name, socket_of
 from kmodd.control.client import Client
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
 
-HEAVY = {"asyncio", "dataclasses", "inspect", "kmodd.paths", "pathlib", "pydantic", "structlog", "subprocess"}
+HEAVY = {"asyncio", "dataclasses", "inspect", "kmodd.core.sysroot", "pathlib", "pydantic", "structlog", "subprocess"}
 
 
-@pytest.mark.parametrize("module", ["kmodd.control.client", "kmodd.ctl.daemon"])
+@pytest.mark.parametrize("module", ["kmodd.control.client", "kmodd.ctl.connection"])
 def test_nothing_heavy_is_imported(module: str) -> None:
     code = f"import sys; before = set(sys.modules); import {module}; print(*(set(sys.modules) - before))"
     done = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=_top())

@@ -19,7 +19,7 @@ from kmodd.control.codec import LIMIT, Call, encode_call
 from kmodd.control.feed import MOST_EVENTS, Feed
 from kmodd.control.interface import MANAGER, SERVICE
 from kmodd.control.server import Send, Server, Turnstile
-from kmodd.errors import Problem
+from kmodd.core.errors import Problem
 
 BIG = "x" * (4 << 20)
 

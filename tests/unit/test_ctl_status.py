@@ -10,9 +10,9 @@ from typing import Any, Optional, TextIO, cast
 
 import pytest
 
-from kmodd.ctl import DONE, FAILED, NOT_READY, documents, terminal
+from kmodd.core.errors import Problem
+from kmodd.ctl import DONE, FAILED, NOT_READY, answers, terminal
 from kmodd.ctl.status import print_status
-from kmodd.errors import Problem
 
 SHORT = ["6.1.0-55-amd64", "6.1.0-56-amd64"]
 LONG = [
@@ -222,7 +222,7 @@ def test_exit_code_speaks_of_required_modules(
     verdicts: dict[str, tuple[str, bool]], of_module: bool, expected: int
 ) -> None:
     found = [target(name, SHORT[0], verdict, required=required) for name, (verdict, required) in verdicts.items()]
-    assert documents.exit_code(found, of_module) == expected
+    assert answers.exit_code(found, of_module) == expected
 
 
 @pytest.mark.parametrize(
@@ -232,17 +232,17 @@ def test_exit_code_speaks_of_required_modules(
 def test_misspelt_name_gets_a_suggestion(module_name: Optional[str], release: Optional[str], expected: str) -> None:
     document = status([kernel(r) for r in SHORT], [module("hello")])
     with pytest.raises(Problem) as caught:
-        documents.check_names(document, module_name, release)
+        answers.check_names(document, module_name, release)
     assert expected in caught.value.hint
 
 
 def test_choice_keeps_what_was_asked_for() -> None:
     document = status([kernel(r) for r in SHORT], [module("a"), module("b")])
-    chosen = documents.choose(document, "a", SHORT[1])
+    chosen = answers.choose(document, "a", SHORT[1])
     assert [k["release"] for k in chosen["kernels"]] == [SHORT[1]]
     assert [m["name"] for m in chosen["modules"]] == ["a"]
     assert [(t["module"], t["kernel"]) for t in chosen["targets"]] == [("a", SHORT[1])]
-    assert documents.choose(document, None, None) == document
+    assert answers.choose(document, None, None) == document
 
 
 def test_what_shows_documents_imports_nothing_heavy() -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.deleting import delete_tree, remove_tree
-from kmodd.paths import Sysroot
+from kmodd.core.settings import SettingsSource
+from kmodd.core.sysroot import Sysroot
 from kmodd.reconcile.reconciler import Reconciler
-from kmodd.settings import SettingsSource
+from kmodd.system.deleting import delete_tree, remove_tree
 
 #: Makes directories in each other, more than a path may be long.
 DEEP = """

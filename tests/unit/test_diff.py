@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.build.diff import Outside, parse
+from kmodd.kbuild.diff import Outside, parse
 
 PLAIN = """\
 A fix.

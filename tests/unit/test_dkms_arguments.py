@@ -12,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.ctl.dkms import arguments, outcome, transaction
+from kmodd.core.sysroot import Sysroot
+from kmodd.ctl.dkms import arguments, outcome
+from kmodd.ctl.dkms import scriptlet as transaction
 from kmodd.ctl.dkms.arguments import Arguments, Refusal, parse
-from kmodd.paths import Sysroot
 
 HOLD = "import fcntl, sys; f = open(sys.argv[1], 'r+'); fcntl.lockf(f, fcntl.LOCK_EX); print(1, flush=True); input()"
 PAGE = (Path(__file__).resolve().parents[2] / "packaging/man/dkms.8").read_text()

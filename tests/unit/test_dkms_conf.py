@@ -12,15 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from worlds import K, settings_of
 
-from kmodd import tomlfile
+from kmodd.core import tomlfile
+from kmodd.core.errors import Problem
+from kmodd.core.model import Kernel
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.sysroot import Sysroot
 from kmodd.dkms import conf
 from kmodd.dkms.answer import LONGEST_VALUE, MOST_VALUES, Answer, parse
 from kmodd.dkms.conf import LARGEST_CONF, LONGEST_LINE, ConfReader, guess
 from kmodd.dkms.directives import _locate, interpret
-from kmodd.errors import Problem
-from kmodd.model import Kernel
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.paths import Sysroot
 
 MARK = "mark"
 KERNEL = Kernel(K)

@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import LIMIT
 
+from kmodd.core.errors import Problem
+from kmodd.core.model import Kernel
+from kmodd.core.recipe import DkmsObject, Recipe
 from kmodd.dkms.answer import Answer, parse
 from kmodd.dkms.conf import guess
 from kmodd.dkms.directives import interpret
 from kmodd.dkms.script import SCRIPT
-from kmodd.errors import Problem
-from kmodd.model import Kernel
-from kmodd.recipe import DkmsObject, Recipe
 
 RELEASE = "5.14.0-427.13.1.el9.x86_64"
 HEAD = 'PACKAGE_NAME="foo"\nPACKAGE_VERSION="1.2"\n'

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from problemcodes import compared, made
 
-from kmodd.errors import Problem
-from kmodd.problems import TRANSIENT
+from kmodd.core.errors import Problem
+from kmodd.core.problems import TRANSIENT
 
 
 def test_every_code_has_a_row_that_says_whether_it_is_transient() -> None:

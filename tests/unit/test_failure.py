@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.build.failure import HEAD, TAIL, explain, find_error, find_passing, first_error, read
+from kmodd.kbuild.failure import HEAD, TAIL, explain, find_error, find_passing, first_error, read
 
 GCC = """make: Entering directory '/usr/src/kernels/6.12.0-1'
   CC [M]  /build/source/v4l2loopback.o

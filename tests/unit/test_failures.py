@@ -16,16 +16,16 @@ import pytest
 from patience import LIMIT, until
 from worlds import K2, T, kernel, module, world
 
-from kmodd.actions import BuildModule, InstallModule
 from kmodd.control.client import Client
+from kmodd.core.actions import BuildModule, InstallModule
+from kmodd.core.errors import Problem
+from kmodd.core.model import Target
+from kmodd.core.settings import Settings, SettingsSource
+from kmodd.core.sysroot import Sysroot
 from kmodd.daemon import Daemon, failures
-from kmodd.daemon.failures import Failures
-from kmodd.errors import Problem
-from kmodd.model import Target
-from kmodd.paths import Sysroot
+from kmodd.daemon.failures import DaemonFailures
 from kmodd.reconcile.reconciler import Reconciler
 from kmodd.reconcile.steps import HOLD, Pass
-from kmodd.settings import Settings, SettingsSource
 
 ERRORS: list[Exception] = [
     OSError(errno.EMFILE, "Too many open files"),
@@ -101,11 +101,11 @@ def test_look_that_fails_is_told_once_and_repeated(
 
 
 def test_pauses_after_looks_that_fail_grow_and_end(capfd: pytest.CaptureFixture[str]) -> None:
-    found = Failures()
-    pauses = [found.look_failed(OSError(errno.EIO, "no"))[1] for _ in range(20)]
+    found = DaemonFailures()
+    pauses = [found.pass_failed(OSError(errno.EIO, "no"))[1] for _ in range(20)]
     assert pauses == sorted(pauses) and pauses[0] == failures.FIRST and pauses[-1] <= failures.LONGEST
-    found.look_succeeded()
-    assert found.look_failed(OSError(errno.EIO, "no"))[1] == failures.FIRST
+    found.pass_succeeded()
+    assert found.pass_failed(OSError(errno.EIO, "no"))[1] == failures.FIRST
 
 
 def test_callback_that_fails_is_told_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

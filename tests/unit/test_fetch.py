@@ -13,12 +13,12 @@ import pytest
 from patience import turns
 from worlds import K, T, settings_of
 
-from kmodd.actions import Wait
-from kmodd.fetch import fetch_words
-from kmodd.paths import Sysroot
-from kmodd.reconcile import fetching
-from kmodd.reconcile.fetching import Fetching
-from kmodd.remedy import Remedy, find_remedy
+from kmodd.core.actions import Wait
+from kmodd.core.remedy import Remedy, find_remedy
+from kmodd.core.sysroot import Sysroot
+from kmodd.deploy.fetch import fetch_words
+from kmodd.reconcile import remedies as fetching
+from kmodd.reconcile.remedies import Fetching
 
 GET_DEVEL, GET_SOURCE = Remedy("fetch-devel", K), Remedy("fetch-source", "kernel-6.1-1.src.rpm")
 #: Hints are for people: whatever they say, only the remedy is run.

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from kmodd import files
-from kmodd.errors import Problem
-from kmodd.model import Target
-from kmodd.paths import Sysroot
-from kmodd.store import Store
+from kmodd.core.errors import Problem
+from kmodd.core.model import Target
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.store import Store
+from kmodd.system import files
 
 
 def test_replace_makes_directories_and_sets_the_mode(tmp_path: Path) -> None:

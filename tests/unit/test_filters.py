@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.build.filters import FILTERS
+from kmodd.kbuild.filters import FILTERS
 
 GENERATOR = Path(__file__).resolve().parents[2] / "packaging/seccomp-filters"
 ALLOWED, KILLED = 0x7FFF0000, 0x80000000

@@ -11,13 +11,13 @@ from typing import Any, Optional
 import pytest
 from worlds import K2, MISSING, NOW, POLICY, K, T, broken, change, failed, kernel, module, parts, record, settled, world
 
+from kmodd.core.errors import Problem
+from kmodd.core.model import Fault, Snapshot, Target
+from kmodd.core.planner import judge, plan
+from kmodd.core.settings import Settings
+from kmodd.core.sysroot import Sysroot
 from kmodd.ctl import check, gate
-from kmodd.ctl.look import Look
-from kmodd.errors import Problem
-from kmodd.model import Fault, Snapshot, Target
-from kmodd.paths import Sysroot
-from kmodd.planner import judge, plan
-from kmodd.settings import Settings
+from kmodd.ctl.inprocess import Observed
 
 FAULT = {T: (Fault("object-shadowed", "another file would be loaded", "remove it"),)}
 OTHER = Target("other", K)
@@ -36,8 +36,8 @@ def with_other(snapshot: Snapshot, **tables: Any) -> Snapshot:
     )
 
 
-def seen(snapshot: Snapshot, holder: Optional[str] = "kmodd (pid 1)") -> Look:
-    return Look(
+def seen(snapshot: Snapshot, holder: Optional[str] = "kmodd (pid 1)") -> Observed:
+    return Observed(
         Sysroot(Path("/nowhere")), Settings(), snapshot, plan(snapshot, POLICY, NOW), judge(snapshot, POLICY, NOW),
         holder, NOW,
     )  # fmt: skip

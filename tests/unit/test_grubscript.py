@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from kmodd.grubscript import Loaded, Unclear, assignments, command_line, loaded, substitute
+from kmodd.core.grubscript import Loaded, Unclear, assignments, command_line, loaded, substitute
 
 VARIABLES = {"kernelopts": "root=/dev/sda ro", "tuned_params": "", "one": "1"}
 

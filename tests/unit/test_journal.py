@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import within_limit
 
-from kmodd.journal import MOST_PENDING, Journal, encode
+from kmodd.system.journal import MOST_PENDING, Journal, encode
 
 
 def decode(entry: bytes) -> dict[str, str]:

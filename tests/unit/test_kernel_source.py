@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from worlds import K, kernel, settings_of
 
-from kmodd.errors import Problem
-from kmodd.model import Kernel
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.paths import Sysroot
-from kmodd.reading import Reached
-from kmodd.sources.kernel import KernelSources, companions
-from kmodd.tomlfile import parse
+from kmodd.core.errors import Problem
+from kmodd.core.model import Kernel
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.sysroot import Sysroot
+from kmodd.core.tomlfile import parse
+from kmodd.sources.kernelsource import KernelSources, companions
+from kmodd.system.reading import Reached
 
 SRPM = "kernel-6.1.0-1.el9.src.rpm"
 OWNER = (os.getuid(), os.getgid())

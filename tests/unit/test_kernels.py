@@ -9,11 +9,11 @@ from typing import Any, Callable, Optional
 
 import pytest
 
-from kmodd.kernels import NEEDED, KernelReader, read_config
-from kmodd.model import Kernel
-from kmodd.moduleindex import MAGIC, identify, read_configuration, read_state
-from kmodd.paths import Sysroot
-from kmodd.record import Depmod
+from kmodd.core.model import Kernel
+from kmodd.core.record import Depmod
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.kernels import NEEDED, KernelReader, read_config
+from kmodd.system.moduleindex import MAGIC, identify, read_configuration, read_state
 
 R = "5.14.0-503.el9.x86_64"
 

@@ -7,13 +7,13 @@ from typing import Optional
 
 import pytest
 
+from kmodd.core.documents.status import status_document
+from kmodd.core.model import Judgement, Kernel, Loaded, Presence, Snapshot, Target, TargetState, Verdict
+from kmodd.core.record import BootRecord, InitRefusal, Installed, InstalledObject, TargetRecord
+from kmodd.core.sysroot import Sysroot
 from kmodd.ctl.load import find_refused
-from kmodd.model import Judgement, Kernel, Loaded, Presence, Snapshot, Target, TargetState, Verdict
-from kmodd.paths import Sysroot
+from kmodd.host.store import Store
 from kmodd.reconcile import installedprobe
-from kmodd.record import BootRecord, InitRefusal, Installed, InstalledObject, TargetRecord
-from kmodd.report import status_document
-from kmodd.store import Store
 
 SAID = """\
 Inserted module 'fine'

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.loaded import UNSEEN, Identity, LoadedReader, read_identity
-from kmodd.model import Loaded, Presence, Target
-from kmodd.paths import Sysroot
+from kmodd.core.model import Loaded, Presence, Target
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.loaded import UNSEEN, Identity, LoadedReader, read_identity
 
 T = Target("m", "6.1.0")
 HEADER = bytes.fromhex("040000001400000003000000474e5500")  # of the note: sizes, type, "GNU"
@@ -154,7 +154,7 @@ def test_interfaces_that_are_hidden_are_asked_of_another_unit(
         (tmp_path / "systemd-run").write_text(unit)
         (tmp_path / "systemd-run").chmod(0o755)
         monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path}:/usr/bin:/bin")
-        monkeypatch.setattr("kmodd.loaded.SYSTEMD_RUNS", tmp_path)
+        monkeypatch.setattr("kmodd.host.loaded.SYSTEMD_RUNS", tmp_path)
         monkeypatch.setattr("os.geteuid", lambda: 0)
     (item,) = asyncio.run(running.reader.complete(found, [T]))[T]
     assert item.interfaces == interfaces

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from worlds import module
 
-from kmodd.dropins import DropinFiles
-from kmodd.errors import Problem
-from kmodd.files import temporary_name
-from kmodd.loading import MARK, dropins
-from kmodd.model import Dropin
-from kmodd.paths import Sysroot
+from kmodd.core.dropincontent import MARK, dropins
+from kmodd.core.errors import Problem
+from kmodd.core.model import Dropin
+from kmodd.core.sysroot import Sysroot
+from kmodd.deploy.dropins import DropinFiles
+from kmodd.system.files import temporary_name
 
 HEADER = f"{MARK} for module m; do not edit, changes are overwritten.\n# Edit /etc/kmodd/modules.d/m.toml instead.\n"
 CASES: list[tuple[dict[str, Any], str, str]] = [

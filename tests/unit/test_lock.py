@@ -13,17 +13,17 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.errors import Problem
-from kmodd.lock import Lock
-from kmodd.model import Target
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.model import Target
+from kmodd.core.sysroot import Sysroot
+from kmodd.system.lock import Lock
 
 HOLDER = """
 import sys
 from pathlib import Path
-from kmodd.lock import Lock
-from kmodd.model import Target
-from kmodd.paths import Sysroot
+from kmodd.system.lock import Lock
+from kmodd.core.model import Target
+from kmodd.core.sysroot import Sysroot
 lock = Lock(Sysroot(Path(sys.argv[1])))
 lock.acquire("other")
 lock.tell([Target("m", "6.1")], "building")
@@ -111,8 +111,8 @@ def test_asking_takes_nothing_from_who_wants_the_lock(tmp_path: Path) -> None:
 UNPRIVILEGED = """
 import os, sys
 from pathlib import Path
-from kmodd.lock import Lock
-from kmodd.paths import Sysroot
+from kmodd.system.lock import Lock
+from kmodd.core.sysroot import Sysroot
 os.setgid(65534)
 os.setuid(65534)
 print(Lock(Sysroot(Path(sys.argv[1]))).holder())

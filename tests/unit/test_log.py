@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from test_journal import Receiver
 
-from kmodd.log import configure, get_logger
-from kmodd.messages import MESSAGE_IDS
+from kmodd.core.messages import MESSAGE_IDS
+from kmodd.system.log import configure, get_logger
 
 
 def written(level: str, journal: bool, monkeypatch: pytest.MonkeyPatch, to: str = "/nowhere") -> list[str]:
@@ -111,7 +111,7 @@ def test_journal_that_cannot_be_opened_is_no_error(monkeypatch: pytest.MonkeyPat
     def refuse(_path: str) -> None:
         raise OSError(24, "Too many open files")
 
-    monkeypatch.setattr("kmodd.log._open_journal", refuse)
+    monkeypatch.setattr("kmodd.system.log._open_journal", refuse)
     assert written("info", True, monkeypatch)[-1] == "<3>target failed reason=two\\nlines"
 
 

@@ -14,8 +14,8 @@ import pytest
 from nobody import as_nobody
 from worlds import change, record, settings_of
 
-from kmodd.model import BrokenFile, Fault, Kernel, Snapshot, Target
-from kmodd.paths import Sysroot
+from kmodd.core.model import BrokenFile, Fault, Kernel, Snapshot, Target
+from kmodd.core.sysroot import Sysroot
 from kmodd.reconcile.logkeeping import LogKeeper
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to others")

@@ -8,10 +8,10 @@ from typing import Optional
 import pytest
 from test_failure import GCC, HEADER, MODPOST
 
-from kmodd.build.failure import find_error
-from kmodd.build.logs import ENDING, LogReader, is_ended, new_name
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
+from kmodd.kbuild.failure import find_error
+from kmodd.kbuild.logfiles import ENDING, LogReader, is_ended, new_name
 
 ENDED = ENDING.format(outcome="failed", seconds=1.5) + "\n"
 

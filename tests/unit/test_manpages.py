@@ -14,20 +14,23 @@ from problemcodes import made
 from pydantic import BaseModel
 from worlds import BROKEN, NOW, POLICY, T, broken, failed, record, settled
 
-from kmodd import ctl, daemon, messages, modulefile, tomlfile
+from kmodd import ctl, daemon
 from kmodd.alert import metrics
-from kmodd.alert.command import make_item
-from kmodd.build.logs import LogReader
+from kmodd.alert.notifycommand import make_item
 from kmodd.control import codec, feed, interface, server
+from kmodd.core import messages, modulefile, tomlfile
+from kmodd.core.documents.explain import explain_document
+from kmodd.core.documents.status import status_document
+from kmodd.core.model import Judgement, Snapshot, Verdict
+from kmodd.core.planner import judge, plan
+from kmodd.core.problems import TRANSIENT
+from kmodd.core.record import FirstError
+from kmodd.core.report import Change, make_report
+from kmodd.core.settings import Settings
+from kmodd.core.sysroot import Sysroot
 from kmodd.daemon import methods as methods_of_daemon
 from kmodd.dkms import answer
-from kmodd.model import Judgement, Snapshot, Verdict
-from kmodd.paths import Sysroot
-from kmodd.planner import judge, plan
-from kmodd.problems import TRANSIENT
-from kmodd.record import FirstError
-from kmodd.report import Change, explain_document, make_report, status_document
-from kmodd.settings import Settings
+from kmodd.kbuild.logfiles import LogReader
 
 TOP = Path(__file__).resolve().parents[2]
 PAGES = sorted((TOP / "packaging/man").glob("*.[578]"))

@@ -9,14 +9,14 @@ from typing import Optional
 import pytest
 from worlds import K, T, kernel, module, settled
 
-from kmodd.actions import ReloadModule
-from kmodd.errors import Problem
-from kmodd.model import Loaded, Presence
-from kmodd.paths import Sysroot
-from kmodd.reconcile import memory
-from kmodd.reconcile.memory import MemoryWork
-from kmodd.record import Reload
-from kmodd.store import Store
+from kmodd.core.actions import ReloadModule
+from kmodd.core.errors import Problem
+from kmodd.core.model import Loaded, Presence
+from kmodd.core.record import Reload
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.store import Store
+from kmodd.reconcile import reload
+from kmodd.reconcile.reload import ReloadWork
 
 KILLED = "kill -KILL $$"
 UNSTARTED = "echo 'error while loading shared libraries: x.so' >&2; exit 127"
@@ -39,7 +39,7 @@ class Machine:
         (top / "root").mkdir()
         self.calls = top / "calls"
         monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{top / 'bin'}:/usr/bin:/bin")
-        monkeypatch.setattr(memory, "SYSTEMD_RUNS", top if detached else top / "none")
+        monkeypatch.setattr(reload, "SYSTEMD_RUNS", top if detached else top / "none")
         self.program("systemd-run", SYSTEMD_RUN)
         self.store = Store(Sysroot(top / "root"))
         for name in ("rmmod", "modprobe"):
@@ -65,7 +65,7 @@ class Machine:
             boot="b1",
         )
         try:
-            asyncio.run(MemoryWork(self.store).reload(ReloadModule(T, ("m",), "old", ()), snapshot))
+            asyncio.run(ReloadWork(self.store).reload(ReloadModule(T, ("m",), "old", ()), snapshot))
         except Problem as problem:
             return problem
         return None
@@ -94,9 +94,9 @@ def test_an_accident_is_no_failure_of_the_module(machine: Machine, program: str,
 
 
 def test_what_is_out_is_loaded_at_once_again_after_an_accident(machine: Machine) -> None:
-    machine.have("modprobe", f"[ $(grep -c modprobe {machine.calls}) -ge {memory.TRIES} ] || {KILLED}")
+    machine.have("modprobe", f"[ $(grep -c modprobe {machine.calls}) -ge {reload.TRIES} ] || {KILLED}")
     assert machine.reload() is None
-    assert machine.calls.read_text().split() == ["rmmod", *["modprobe"] * memory.TRIES]
+    assert machine.calls.read_text().split() == ["rmmod", *["modprobe"] * reload.TRIES]
     assert (machine.remembered().outcome, (machine.memory / "m").exists()) == ("succeeded", True)
 
 

@@ -30,10 +30,10 @@ from worlds import (
 from kmodd.alert import Alerts
 from kmodd.alert.metrics import HELP, _labels, render
 from kmodd.alert.motd import line
-from kmodd.model import Snapshot, Target, Verdict
-from kmodd.paths import Sysroot
-from kmodd.planner import judge
-from kmodd.report import Report, make_report
+from kmodd.core.model import Snapshot, Target, Verdict
+from kmodd.core.planner import judge
+from kmodd.core.report import Report, make_report
+from kmodd.core.sysroot import Sysroot
 
 WAITING = world(kernels=(kernel(build_tree=None, build_tree_fault=MISSING),))
 FAILED = world(records={T: record(built=None, installed=None, attempt=failed(failures=3))})

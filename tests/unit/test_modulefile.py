@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmodd.modulefile import NAME, Module, ModuleFile, canonical, seconds
-from kmodd.tomlfile import parse
+from kmodd.core.modulefile import NAME, Module, ModuleFile, canonical, seconds
+from kmodd.core.tomlfile import parse
 
 SOURCE = '[source]\npath = "/usr/src/m"\n'
 

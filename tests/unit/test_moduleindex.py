@@ -15,9 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from patience import wait_until
 
-from kmodd import moduleindex
-from kmodd.install import Installation
-from kmodd.moduleindex import (
+from kmodd.core.sysroot import Sysroot
+from kmodd.deploy.install import Installation
+from kmodd.system import moduleindex
+from kmodd.system.moduleindex import (
     CHILDREN,
     DEPMOD_OUTPUTS,
     HOLE,
@@ -31,8 +32,7 @@ from kmodd.moduleindex import (
     read_state,
     sync_outputs,
 )
-from kmodd.paths import Sysroot
-from kmodd.run import find_program
+from kmodd.system.run import find_program
 
 R = "6.1.0-1.el9.x86_64"
 INDEX = "modules.builtin.bin"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from patience import until
 
-from kmodd.notify import Notifier
+from kmodd.system.notify import Notifier
 
 
 def test_a_manager_that_does_not_listen_stops_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

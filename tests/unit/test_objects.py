@@ -10,16 +10,16 @@ import pytest
 from pydantic import ValidationError
 from worlds import NOW, POLICY, K, T, built, change, do, kernel, module, record, settled, world
 
-from kmodd.actions import InstallModule
-from kmodd.build.objects import check_name, find_objects
-from kmodd.errors import Problem
-from kmodd.model import Fault, Snapshot, Verdict
-from kmodd.modulefile import ModuleFile
-from kmodd.planner import judge
-from kmodd.recipe import DkmsObject
-from kmodd.report import status_document
+from kmodd.core.actions import InstallModule
+from kmodd.core.documents.status import status_document
+from kmodd.core.errors import Problem
+from kmodd.core.model import Fault, Snapshot, Verdict
+from kmodd.core.modulefile import ModuleFile
+from kmodd.core.planner import judge
+from kmodd.core.recipe import DkmsObject
+from kmodd.core.visible import visible
+from kmodd.kbuild.objects import check_name, find_objects
 from kmodd.sources.makefile import foresee
-from kmodd.visible import visible
 
 GOOD = ("a", "a-b", "a_b", "_a", "8021q", "snd-soc-x", 55 * "a")
 BAD = ("", " ", "a b", "a\nb", "a.b", "a+b", "a/b", "-a", "é", "a\udcff", "a\x1b[31m", "\u202ea", "$a", 56 * "a")

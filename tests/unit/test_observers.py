@@ -9,10 +9,10 @@ from typing import Optional
 import pytest
 from worlds import settled
 
+from kmodd.core.report import Report
+from kmodd.core.settings import Settings
+from kmodd.core.sysroot import Sysroot
 from kmodd.daemon import Daemon
-from kmodd.paths import Sysroot
-from kmodd.report import Report
-from kmodd.settings import Settings
 
 
 def test_observer_that_breaks_stops_neither_others_nor_the_daemon(

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from worlds import K, kernel
 
-from kmodd.build.overlay import Overlay, Part, without
-from kmodd.errors import Problem
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.paths import Sysroot
-from kmodd.tomlfile import parse
+from kmodd.core.errors import Problem
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.sysroot import Sysroot
+from kmodd.core.tomlfile import parse
+from kmodd.kbuild.overlay import Overlay, Part, without
 
 SYMVERS = """\
 0x00000001\tceph_create\tnet/ceph/libceph\tEXPORT_SYMBOL\t

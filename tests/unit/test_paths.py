@@ -10,8 +10,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
 
 
 @pytest.fixture

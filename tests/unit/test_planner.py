@@ -31,11 +31,11 @@ from worlds import (
     world,
 )
 
-from kmodd.actions import Action, InstallModule, RemoveModule, RunDepmod, Wait
-from kmodd.model import Fault, Judgement, Signer, Snapshot, Target, Verdict
-from kmodd.planner import install_inputs, judge
-from kmodd.record import Installed
-from kmodd.remedy import Remedy
+from kmodd.core.actions import Action, InstallModule, RemoveModule, RunDepmod, Wait
+from kmodd.core.model import Fault, Judgement, Signer, Snapshot, Target, Verdict
+from kmodd.core.planner import install_inputs, judge
+from kmodd.core.record import Installed
+from kmodd.core.remedy import Remedy
 
 
 def install(reason: str) -> list[Action]:

@@ -10,11 +10,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from worlds import INPUTS, MISSING, SIGNER, broken, built, change, failed, installed, kernel, module, parts, record
 
-from kmodd.actions import Action, BuildModule, InstallModule, RemoveDropin, RemoveModule, RunDepmod, Wait, WriteDropin
-from kmodd.loading import MARK
-from kmodd.model import Dropin, Policy, Signer, Snapshot, Target, Verdict
-from kmodd.planner import judge, plan
-from kmodd.record import Built, BuiltObject, Installed, InstalledObject, TargetRecord
+from kmodd.core.actions import (
+    Action,
+    BuildModule,
+    InstallModule,
+    RemoveDropin,
+    RemoveModule,
+    RunDepmod,
+    Wait,
+    WriteDropin,
+)
+from kmodd.core.dropincontent import MARK
+from kmodd.core.model import Dropin, Policy, Signer, Snapshot, Target, Verdict
+from kmodd.core.planner import judge, plan
+from kmodd.core.record import Built, BuiltObject, Installed, InstalledObject, TargetRecord
 
 NAMES = ("a", "b", "c", "d")
 RELEASES = ("6.1.0-1", "6.1.0-2", "6.12.0-1+debug")

@@ -32,12 +32,12 @@ from worlds import (
     world,
 )  # fmt: skip
 
-from kmodd.actions import BuildModule, InstallModule, RemoveDropin, RemoveModule, RunDepmod, Wait, WriteDropin
-from kmodd.loading import dropins, exactly
-from kmodd.model import Dropin, Fault, Judgement, Signer, Snapshot, Target, Verdict, fingerprint, worst
-from kmodd.planner import judge, judge_kernel
-from kmodd.recipe import Recipe
-from kmodd.record import Attempt
+from kmodd.core.actions import BuildModule, InstallModule, RemoveDropin, RemoveModule, RunDepmod, Wait, WriteDropin
+from kmodd.core.dropincontent import dropins, exactly
+from kmodd.core.model import Dropin, Fault, Judgement, Signer, Snapshot, Target, Verdict, fingerprint, worst
+from kmodd.core.planner import judge, judge_kernel
+from kmodd.core.recipe import Recipe
+from kmodd.core.record import Attempt
 
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 NO_DEVEL = kernel(build_tree=None, build_tree_fault=MISSING)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from worlds import NOW, POLICY, T, settled, world
 
-from kmodd.actions import Wait
-from kmodd.model import Fault, Snapshot, Unseen, Verdict
-from kmodd.planner import judge, plan
+from kmodd.core.actions import Wait
+from kmodd.core.model import Fault, Snapshot, Unseen, Verdict
+from kmodd.core.planner import judge, plan
 
 UNREAD = Unseen(Fault("look-interrupted", "m could not be looked at", ""), NOW + 60)
 UNCHECKED = Unseen(Fault("check-interrupted", "modprobe was killed", ""), NOW + 60)

@@ -7,7 +7,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kmodd.build.progress import CompiledFiles, estimate
+from kmodd.kbuild.progress import CompiledFiles, estimate
 
 LOG = b"""\
 make: Entering directory

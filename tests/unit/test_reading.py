@@ -12,15 +12,15 @@ import pytest
 from guarded import OWNER, leaked, make_guarded, own
 from worlds import kernel, module, settings_of
 
-from kmodd.config import read_settings
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
-from kmodd.reading import DEEPEST, MOST_BYTES, acting_as, reach
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.registry import RegistryReader
+from kmodd.host.settingsfile import read_settings
 from kmodd.reconcile.observe import make_observer
-from kmodd.registry import RegistryReader
 from kmodd.sources import DigestCache, SourceReader
 from kmodd.sources.symvers import copy as copy_symvers
 from kmodd.sources.symvers import symvers_identity
+from kmodd.system.reading import DEEPEST, MOST_BYTES, acting_as, reach
 
 TRUSTED = module(source={"path": "/usr/src/m", "trust_owner": True})
 
@@ -78,7 +78,7 @@ def test_what_was_replaced_since_it_was_reached_is_not_opened(tmp_path: Path) ->
 #: Opens a file with the rights of another user, in a process that has a group which may read it.
 MEMBER = """
 import os, sys
-from kmodd.reading import open_at
+from kmodd.system.reading import open_at
 os.setgroups([4004])
 try:
     open_at(os.open(sys.argv[1], os.O_PATH), "file", "file", (51234, 51234))

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kmodd.errors import Problem
-from kmodd.paths import Sysroot
-from kmodd.registry import LARGEST, Registry, RegistryReader, add, parse, remove
+from kmodd.core.errors import Problem
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.registry import LARGEST, Registry, RegistryReader, add, parse, remove
 
 ETC, USR = "etc/kmodd/modules.d", "usr/lib/kmodd/modules.d"
 SMALL = '[source]\npath = "/usr/src/m"\n'

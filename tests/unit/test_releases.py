@@ -15,28 +15,28 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from worlds import K2, NOW, POLICY, K, T, change, do, installed, kernel, module, record, settings_of, settled, world
 
-from kmodd.actions import RemoveDropin, RunDepmod, WriteDropin
 from kmodd.alert.metrics import render
-from kmodd.boot import BootReader
-from kmodd.build.ccoption import CompilerAnswers
-from kmodd.build.logs import LogReader
+from kmodd.core.actions import RemoveDropin, RunDepmod, WriteDropin
+from kmodd.core.dropincontent import MARK, dropins, exactly, kernels_of
+from kmodd.core.model import Dropin, Target
+from kmodd.core.planner import find_exclusion, judge
+from kmodd.core.record import KernelRecord
+from kmodd.core.remedy import Remedy
+from kmodd.core.report import make_report
+from kmodd.core.sysroot import Sysroot
 from kmodd.ctl.complete import print_names
 from kmodd.ctl.dkms.arguments import parse as arguments
+from kmodd.deploy.dropins import DropinFiles
+from kmodd.deploy.install import Installation, run_depmod
 from kmodd.dkms.answer import Answer
 from kmodd.dkms.directives import interpret
-from kmodd.dropins import DropinFiles
-from kmodd.install import Installation, run_depmod
-from kmodd.kernels import NEEDED, KernelReader
-from kmodd.loading import MARK, dropins, exactly, kernels_of
-from kmodd.model import Dropin, Target
-from kmodd.paths import Sysroot
-from kmodd.planner import find_exclusion, judge
+from kmodd.host.bootloader import BootReader
+from kmodd.host.kernels import NEEDED, KernelReader
+from kmodd.host.store import Store
+from kmodd.kbuild.ccoption import CompilerAnswers
+from kmodd.kbuild.logfiles import LogReader
 from kmodd.reconcile.logkeeping import LogKeeper
-from kmodd.record import KernelRecord
-from kmodd.remedy import Remedy
-from kmodd.report import make_report
 from kmodd.sources import SourceReader
-from kmodd.store import Store
 
 #: Those of EL, Debian, rpm's pre-releases and snapshots, self-built ones, and neighbours that are a part of another.
 RELEASES = (

@@ -8,15 +8,17 @@ from typing import Any, Optional
 import pytest
 from worlds import NOW, POLICY, K, T, build, change, do, installed, kernel, module, parts, record, settled, verdict
 
-from kmodd.actions import ReloadModule, Wait
+from kmodd.core.actions import ReloadModule, Wait
+from kmodd.core.documents.explain import explain_document
+from kmodd.core.documents.plan import plan_document
+from kmodd.core.documents.status import status_document
+from kmodd.core.model import Fault, Loaded, Presence, Snapshot, Target, Verdict
+from kmodd.core.modulefile import Module
+from kmodd.core.planner import judge, plan
+from kmodd.core.record import Reload, TargetRecord
+from kmodd.core.reloadplan import Note, find_notes, reload_inputs
 from kmodd.ctl.plan import sentence
 from kmodd.ctl.status import print_status
-from kmodd.model import Fault, Loaded, Presence, Snapshot, Target, Verdict
-from kmodd.modulefile import Module
-from kmodd.planner import judge, plan
-from kmodd.record import Reload, TargetRecord
-from kmodd.reloading import Note, find_notes, reload_inputs
-from kmodd.report import explain_document, plan_document, status_document
 
 STALE, CURRENT, ABSENT, UNKNOWN = Presence.STALE, Presence.CURRENT, Presence.ABSENT, Presence.UNKNOWN
 ASK = {"load": {"reload": "if-unused"}}

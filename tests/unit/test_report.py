@@ -25,9 +25,12 @@ from worlds import (
     world,
 )
 
-from kmodd.model import Judgement, Policy, Snapshot, Target, Verdict, fingerprint
-from kmodd.planner import judge, plan
-from kmodd.report import Change, Report, explain_document, make_report, plan_document, status_document, summary
+from kmodd.core.documents.explain import explain_document
+from kmodd.core.documents.plan import plan_document
+from kmodd.core.documents.status import status_document
+from kmodd.core.model import Judgement, Policy, Snapshot, Target, Verdict, fingerprint
+from kmodd.core.planner import judge, plan
+from kmodd.core.report import Change, Report, make_report, summary
 
 TARGET = {
     "module", "version", "required", "kernel", "verdict", "reason", "objects", "fingerprint", "last_attempt",

@@ -12,21 +12,21 @@ from pathlib import Path
 import pytest
 from worlds import K, T, installed, record
 
-from kmodd.build.logs import LogReader
-from kmodd.build.progress import estimate
 from kmodd.control.address import socket_of
-from kmodd.dropins import DropinFiles
-from kmodd.errors import Problem
-from kmodd.files import TEMPORARY
-from kmodd.install import Installation, run_depmod
-from kmodd.kernels import KernelReader, find_own
-from kmodd.loading import MARK
-from kmodd.lock import Lock
-from kmodd.model import Dropin
-from kmodd.paths import Sysroot
-from kmodd.record import KernelRecord
+from kmodd.core.dropincontent import MARK
+from kmodd.core.errors import Problem
+from kmodd.core.model import Dropin
+from kmodd.core.record import KernelRecord
+from kmodd.core.sysroot import Sysroot
+from kmodd.deploy.dropins import DropinFiles
+from kmodd.deploy.install import Installation, run_depmod
+from kmodd.host.kernels import KernelReader, find_own
+from kmodd.host.store import Store
+from kmodd.kbuild.logfiles import LogReader
+from kmodd.kbuild.progress import estimate
 from kmodd.sign import Keyring
-from kmodd.store import Store
+from kmodd.system.files import TEMPORARY
+from kmodd.system.lock import Lock
 from kmodd.verify.dependants import find_dependants
 from kmodd.verify.probe import Probe
 from kmodd.verify.symbols import find_symvers

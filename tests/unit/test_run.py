@@ -16,10 +16,10 @@ import pytest
 from patience import LIMIT, pause, until
 from processes import STUBBORN, cancel_many, find_children, nothing_left
 
-from kmodd import run as running
-from kmodd import spawn
-from kmodd.errors import Problem
-from kmodd.run import Finished, explain, find_accident, run
+from kmodd.core.errors import Problem
+from kmodd.system import run as running
+from kmodd.system import spawn
+from kmodd.system.run import Finished, explain, find_accident, run
 
 
 @pytest.fixture(params=["pidfd", "thread"])

@@ -6,7 +6,7 @@ from typing import Optional
 
 import pytest
 
-from kmodd.model import Demand, Fault
+from kmodd.core.model import Demand, Fault
 from kmodd.verify.signature import judge, read_refusal
 
 END = ":../crypto/cms/x.c:1:"

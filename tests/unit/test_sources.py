@@ -12,11 +12,11 @@ from typing import Any, Callable
 import pytest
 from worlds import module
 
-from kmodd.errors import Problem
-from kmodd.modulefile import Module
-from kmodd.paths import Sysroot
-from kmodd.reading import reach
+from kmodd.core.errors import Problem
+from kmodd.core.modulefile import Module
+from kmodd.core.sysroot import Sysroot
 from kmodd.sources import DigestCache, SourceReader
+from kmodd.system.reading import reach
 
 M = module()
 
@@ -192,9 +192,9 @@ def test_missing_source_and_a_file_in_its_place(top: Path) -> None:
 UNREADABLE = """
 import os, sys
 from pathlib import Path
-from kmodd.errors import Problem
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.paths import Sysroot
+from kmodd.core.errors import Problem
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.sysroot import Sysroot
 from kmodd.sources import SourceReader
 file = ModuleFile.model_validate({"source": {"path": "/m"}})
 root = Path(sys.argv[1])

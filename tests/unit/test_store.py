@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from worlds import K2, K, T, failed, record
 
-from kmodd.errors import Problem
-from kmodd.files import temporary_name
-from kmodd.model import Target
-from kmodd.paths import Sysroot
-from kmodd.record import Built, Depmod, KernelRecord, TargetRecord
-from kmodd.store import SYMVERS, Store
+from kmodd.core.errors import Problem
+from kmodd.core.model import Target
+from kmodd.core.record import Built, Depmod, KernelRecord, TargetRecord
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.store import SYMVERS, Store
+from kmodd.system.files import temporary_name
 
 PLACE = f"var/lib/kmodd/targets/{K}"
 

@@ -9,9 +9,9 @@ from typing import Optional
 import pytest
 from worlds import settings_of
 
-from kmodd.model import Demand, Fault, Kernel, Signer
-from kmodd.paths import Sysroot
-from kmodd.trust import TrustReader, read_identifiers
+from kmodd.core.model import Demand, Fault, Kernel, Signer
+from kmodd.core.sysroot import Sysroot
+from kmodd.host.trust import TrustReader, read_identifiers
 from kmodd.verify.signature import judge
 
 SECONDARY = """\

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from objects import Made
 
-from kmodd.model import Kernel
+from kmodd.core.model import Kernel
 from kmodd.verify import bootline, loader
 from kmodd.verify.names import Taken, check, read_taken
 

@@ -7,7 +7,7 @@ import subprocess
 
 import pytest
 
-from kmodd.versions import compare
+from kmodd.core.versions import compare
 
 CASES = [
     ("1.0", "1.0", 0), ("1.0", "1.1", -1), ("5.14.0-503.el9", "5.14.0-70.el9", 1), ("6.9", "6.12", -1),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from kmodd.build.objects import LARGEST_SYMVERS, UNSTRIPPED, Limits, check_sizes, find_files, read_symvers
-from kmodd.errors import Problem
+from kmodd.core.errors import Problem
+from kmodd.kbuild.objects import LARGEST_SYMVERS, UNSTRIPPED, Limits, check_sizes, find_files, read_symvers
 
 MIB = 1 << 20
 LIMITS = Limits(largest=100 * MIB, most=5)

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Optional
 
-from kmodd.actions import Action, BuildModule, InstallModule, RunDepmod
-from kmodd.model import (
+from kmodd.core.actions import Action, BuildModule, InstallModule, RunDepmod
+from kmodd.core.model import (
     BrokenFile,
     Check,
     Damage,
@@ -20,11 +20,11 @@ from kmodd.model import (
     Target,
     TargetState,
 )
-from kmodd.modulefile import Module, ModuleFile
-from kmodd.planner import judge, plan
-from kmodd.record import Attempt, Built, BuiltObject, Installed, InstalledObject, TargetRecord
-from kmodd.settings import Settings, SettingsSource
-from kmodd.tomlfile import parse
+from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.planner import judge, plan
+from kmodd.core.record import Attempt, Built, BuiltObject, Installed, InstalledObject, TargetRecord
+from kmodd.core.settings import Settings, SettingsSource
+from kmodd.core.tomlfile import parse
 
 K = "6.1.0-1.el9.x86_64"
 K2 = "6.1.0-2.el9.x86_64"

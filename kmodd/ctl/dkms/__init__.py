@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Optional
 
-from ...errors import Problem
+from ...core.errors import Problem
 from ..terminal import open_doors
 from .arguments import USAGE, Arguments, Refusal, parse
 
@@ -57,7 +57,7 @@ def _run(arguments: Arguments) -> int:
         raise Refusal(0, 'Unknown action specified: ""', usage=True)
     if arguments.action != "status" and os.geteuid() != 0:
         raise Refusal(1, "You must be root to use this command.")
-    from ...log import configure
+    from ...system.log import configure
     from .actions import Actions
 
     configure("critical")

@@ -13,17 +13,17 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
-from ...choosing import Document
-from ...deleting import remove_tree
-from ...dkms.places import is_adopted
-from ...errors import Problem
-from ...files import explained
-from ...modulefile import NAME, Module, ModuleFile, Source
+from ...core.documents.choosing import Document
+from ...core.errors import Problem
+from ...core.modulefile import NAME, Module, ModuleFile, Source
+from ...dkms.conffiles import is_adopted
+from ...system.deleting import remove_tree
+from ...system.files import explained
 from .arguments import Arguments, Refusal
+from .dkmstree import Tree
 from .outcome import LINES, bring_up, explained_by, look_at, tell
 from .scope import Scope
-from .transaction import SafeUpgrade
-from .tree import Tree
+from .scriptlet import SafeUpgrade
 
 
 class Actions:

@@ -10,13 +10,13 @@ import sys
 from argparse import Namespace
 from collections.abc import Collection
 
-from ...actions import Action
-from ...choosing import Document
-from ...model import Target
+from ...core.actions import Action
+from ...core.documents.choosing import Document
+from ...core.model import Target
 from ..applying import bring_up as bring_up_here
 from ..applying import repeatable
-from ..daemon import ask
-from ..look import Look, look
+from ..connection import ask
+from ..inprocess import Observed, observe
 from ..watch import sync_by_daemon
 from .arguments import Arguments, Refusal
 
@@ -36,9 +36,9 @@ LINES = {
 }
 
 
-def look_at(root: str) -> Look:
+def look_at(root: str) -> Observed:
     """Observe a root in this process."""
-    return look(Namespace(root=root))
+    return observe(Namespace(root=root))
 
 
 def bring_up(
@@ -66,7 +66,7 @@ def bring_up(
     return {Target(found["module"], found["kernel"]): found for found in document["targets"]}
 
 
-def _closure(seen: Look, module: str) -> set[str]:
+def _closure(seen: Observed, module: str) -> set[str]:
     """Return a module and all that it is built after."""
     found, pending = set(), {module}
     while pending:

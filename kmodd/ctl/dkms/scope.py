@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import platform
 
-from ...lock import Lock
-from ...paths import DKMS_SOURCES, Sysroot
-from ...recipe import DKMS_TREE
+from ...core.recipe import DKMS_TREE
+from ...core.sysroot import DKMS_SOURCES, Sysroot
+from ...system.lock import Lock
 from .arguments import Arguments, Refusal
-from .transaction import find_transaction
-from .tree import Tree
+from .dkmstree import Tree
+from .scriptlet import find_transaction
 
 #: The trees that options name, of which kmodd has no others.
 TREES = {"dkms_tree": DKMS_TREE, "source_tree": DKMS_SOURCES, "install_tree": "/lib/modules"}

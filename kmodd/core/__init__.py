@@ -1,0 +1,1 @@
+"""The types and the rules: pure, but for the settings and the places of a root."""

@@ -1,0 +1,348 @@
+"""From a snapshot to the actions that are due and the verdicts that hold. Pure: no I/O, no clock, no asyncio.
+
+The rules of a target are tried in order, cheapest first:
+ 1. a kernel that is gone, a module that is unregistered or excluded: what was installed is removed;
+ 2. what it depends on must be registered, without a cycle, and be built before it;
+ 3. without a build tree or the kernel's source RPM it waits, unless what is installed was built already;
+ 4. what failed with these very inputs is not tried again; what failed for a passing reason is, after a pause;
+ 5. built with other inputs, or never, or to be built again as was asked for: build;
+ 6. not installed as it was built, or signed by another key, or changed on disk: install;
+ 7. then whatever verify found wrong decides.
+What is ready and stale in memory is reloaded when nothing else is due for that kernel (reloading).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Optional, Union
+
+from ..actions import (
+    Action,
+    BuildModule,
+    InstallModule,
+    ReloadModule,
+    RemoveDropin,
+    RemoveModule,
+    RunDepmod,
+    Wait,
+    WriteDropin,
+)
+from ..dropincontent import dropins
+from ..model import UNREAD, UNSAFE, BrokenFile, Dropin, Fault, Judgement, Policy, Snapshot, Target, Verdict, worst
+from ..modulefile import canonical
+from ..record import TargetRecord
+from ..reloadplan import Reloading, find_refusal
+from .decisions import (
+    FIRST_KEY,
+    INPUT_WORDS,
+    Deciding,
+    Excluded,
+    Failed,
+    Settled,
+    Unknown,
+    in_tree_fault,
+    install_inputs,
+)
+from .exclusion import find_exclusion
+from .schedule import longest_first
+
+__all__ = (
+    "FIRST_KEY",
+    "INPUT_WORDS",
+    "RULES",
+    "find_exclusion",
+    "find_refusals",
+    "find_repeatable",
+    "install_inputs",
+    "judge",
+    "judge_kernel",
+    "plan",
+)
+
+#: The rules above, as the story of a target quotes them.
+RULES = {
+    1: "a module that is disabled, or that its rules exclude from a kernel, is not built for it",
+    2: "what a module depends on is built before it",
+    3: "without its source or the kernel's build tree it cannot be built; what is installed stays",
+    4: "what failed is not tried again with the same inputs, or after a pause where the failure may pass by itself; "
+    "kmoddctl rebuild tries it at once",
+    5: "what was never built, or with other inputs, or is asked for again, is built",
+    6: "what is not installed as it was built is installed",
+    7: "what the checks of the installed files find decides",
+}
+
+
+def plan(snapshot: Snapshot, policy: Policy, now: float) -> tuple[Action, ...]:
+    """Return what is due, in an order in which it can be applied. now: seconds since the epoch."""
+    return _Planning(snapshot, policy, now).actions()
+
+
+def judge(snapshot: Snapshot, policy: Policy, now: float) -> dict[Target, Judgement]:
+    """Return the verdict of every target of the kernels that are present."""
+    return _Planning(snapshot, policy, now).judgements()
+
+
+def judge_kernel(release: str, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> Judgement:
+    """Return the verdict of a kernel: the worst of its required modules."""
+    required = []
+    for target, judgement in sorted(judgements.items()):
+        module = snapshot.modules.get(target.module)
+        if target.kernel == release and (module is None or module.required):
+            reason = judgement.reason if judgement.verdict is Verdict.READY else f"{target.module}: {judgement.reason}"
+            required.append(Judgement(judgement.verdict, reason, judgement.problem, judgement.hint))
+    found = worst(required)
+    ready = sum(j.verdict is Verdict.READY for j in required)
+    if found.verdict is Verdict.READY and ready:
+        return Judgement(Verdict.READY, f"{ready} required module{'s' if ready > 1 else ''} ready")
+    return found
+
+
+def find_repeatable(snapshot: Snapshot, module: Optional[str], kernel: Optional[str]) -> list[Target]:
+    """Return what can be built again: a module whatever came of it, or, without a name, what failed."""
+    present = {found.release for found in snapshot.present()}
+    return [
+        target
+        for target, record in sorted(snapshot.records.items())
+        if target.module in snapshot.modules and target.kernel in present
+        if module in (None, target.module) and kernel in (None, target.kernel)
+        if record.attempt is not None and (module is not None or record.attempt.outcome == "failed")
+    ]
+
+
+def find_refusals(target: Target, snapshot: Snapshot) -> list[Fault]:
+    """Return why what is installed of a target would be refused if it were built anew."""
+    module, record = snapshot.modules.get(target.module), snapshot.of(target).record
+    if module is None or record is None or record.installed is None:
+        return []
+    installed = {canonical(item.name) for item in record.installed.objects}
+    return [in_tree_fault(item.name, module) for item in snapshot.unlisted(target) if canonical(item.name) in installed]
+
+
+class _Planning:
+    """One planning."""
+
+    def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
+        self.snapshot = snapshot
+        self.policy = policy
+        self.now = now
+        self.deciding = Deciding(snapshot, policy, now)
+        self.reloading = Reloading(snapshot, self._is_ready)
+
+    # -- what is asked for -----------------------------------------------------------------------------------------
+    def actions(self) -> tuple[Action, ...]:
+        decisions = [self.deciding.decide(target) for target in self._ordered()]
+        removals = self._removals()
+        builds = longest_first([d for d in decisions if isinstance(d, BuildModule)], self.snapshot)
+        installs = [d for d in decisions if isinstance(d, InstallModule)]
+        installs += [InstallModule(build.target, "once it is built") for build in builds]
+        files = self._dropins({action.target.module for action in installs})
+        waits = [d for d in decisions if isinstance(d, Wait)] + self._looks()
+        depmods, depmod_waits = self._depmods(installs, removals, files)
+        busy = {action.subject.kernel for action in (*builds, *installs, *removals, *depmods)}
+        reloads = [] if files else self._reloads(busy)
+        found: list[Action] = [*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits]
+        return tuple(sorted(found, key=lambda action: action.phase))
+
+    def _looks(self) -> list[Wait]:
+        """Return waits for what is looked at again, since it could not be."""
+        found = ((target, row.unseen or row.unchecked) for target, row in sorted(self.snapshot.targets.items()))
+        return [
+            Wait.of(target, seen.fault, seen.until)
+            for target, seen in found
+            if seen is not None
+            if not isinstance(self.deciding.decided.get(target, Excluded("")), Excluded)
+        ]
+
+    def judgements(self) -> dict[Target, Judgement]:
+        found = {target: self._judge(target) for target in self._ordered()}
+        for broken in self.snapshot.broken:
+            for kernel in self.snapshot.present():
+                found.update(self._judge_broken(broken, kernel.release))
+        return found
+
+    def _judge_broken(self, broken: BrokenFile, release: str) -> dict[Target, Judgement]:
+        """Judge the module of a file that cannot be taken: failed, but for what root had installed before others could
+        change the file.
+        """
+        fault = broken.fault
+        failed = Judgement.of(Verdict.WAITING if fault.problem == UNREAD else Verdict.FAILED, fault)
+        kept = {
+            target: self._judge_installed(target, f"installed; {fault.message}")
+            for target, record in self.snapshot.records.items()
+            if fault.problem == UNSAFE and target.kernel == release and record.module_file == broken.path
+            if record.installed and record.installed.objects and self.snapshot.of(target).damage is None
+        }
+        return kept or {Target(broken.name, release): failed}
+
+    # -- a target's verdict ----------------------------------------------------------------------------------------
+    def _judge(self, target: Target) -> Judgement:
+        decision = self.deciding.decide(target)
+        record = self.snapshot.of(target).record
+        kept = "; the previous build stays installed" if record and record.installed else ""
+        if self.snapshot.of(target).running:
+            return Judgement(Verdict.BUILDING, "is being built")
+        rule = decision.rule
+        if isinstance(decision, Excluded):
+            problem, hint = (decision.fault.problem, decision.fault.hint) if decision.fault else ("", "")
+            return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
+        if isinstance(decision, Unknown):
+            fault = decision.seen.fault
+            return Judgement.of(Verdict.WAITING, fault, rule)
+        if isinstance(decision, Failed):
+            fault = decision.fault
+            return Judgement.of(Verdict.FAILED, fault, rule, kept)
+        if isinstance(decision, Wait):
+            verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
+            return Judgement.of(verdict, decision.fault, rule, kept)
+        if isinstance(decision, BuildModule):
+            return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
+        if isinstance(decision, InstallModule):
+            usable = record and record.installed and self.snapshot.of(target).damage is None
+            if not usable or decision.urgent or self.snapshot.of(target).faults:
+                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
+            decision = Settled(f"installed, and will be again: {decision.reason}")
+        return self._judge_installed(target, decision.note)
+
+    def _judge_installed(self, target: Target, note: str) -> Judgement:
+        """Judge a target of which nothing is to be done, by what its kernel and verify say; note: of a ready one."""
+        kernel, row = self.snapshot.kernels[target.kernel], self.snapshot.of(target)
+        attempt = kernel.attempts.get(RunDepmod.kind)
+        if attempt is not None and attempt.outcome == "failed":
+            return Judgement.of(Verdict.FAILED, attempt.fault, 7)
+        if kernel.depmod_stale:
+            return Judgement(Verdict.BUILDING, f"depmod is to run: {kernel.depmod_stale}", rule=7)
+        for fault in row.faults:
+            return Judgement.of(Verdict.BLOCKED, fault, 7)
+        if row.unchecked is not None:
+            fault = row.unchecked.fault
+            return Judgement.of(Verdict.WAITING, fault, 7)
+        refusal = find_refusal(target, self.snapshot)
+        if refusal is not None:
+            return Judgement.of(Verdict.BLOCKED, refusal, 7)
+        return Judgement(Verdict.READY, note or "built, installed and checked", rule=7)
+
+    def _is_ready(self, target: Target) -> bool:
+        return target.module in self.snapshot.modules and self._judge(target).verdict is Verdict.READY
+
+    # -- whole modules and kernels ---------------------------------------------------------------------------------
+    def _ordered(self) -> list[Target]:
+        """Return all targets, dependencies first."""
+        done: dict[str, None] = {}
+
+        def visit(name: str, trail: frozenset[str]) -> None:
+            if name in done or name in trail or name not in self.snapshot.modules:
+                return
+            for dependency in needed[name]:
+                visit(dependency, trail | {name})
+            done[name] = None
+
+        kernels = [kernel.release for kernel in self.snapshot.present()]
+        needed = {
+            name: sorted({d for release in kernels for d in self.snapshot.depends(Target(name, release))})
+            for name in self.snapshot.modules
+        }
+        for name in sorted(self.snapshot.modules):
+            visit(name, frozenset())
+        return [Target(name, release) for release in kernels for name in done]
+
+    def _protected(self, module: str, record: Optional[TargetRecord]) -> bool:
+        """Tell whether a module's file is broken, so that nothing of it may go."""
+        file = record.module_file if record else ""
+        return any(b.whole or b.name == module or (file and file == b.path) for b in self.snapshot.broken)
+
+    def _removals(self) -> list[RemoveModule]:
+        removals = []
+        skipped = {item.name for item in self.snapshot.skipped}  # may be a kernel all the same
+        for target, record in sorted(self.snapshot.records.items()):
+            kernel, module = self.snapshot.kernels.get(target.kernel), self.snapshot.modules.get(target.module)
+            if target.kernel in skipped:
+                continue
+            if kernel is None or not kernel.present:
+                removals.append(RemoveModule(target, "the kernel was removed"))
+            elif module is None:
+                if not self._protected(target.module, record):
+                    removals.append(RemoveModule(target, "the module is no longer registered"))
+            elif record.built or record.installed:
+                decision = self.deciding.decide(target)
+                if isinstance(decision, Excluded) and decision.fault is None:
+                    removals.append(RemoveModule(target, decision.reason))
+        return removals
+
+    def _dropins(self, installing: set[str]) -> list[Union[WriteDropin, RemoveDropin]]:
+        wanted: dict[tuple[str, str], Dropin] = {}
+        for name, module in sorted(self.snapshot.modules.items()):
+            overrides: dict[str, set[str]] = {}
+            installed = name in installing
+            for kernel in self.snapshot.present():
+                target = Target(name, kernel.release)
+                record = self.snapshot.of(target).record
+                if record is None or not record.built or isinstance(self.deciding.decide(target), Excluded):
+                    continue
+                installed = installed or record.installed is not None
+                if isinstance(self.deciding.decide(target), Failed) and record.installed is None:
+                    continue
+                shadowed = {o.name for o in self.snapshot.of(target).wanted if canonical(o.name) in kernel.in_tree}
+                if shadowed:
+                    overrides[kernel.release] = shadowed
+            if installed and module.enabled:
+                wanted.update({(d.kind, d.module): d for d in dropins(module, overrides)})
+        actions: list[Union[WriteDropin, RemoveDropin]] = []
+        there = {(d.kind, d.module): d for d in self.snapshot.dropins}
+        for key, dropin in there.items():
+            if key not in wanted and not self._protected(dropin.module, None):
+                if any(r.module_file in {b.path for b in self.snapshot.broken}
+                       for t, r in self.snapshot.records.items() if t.module == dropin.module):  # fmt: skip
+                    continue
+                actions.append(RemoveDropin(dropin, "no longer wanted"))
+        for key, dropin in wanted.items():
+            if key not in there:
+                actions.append(WriteDropin(dropin, "is missing"))
+            elif there[key] != dropin:
+                actions.append(WriteDropin(dropin, "says something else"))
+        return actions
+
+    def _depmods(
+        self,
+        installs: list[InstallModule],
+        removals: list[RemoveModule],
+        files: list[Union[WriteDropin, RemoveDropin]],
+    ) -> tuple[list[RunDepmod], list[Wait]]:
+        depmods, waits = [], []
+        for kernel in self.snapshot.present():
+            release = kernel.release
+            reason = ""
+            if any(a.target.kernel == release for a in installs):
+                reason = "objects are installed"
+            elif any(a.target.kernel == release for a in removals):
+                reason = "objects are removed"
+            elif any(a.dropin.kernels is None or release in a.dropin.kernels for a in files):
+                reason = "overrides change"
+            elif kernel.depmod_stale and any(
+                t.kernel == release and r.installed for t, r in self.snapshot.records.items()
+            ):
+                reason = kernel.depmod_stale
+            attempt = kernel.attempts.get(RunDepmod.kind)
+            if attempt is not None and attempt.outcome == "failed":
+                until = self.deciding.until(attempt)
+                if self.now < until:
+                    waits += [
+                        Wait.of(target, attempt.fault, until)
+                        for target, decision in sorted(self.deciding.decided.items())
+                        if target.kernel == release and isinstance(decision, Settled)
+                    ]
+                    continue
+                reason = reason or "the last one failed"
+            if reason:
+                depmods.append(RunDepmod(release, reason))
+        return depmods, waits
+
+    def _reloads(self, busy: set[str]) -> list[Union[ReloadModule, Wait]]:
+        """Return what is to be reloaded, and waits for what is in use: nothing tells when it no longer is."""
+        hint, until = "it is reloaded once it is unused", self.now + self.policy.retry_longest
+        waits = [
+            Wait(target, f"is not reloaded: {obstacle.reason}", "module-in-use", hint, until)
+            for target, obstacle in self.reloading.obstacles().items()
+            if obstacle.passing
+        ]
+        found: list[Union[ReloadModule, Wait]] = [*self.reloading.actions(), *waits]
+        return [action for action in found if action.target.kernel not in busy]

@@ -1,0 +1,81 @@
+"""The documents that commands show (report), and what they mean for the exit code.
+
+Imports nothing heavy: what observes the root is imported where it is needed. Must not: render.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+from collections.abc import Iterable
+from typing import Any
+
+from ..core.documents.choosing import Document, check_names, choose
+from ..core.errors import Problem
+from . import DONE, FAILED, NOT_READY, terminal
+from .connection import ask
+
+
+def read_status(options: argparse.Namespace) -> Document:
+    """Return a root's status: the running daemon's, but for verify, which reads the root itself. Raises Problem."""
+    found = ask(options.root, "Status") if options.command != "verify" else None
+    if found is not None:
+        return found
+    from .inprocess import observe
+
+    return observe(options).status()
+
+
+def read_verification(options: argparse.Namespace) -> Document:
+    """Return the checks of the targets that options.module and options.kernel choose, made anew. Raises Problem."""
+    from .inprocess import observe
+
+    seen = observe(options, anew=True)
+    check_names(seen.status(), options.module, options.kernel)
+    document = seen.verification()
+    return {**document, "targets": choose({**seen.status(), **document}, options.module, options.kernel)["targets"]}
+
+
+def forget(root: str) -> None:
+    """Have the running daemon, if any, make all checks anew, too, so that status says what was found."""
+    with contextlib.suppress(Problem):  # only root may ask the daemon for it; anybody may verify
+        ask(root, "Verify")
+
+
+def read_plan(options: argparse.Namespace) -> Document:
+    """Return the plan of a root. Raises Problem."""
+    found = ask(options.root, "Plan")
+    if found is not None:
+        return found
+    from .inprocess import observe
+
+    return observe(options).plan()
+
+
+def read_story(options: argparse.Namespace) -> Document:
+    """Return the story of options.module, on options.kernel or on all. Raises Problem."""
+    found = ask(options.root, "Explain", module=options.module, kernel=options.kernel)
+    if found is not None:
+        return found
+    from .inprocess import observe
+
+    seen = observe(options)
+    check_names(seen.status(), options.module, options.kernel)
+    return seen.story(options.module, options.kernel)
+
+
+def clean(document: Any) -> Any:
+    """Return a document whose texts can be put on a terminal."""
+    if isinstance(document, str):
+        return terminal.clean(document)
+    if isinstance(document, dict):
+        return {key: clean(value) for key, value in document.items()}
+    return [clean(value) for value in document] if isinstance(document, list) else document
+
+
+def exit_code(targets: Iterable[Document], of_module: bool) -> int:
+    """Return the exit code that targets mean: the required ones, or all where a module was asked for."""
+    verdicts = {target["verdict"] for target in targets if of_module or target["required"]}
+    if "failed" in verdicts:
+        return FAILED
+    return NOT_READY if verdicts & {"blocked", "waiting", "building"} else DONE
