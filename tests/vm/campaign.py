@@ -201,7 +201,8 @@ class Campaign:
             path = self.server.object(case.name, case.release)
             same = (f"/{path.relative_to(self.server.root)}".replace("/usr/lib/modules", "/lib/modules"), _sha256(path))
             ours = (outcome.file.replace("/usr/lib/modules", "/lib/modules"), outcome.digest) == same
-            said = srcversion(case.kind.name, case.number)  # where nothing is live, what is newest may be a provider
+            said = "" if case.fault.nameless else srcversion(case.kind.name, case.number)
+            # where nothing is live, what is newest may be a provider
             ours = ours and outcome.srcversion in ((said,) if outcome.live else (said, ""))
             kernel = LOADS if ours and not case.fault.foreign else OTHER
         return Row(case, told, reason, outcome, kernel)

@@ -163,7 +163,8 @@ class Fault:
     words: of the kernel's command line; alone: nothing else may stand there. loader: how the command line is given.
     first: modules that are loaded before. foreign: the object is none of kmodd's any more, so that kmodd blocks it even
     where a kernel loads it. owns: it changes the kernel's own module that the kind needs, for everybody. risky: the
-    kernel may not survive it: a boot of its own. late: depmod may not survive it, and has run before.
+    kernel may not survive it: a boot of its own. late: depmod may not survive it, and has run before. nameless: the
+    kernel finds no srcversion in the object, so that its file alone tells which one is live.
     """
 
     klass: str
@@ -182,6 +183,7 @@ class Fault:
     owns: bool = False
     risky: bool = False
     late: bool = False
+    nameless: bool = False
     releases: tuple[int, ...] = field(default=(0, 1, 2, 3, 4))
 
     @property

@@ -294,7 +294,7 @@ FAULTS = (
     Fault("D14", "this_module under another name", lose_section(THIS_MODULE), late=True),
     Fault("D14", "this_module of another size", edit(resize_this_module), late=True),
     Fault("D14", "empty name inside", edit(empty_name), late=True),
-    Fault("D14", "modinfo under another name", lose_section(".modinfo"), late=True),
+    Fault("D14", "modinfo under another name", lose_section(".modinfo"), late=True, nameless=True),
     Fault("D14", "relocation of an unknown type", edit(strange_type), late=True),
     Fault("D14", "relocation that overflows", edit(overflow),
           of("plain", "consumer", "machine", "chardev", "pcidriver"), late=True),
