@@ -22,6 +22,7 @@ from ..sources.makefile import Foreseen, foresee
 from ..system.files import digest_file, explained, replace_file
 from . import DONE
 from .inprocess import Observed, observe
+from .parser import Command, add_dry_run, add_module
 
 ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
 
@@ -161,3 +162,25 @@ def _said(options: argparse.Namespace, text: str, seen: Observed, quiet: bool = 
     print(text)
     if not quiet and seen.holder is None:
         print("kmodd is not running; apply it with: kmoddctl sync")
+
+
+def _add_source(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="the source directory or archive")
+    parser.add_argument("--name", help="default: the directory's name without its version")
+    parser.add_argument("--version", default="", dest="module_version", help="free text, shown in status")
+    parser.add_argument("--at-boot", action="append", default=[], metavar="OBJECT", help="load it at boot")
+    parser.add_argument("--optional", action="store_true", help="a kernel is ready without it, too")
+    add_dry_run(parser)
+
+
+def _add_module(parser: argparse.ArgumentParser) -> None:
+    add_module(parser)
+    add_dry_run(parser)
+
+
+COMMANDS = {
+    "add": Command(_add_source, run_add),
+    "remove": Command(_add_module, run_remove),
+    "enable": Command(_add_module, run_enable),
+    "disable": Command(_add_module, run_disable),
+}

@@ -17,6 +17,7 @@ from ..core.planner import find_refusals
 from ..watch.transaction import transaction_holder
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
+from .parser import Command, add_choice_of_kernel
 from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -117,3 +118,11 @@ def as_json(answer: Answer) -> str:
     """Return the same as JSON."""
     document = {"schema": 1, "state": WORDS[answer.state], "exit": answer.state, "text": answer.text}
     return json.dumps({**document, "counts": answer.counts, "details": answer.details}, indent=1)
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    group = add_choice_of_kernel(parser)
+    group.add_argument("--all", action="store_true", help="every kernel, each as if it booted next")
+
+
+COMMANDS = {"check": Command(_add_arguments, run_check)}

@@ -15,6 +15,7 @@ from ..reconcile.observe import make_observer
 from ..system.log import configure
 from . import DONE, FAILED, terminal
 from .diagnosis import Finding, Host, machine, modules
+from .parser import Command, add_nothing
 
 LEVELS = ("fail", "warning", "ok")
 COLUMN = max(map(len, LEVELS)) + 2
@@ -56,3 +57,6 @@ def _line(finding: Finding) -> str:
     wrapped = terminal.wrap(f"{finding.level:<{COLUMN}}", terminal.clean(f"{finding.check}: {finding.text}"))
     text = terminal.paint(finding.level, finding.level) + wrapped[len(finding.level) :]
     return f"{text}\n    → {terminal.clean(finding.fix)}" if finding.fix else text
+
+
+COMMANDS = {"doctor": Command(add_nothing, run_doctor)}

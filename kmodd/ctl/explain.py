@@ -9,6 +9,7 @@ from typing import Any, Optional
 from ..core.documents.choosing import Document
 from . import terminal
 from .answers import clean, exit_code, read_story
+from .parser import Command, add_target
 from .plan import sentence
 from .status import attempt_text, marks
 from .terminal import paint
@@ -128,3 +129,6 @@ def _next(target: Document) -> list[str]:
     elif awaits and target["verdict"] != "excluded":
         lines.append(_row("waits for", awaits["event"]))
     return lines
+
+
+COMMANDS = {"explain": Command(add_target, run_explain)}

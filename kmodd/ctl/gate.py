@@ -28,6 +28,7 @@ from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
 from .connection import PATIENCE, connect
 from .inprocess import Observed, observe
+from .parser import Command, add_choice_of_kernel
 from .terminal import clean
 
 PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
@@ -232,3 +233,11 @@ def _document(finding: Finding, waited: float) -> dict[str, Any]:
             for t, j in finding.lacking
         ],
     }
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_choice_of_kernel(parser)
+    parser.add_argument("--wait", metavar="SPAN", help="wait for so long, such as 30min")
+
+
+COMMANDS = {"gate": Command(_add_arguments, run_gate)}

@@ -22,6 +22,7 @@ from ..system.log import configure
 from . import DONE, FAILED
 from .copies import print_moves, put_aside, put_back
 from .inprocess import Observed, observe
+from .parser import Command, add_dry_run
 
 
 @dataclass(frozen=True)
@@ -201,3 +202,17 @@ def _document(one: Import) -> dict[str, object]:
         "printed": one.said,
         "error": fault,
     }
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("tool", choices=["dkms"], help="whose modules")
+    parser.add_argument("places", nargs="*", metavar="PATH|NAME[/VERSION]", help="sources with a dkms.conf")
+    parser.add_argument("--all", action="store_true", help="every one in /usr/src and /var/lib/dkms")
+    copies = parser.add_mutually_exclusive_group()
+    copies.add_argument("--remove-copies", action="store_true", help="put aside what DKMS itself installed")
+    copies.add_argument("--restore-copies", action="store_true", help="put that back")
+    parser.add_argument("--ignore-hooks", action="store_true", help="take them without their install scripts")
+    add_dry_run(parser)
+
+
+COMMANDS = {"import": Command(_add_arguments, run_import)}

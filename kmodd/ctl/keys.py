@@ -7,8 +7,9 @@ import asyncio
 import getpass
 import json
 import sys
+from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from ..core.errors import Problem
 from ..core.model import Snapshot
@@ -25,12 +26,14 @@ from ..system.lock import Lock
 from ..system.log import configure
 from . import DONE, FAILED, NOT_READY
 from .inprocess import Observed, observe
+from .parser import AddArguments, Command, Parser, add_command, add_dry_run, add_nothing
 
 
 class Keys:
     """What the verbs work with."""
 
-    def __init__(self, options: argparse.Namespace) -> None:
+    def __init__(self, options: argparse.Namespace, observes: bool) -> None:
+        """observes: whether the root's snapshot is needed."""
         configure("error")
         self.options = options
         self.sysroot = Sysroot.at(options.root)
@@ -38,7 +41,7 @@ class Keys:
         self.keyring: Keyring = open_keyring(self.sysroot, self.settings)
         self.maker = KeyMaker(self.keyring)
         self.trust = TrustReader(self.sysroot, SettingsSource(self.settings))
-        self.seen: Optional[Observed] = observe(options) if options.verb in ("status", "rotate") else None
+        self.seen: Optional[Observed] = observe(options) if observes else None
 
     @property
     def snapshot(self) -> Snapshot:
@@ -75,16 +78,8 @@ class Keys:
 
 def run_key(options: argparse.Namespace) -> int:
     """kmoddctl key VERB"""
-    verbs = {
-        "generate": _generate,
-        "import": _import,
-        "show": _show,
-        "status": _status,
-        "enroll": _enroll,
-        "rotate": _rotate,
-    }
-    keys = Keys(options)
-    return asyncio.run(verbs[options.verb](keys))
+    verb = VERBS[options.verb]
+    return asyncio.run(verb.run(Keys(options, verb.observes)))
 
 
 async def _show(keys: Keys) -> int:
@@ -279,3 +274,67 @@ def _enforcing(keys: Keys) -> str:
     """Return a kernel that refuses modules of a key that it does not trust, "" where none does."""
     kernels = keys.snapshot.kernels
     return next((r for r, kernel in sorted(kernels.items()) if kernel.present and keys.trust.enforcement(kernel)), "")
+
+
+# -- arguments -------------------------------------------------------------------------------------------------------
+class Verb(NamedTuple):
+    """observes: whether it needs the root's snapshot."""
+
+    help: str
+    add_arguments: AddArguments
+    run: Callable[[Keys], Coroutine[Any, Any, int]]
+    observes: bool = False
+
+
+def _add_verbs(parser: argparse.ArgumentParser) -> None:
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", required=True, parser_class=Parser)
+    for name, verb in VERBS.items():
+        add_command(verbs, name, verb.help, verb.add_arguments)
+
+
+def _add_algorithm(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--algorithm", choices=["rsa", "ecdsa"], help="default: kmodd.toml's, else rsa")
+
+
+def _add_pair(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("paths", nargs="*", metavar="KEY CERTIFICATE", help="absolute paths of a pair to copy")
+    parser.add_argument("--from", dest="source", choices=["dkms", "akmods"], help="copy that tool's pair")
+
+
+def _add_generate(parser: argparse.ArgumentParser) -> None:
+    _add_algorithm(parser)
+    add_dry_run(parser)
+
+
+def _add_import(parser: argparse.ArgumentParser) -> None:
+    _add_pair(parser)
+    parser.add_argument("--undo", action="store_true", help="delete the copy again; the original stays")
+    add_dry_run(parser)
+
+
+def _add_enroll(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--password-file", metavar="FILE", help="its first line is the one-time password")
+    parser.add_argument("--root-password", action="store_true", help="root's password is the one-time password")
+    add_dry_run(parser)
+
+
+def _add_rotate(parser: argparse.ArgumentParser) -> None:
+    _add_algorithm(parser)
+    _add_pair(parser)
+    parser.add_argument("--now", action="store_true", help="do not wait until the firmware trusts the new key")
+    parser.add_argument("--abort", action="store_true", help="drop a new key that waits for its enrolment")
+    add_dry_run(parser)
+
+
+VERBS = {
+    "generate": Verb("make the first key", _add_generate, _generate),
+    "import": Verb("take over the key of DKMS, akmods or any other as the first key", _add_import, _import),
+    "show": Verb("show what is in the certificate", add_nothing, _show),
+    "status": Verb("show which kernels trust the key, and what is signed by it", add_nothing, _status, observes=True),
+    "enroll": Verb("ask the firmware of this machine to trust the key (MOK)", _add_enroll, _enroll),
+    "rotate": Verb(
+        "replace the key by a new one and sign everything anew, without building", _add_rotate, _rotate, observes=True
+    ),
+}
+
+COMMANDS = {"key": Command(_add_verbs, run_key)}

@@ -21,6 +21,7 @@ from ..host.store import Store
 from ..system.files import explained
 from ..system.run import find_accident, run
 from . import DONE, FAILED
+from .parser import Command, add_nothing
 
 #: What systemd says of a module whose load ended with ENODEV; versions differ in one word.
 NO_DEVICE = re.compile(r"Failed to insert (?:module )?'([^']+)': No such device$", re.MULTILINE)
@@ -57,3 +58,6 @@ def run_load(options: argparse.Namespace) -> int:
     with explained("storing what modules said at boot"):
         store.write_boot(BootRecord(kernel=release, refused=tuple(found)))
     return DONE if done.status == 0 else FAILED
+
+
+COMMANDS = {"load": Command(add_nothing, run_load)}

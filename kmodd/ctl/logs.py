@@ -19,6 +19,7 @@ from ..core.sysroot import Sysroot
 from ..kbuild.logfiles import LogReader, is_ended, permitted
 from . import DONE, terminal
 from .answers import read_status
+from .parser import Command, add_target
 
 PAUSE = 0.2  # seconds between two readings of a log that grows
 PATIENCE = 5.0  # seconds without growth until it is checked whether a build runs
@@ -122,3 +123,14 @@ def _is_busy(sysroot: Sysroot) -> bool:
     from ..system.lock import Lock
 
     return Lock(sysroot).holder() is not None
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    add_target(parser)
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--list", action="store_true", help="list the attempts whose logs are kept")
+    which.add_argument("--attempt", metavar="N", help="one that --list shows; default: 1, the last")
+    which.add_argument("--follow", action="store_true", help="print on while the build runs")
+
+
+COMMANDS = {"logs": Command(_add_arguments, run_logs)}

@@ -11,6 +11,7 @@ from typing import Any
 from ..core.documents.choosing import Document
 from . import DONE
 from .answers import clean, read_plan
+from .parser import Command, add_nothing
 
 
 def _of_target(action: dict[str, Any]) -> str:
@@ -58,3 +59,6 @@ def sentence(action: dict[str, Any]) -> str:
     kind = action["kind"]
     hint = f" → {action['hint']}" if action.get("hint") else ""
     return f"{kind:<8} {SUBJECTS[kind](action)}: {action['reason']}{hint}"
+
+
+COMMANDS = {"plan": Command(add_nothing, run_plan)}

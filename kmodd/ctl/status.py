@@ -13,6 +13,7 @@ from typing import Any
 from ..core.documents.choosing import Document, check_names, choose
 from . import terminal
 from .answers import clean, exit_code, read_status
+from .parser import Command, add_optional_target
 from .terminal import paint
 
 WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
@@ -222,3 +223,6 @@ def attempt_text(attempt: dict[str, Any]) -> str:
     """Return an attempt as a phrase, such as "build failed 2026-11-21 10:20:12, took 12.3 s"."""
     took = terminal.span(attempt["ended"] - attempt["began"])
     return f"{attempt['stage']} {attempt['outcome']} {terminal.moment(attempt['ended'])}, took {took}"
+
+
+COMMANDS = {"status": Command(add_optional_target, run_status)}

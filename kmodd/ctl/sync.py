@@ -13,6 +13,7 @@ from ..core.errors import Problem
 from . import DONE
 from .answers import exit_code
 from .connection import ask
+from .parser import Command, add_dry_run, add_optional_target
 from .plan import print_plan
 from .status import print_status
 from .watch import sync_by_daemon
@@ -69,3 +70,16 @@ def _show(options: argparse.Namespace, document: Document) -> int:
     chosen = choose(document, options.module, options.kernel)
     print_status(chosen, options.module is not None, options.json)
     return exit_code(chosen["targets"], options.module is not None)
+
+
+def _add_sync(parser: argparse.ArgumentParser) -> None:
+    add_dry_run(parser)
+    parser.add_argument("--verbose", action="store_true", help="log what is done")
+
+
+def _add_rebuild(parser: argparse.ArgumentParser) -> None:
+    add_optional_target(parser)
+    _add_sync(parser)
+
+
+COMMANDS = {"sync": Command(_add_sync, run_sync), "rebuild": Command(_add_rebuild, run_rebuild)}

@@ -8,6 +8,7 @@ import json
 from ..core.documents.choosing import Document
 from . import terminal
 from .answers import exit_code, forget, read_verification
+from .parser import Command, add_optional_target
 from .terminal import paint
 
 #: What is printed for an outcome, in the colour of a verdict.
@@ -66,3 +67,6 @@ def _summary(document: Document) -> str:
         "interrupted": "interrupted",
     }
     return f"{len(checks)} checks: " + ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)
+
+
+COMMANDS = {"verify": Command(add_optional_target, run_verify)}

@@ -17,6 +17,7 @@ from ..control.client import Client
 from ..core.errors import Problem
 from . import DONE
 from .connection import connect
+from .parser import Command, add_nothing
 from .terminal import clean, clip, paint, span, steer, width
 
 TICK = 1.0  # seconds between two drawings of what only grows older
@@ -155,3 +156,6 @@ def run_reload(options: argparse.Namespace) -> int:
         client.call("Reload")
     print(json.dumps({"schema": 1, "done": "reload"}) if options.json else "kmodd takes over its settings")
     return DONE
+
+
+COMMANDS = {"watch": Command(add_nothing, run_watch), "reload": Command(add_nothing, run_reload)}
