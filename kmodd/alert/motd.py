@@ -7,6 +7,7 @@ from typing import Optional
 
 from ..core.model import SEVERITY, Verdict
 from ..core.report import Report
+from ..core.rootwarnings import find_warnings, summarize, warning_rows
 from ..core.sysroot import Sysroot
 from ..system.files import read_own, remove_file, replace_file
 
@@ -40,11 +41,12 @@ def line(report: Report) -> str:
         for target, judgement in report.judgements.items()
         if judgement.verdict not in (Verdict.READY, Verdict.EXCLUDED)
     )
+    warning = summarize(warning_rows(find_warnings(report.snapshot)))
     if not lacking:
-        return ""
+        return f"kmodd: {warning}. See: kmoddctl status\n" if warning else ""
     parts = []
     for elsewhere, _, target in lacking[:MOST]:
         mark = "" if elsewhere else ", which boots next"
         parts.append(f"{target} ({report.judgements[target].verdict.value}{mark})")
     more = f" and {len(lacking) - MOST} more" if len(lacking) > MOST else ""
-    return f"kmodd: not ready: {', '.join(parts)}{more}. See: kmoddctl status\n"
+    return f"kmodd: not ready: {', '.join(parts)}{more}{warning and f'; {warning}'}. See: kmoddctl status\n"

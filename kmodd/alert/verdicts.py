@@ -10,6 +10,7 @@ from typing import Optional
 
 from ..core.model import Judgement, Target, Verdict
 from ..core.report import Change, Report
+from ..core.rootwarnings import find_warnings
 from ..system.log import get_logger
 
 LEVELS = {Verdict.FAILED: logging.ERROR, Verdict.BLOCKED: logging.ERROR, Verdict.WAITING: logging.WARNING}
@@ -24,6 +25,14 @@ def log_changes(previous: Optional[Report], now: Report) -> None:
     """Log every kernel that came or went, and every verdict that settled otherwise than before."""
     for release in sorted(set(now.kernels) - set(previous.kernels if previous else _remembered(now))):
         get_logger().info("kernel appeared", kernel=release)
+    known = find_warnings(previous.snapshot) if previous else ()
+    for warning in find_warnings(now.snapshot):
+        if warning not in known:
+            subject = {name: text for name, text in (("module", warning.module), ("path", warning.file)) if text}
+            fault = warning.fault
+            get_logger().warning(
+                "warning found", problem=fault.problem, reason=fault.message, hint=fault.hint, **subject
+            )
     for change in now.changes(previous):
         after = change.after
         if after is None:

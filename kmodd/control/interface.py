@@ -26,7 +26,8 @@ _DOCUMENT = """\
   modules: []Module,
   targets: []Target,
   leftovers: []string,
-  problems: []BrokenFile
+  problems: []BrokenFile,
+  warnings: []Warning
 )"""
 
 TEXTS = {
@@ -108,6 +109,9 @@ type Target (
 )
 
 type BrokenFile (file: string, problem: string, message: string, hint: string)
+
+# A rule that matches no kernel, a file that is not read, a key that cannot sign. module, file: "" where of none.
+type Warning (module: string, file: string, problem: string, message: string, hint: string)
 
 # looked: when that was found. holder: who is at work, such as "kmodd (pid 12)".
 type Document {_DOCUMENT}

@@ -246,6 +246,8 @@ class Snapshot:
     targets: Mapping[Target, TargetState] = field(default_factory=dict)
     dropins: tuple[Dropin, ...] = ()  # the ones that kmodd wrote
     signer: Signer = Signer()
+    key_fault: Optional[Fault] = None  # why the key cannot sign; None before the first key
+    unread: tuple[str, ...] = ()  # files among the module files that are not read, in-root
     again: Optional[float] = None  # when what of no target could be looked at is looked at again, s since the epoch
     boot: str = ""  # tells this boot of the running kernel from any other
 

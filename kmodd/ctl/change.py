@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -13,11 +14,12 @@ from typing import Optional
 from ..core.documents.choosing import check_module
 from ..core.errors import Problem
 from ..core.modulefile import NAME, Module, canonical
+from ..core.rootwarnings import RootWarning, find_unmatched, find_warnings, warning_rows
 from ..core.tomlfile import set_value
 from ..dkms.conf import VERSIONED
 from ..dkms.conffiles import is_adopted
 from ..host.kernels import find_own
-from ..host.registry import add, remove
+from ..host.registry import add, parse, remove
 from ..sources.makefile import Foreseen, foresee
 from ..system.files import digest_file, explained, replace_file
 from . import DONE
@@ -65,8 +67,8 @@ def run_add(options: argparse.Namespace) -> int:
     if options.dry_run:
         _print_file(options, where, text)
         return DONE
-    add(seen.sysroot, text, name)
-    _said(options, f"registered {name} by {where}{_told(own, bool(listed))}", seen)
+    module = Module(name=name, file=parse(text), path=seen.sysroot.inside(add(seen.sysroot, text, name)))
+    _said(options, f"registered {name} by {where}{_told(own, bool(listed))}", seen, module=module)
     return DONE
 
 
@@ -141,7 +143,8 @@ def _switch(options: argparse.Namespace, enabled: bool) -> int:
         return DONE
     with explained(f"writing {seen.sysroot.inside(target)}"):
         replace_file(target, text.encode())
-    _said(options, f"{word} {module.name} in {seen.sysroot.inside(target)}", seen)
+    changed = module.model_copy(update={"file": parse(text)})
+    _said(options, f"{word} {module.name} in {seen.sysroot.inside(target)}", seen, module=changed)
     return DONE
 
 
@@ -155,11 +158,20 @@ def run_disable(options: argparse.Namespace) -> int:
     return _switch(options, False)
 
 
-def _said(options: argparse.Namespace, text: str, seen: Observed, quiet: bool = False) -> None:
+def _said(
+    options: argparse.Namespace, text: str, seen: Observed, quiet: bool = False, module: Optional[Module] = None
+) -> None:
+    """Print what was done. module: what is registered now, where that may have no effect."""
+    unmatched = find_unmatched(module, seen.snapshot) if module is not None else None
+    warnings = [w for w in find_warnings(seen.snapshot) if module is not None and not w.module]
+    warnings += [RootWarning(unmatched, module.name, module.path)] if module is not None and unmatched else []
+    rows = warning_rows(warnings)
     if options.json:
-        print(json.dumps({"schema": 1, "done": text}))
+        print(json.dumps({"schema": 1, "done": text, "warnings": rows}))
         return
     print(text)
+    for row in rows:
+        print(f"warning: {row['message']}\n  hint: {row['hint']}", file=sys.stderr)
     if not quiet and seen.holder is None:
         print("kmodd is not running; apply it with: kmoddctl sync")
 

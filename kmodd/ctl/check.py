@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Optional
+from typing import Any, Optional
 
 from ..core.errors import Problem
 from ..core.model import Judgement, Target, Verdict
 from ..core.planner import find_refusals
+from ..core.rootwarnings import summarize
 from ..watch.transaction import transaction_holder
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
+from .rootwarnings import read_warnings
 from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -39,7 +42,7 @@ def run_check(options: argparse.Namespace) -> int:
     """kmoddctl check [--kernel R | --default | --all]"""
     try:
         seen = observe(options)
-        answer = grade(seen, options, transaction_holder(seen.sysroot))
+        answer = grade(seen, options, transaction_holder(seen.sysroot), read_warnings(options.root, seen))
     except Problem as problem:
         answer = Answer(UNKNOWN, problem.message, details=(problem.hint,) if problem.hint else ())
     except Exception as error:  # a monitoring system must learn that its check is broken, whatever the error is
@@ -48,10 +51,15 @@ def run_check(options: argparse.Namespace) -> int:
     return answer.state
 
 
-def grade(seen: Observed, options: argparse.Namespace, transaction: Optional[int]) -> Answer:
+def grade(
+    seen: Observed,
+    options: argparse.Namespace,
+    transaction: Optional[int],
+    warnings: Sequence[dict[str, Any]] = (),
+) -> Answer:
     """Return the answer to an observation. Raises Problem kernel-unknown.
 
-    transaction: pid of the process that is in an rpm transaction.
+    transaction: pid of the process that is in an rpm transaction. warnings: of the whole root, as JSON has them.
     """
     present = {kernel.release for kernel in seen.snapshot.present()}
     if not present and options.kernel is None:
@@ -79,8 +87,12 @@ def grade(seen: Observed, options: argparse.Namespace, transaction: Optional[int
         lacking.setdefault(target.kernel, []).append(f"{target.module} {judgement.verdict.value}")
         hint = f" -> {judgement.hint}" if judgement.hint else ""
         details.append(f"{WORDS[graded]}: {target}: {judgement.verdict.value}, {judgement.reason}{hint}")
+    for warning in warnings:
+        state = max(state, WARNING)
+        details.append(f"WARNING: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
     counts = {verdict.value: sum(j.verdict is verdict for j in targets.values()) for verdict in COUNTED}
     text = _summary(seen, targets, lacking, following, chosen)
+    text += f"; {summarize(warnings)}" if warnings else ""
     text += f"; an rpm transaction is running (pid {transaction})" if transaction is not None else ""
     return Answer(state, text + ("" if seen.holder else "; kmodd is not running"), counts, tuple(details))
 

@@ -12,7 +12,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Optional
 
 from ..control.client import Client
@@ -29,6 +29,7 @@ from . import DONE, FAILED, NOT_READY
 from .connection import PATIENCE, connect
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
+from .rootwarnings import read_warnings
 from .terminal import clean
 
 PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
@@ -47,6 +48,7 @@ class Finding:
     transaction: Optional[int]  # pid of whoever is in an rpm transaction
     hopeless: bool  # waiting does not help
     holder: Optional[str]
+    warnings: tuple[dict[str, Any], ...] = ()  # of the whole root, as JSON has them; they hold up nothing
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +86,8 @@ def examine(options: argparse.Namespace) -> Finding:
     before = transaction_holder(sysroot)
     seen = observe(options)
     after = transaction_holder(sysroot)
-    return find(seen, options.kernel, before if after is None else after)
+    found = find(seen, options.kernel, before if after is None else after)
+    return replace(found, warnings=read_warnings(options.root, seen))
 
 
 def find(seen: Observed, release: Optional[str], transaction: Optional[int]) -> Finding:
@@ -199,6 +202,8 @@ def _remarks(finding: Finding, waits: bool) -> list[str]:
     elif waits and not finding.is_open and not finding.hopeless:
         names = ", ".join(f"{target.module} ({j.verdict.value})" for target, j in finding.lacking)
         remarks.append(f"waiting for {names or 'depmod'} on {finding.kernel}")
+    for warning in finding.warnings:
+        remarks.append(f"warning: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
     if not finding.is_open and not finding.hopeless and finding.holder is None:
         remarks.append("kmodd is not running, so that nothing is built: systemctl start kmodd")
     return remarks
@@ -228,6 +233,7 @@ def _document(finding: Finding, waited: float) -> dict[str, Any]:
         "transaction": finding.transaction,
         "hopeless": finding.hopeless,
         "waited": round(waited, 1),
+        "warnings": list(finding.warnings),
         "lacking": [
             {"module": t.module, "verdict": j.verdict.value, "reason": j.reason, "problem": j.problem, "hint": j.hint}
             for t, j in finding.lacking

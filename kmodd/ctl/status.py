@@ -146,6 +146,8 @@ def _problems(document: Document) -> list[str]:
     order = (*WORST_FIRST, "stale", "warning", "note")
     for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
         lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
+    for warning in document.get("warnings", ()):
+        lines += _paragraph("", "warning", warning["message"], warning["hint"])
     for broken in document["problems"]:
         if broken["message"] not in said:
             level = "warning" if broken["problem"] in PASSED_OVER else "failed"
@@ -193,6 +195,8 @@ def _details(document: Document) -> list[str]:
     for module in document["modules"]:
         where = f", registered by {module['file']}" if module["file"] else ", no longer registered"
         lines.append(f"{paint(_label(module), 'title')}{where}")
+    for warning in document.get("warnings", ()):
+        lines += _paragraph("  ", "warning", warning["message"], warning["hint"])
     for kernel in document["kernels"]:
         for target in document["targets"]:
             if target["kernel"] == kernel["release"]:

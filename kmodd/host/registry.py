@@ -27,6 +27,7 @@ LARGEST = 1 << 20  # bytes; a module file is a few lines
 class Registry:
     modules: dict[str, Module] = field(default_factory=dict)
     broken: tuple[BrokenFile, ...] = ()
+    unread: tuple[str, ...] = ()  # files beside the module files that are none, in-root, fit to be shown
 
 
 def parse(text: str) -> ModuleFile:
@@ -49,6 +50,7 @@ class RegistryReader:
         """Return all registered modules and all broken files."""
         modules: dict[str, Module] = {}
         broken: list[BrokenFile] = []
+        unread: list[str] = []
         seen: set[str] = set()
         for directory in self.sysroot.registries:
             try:
@@ -64,11 +66,15 @@ class RegistryReader:
                 broken.append(BrokenFile(where, directory.name, fault, whole=True))
                 continue
             for name in names:
-                if not name.endswith(".toml") or name.startswith(".") or name in seen:
+                if not name.endswith(".toml"):
+                    if not name.startswith((".", "README")) and not os.path.isdir(directory / name):
+                        unread.append(visible(self.sysroot.inside(directory / name)))
+                    continue
+                if name.startswith(".") or name in seen:
                     continue
                 seen.add(name)
                 self._take(directory / name, modules, broken)
-        return Registry(modules, tuple(broken))
+        return Registry(modules, tuple(broken), tuple(unread))
 
     def _take(self, path: Path, modules: dict[str, Module], broken: list[BrokenFile]) -> None:
         inside = self.sysroot.inside(path)

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from typing import Optional
+
+from ..core.errors import Problem
+from ..core.model import Fault
+from ..core.planner import FIRST_KEY
+from ..core.rootwarnings import KEY
 from ..core.settings import Settings, SettingsSource
 from ..core.sysroot import Sysroot
 from ..sign import Keyring
@@ -20,6 +27,18 @@ class KeySource:
         if self._opened[0] != self.settings.now.sign:
             self._opened = (self.settings.now.sign, open_keyring(self.sysroot, self.settings.now))
         return self._opened[1]
+
+    async def find_fault(self) -> Optional[Fault]:
+        """Return why the key cannot sign, as far as this user can tell; None where none was ever made."""
+        keyring = self.now
+        fault = keyring.signer().fault
+        if fault is None and os.geteuid() == 0:
+            try:
+                await keyring.check()
+            except Problem as problem:
+                return problem.fault if problem.code.startswith(KEY) else None
+        untold = (FIRST_KEY,) if os.geteuid() == 0 else (FIRST_KEY, "signing-key-unreadable")
+        return fault if fault is not None and fault.problem not in untold else None
 
 
 def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 from ..core.model import UNREAD, Fault, Snapshot, Target, TargetState, Unseen
 from ..core.settings import SettingsSource
@@ -88,6 +89,8 @@ class Observer:
             targets=dict(seen.rows),
             dropins=dropins,
             signer=signer,
+            key_fault=await self.keys.find_fault(),
+            unread=registry.unread,
             boot=self.installed.boot(),
         )
 
@@ -100,7 +103,7 @@ class Observer:
         if not self.settings.now.dkms.adopt:
             return registry
         adopted = adopt(self.sysroot, registry.modules, {broken.name for broken in registry.broken})
-        return Registry({**registry.modules, **adopted}, registry.broken)
+        return replace(registry, modules={**registry.modules, **adopted})
 
 
 def make_observer(sysroot: Sysroot, settings: SettingsSource, brief: bool = False, anew: bool = False) -> Observer:

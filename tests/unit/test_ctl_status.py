@@ -43,7 +43,7 @@ def status(
     """Return a status in which everything is ready but for the targets that are given."""
     given = {(t["module"], t["kernel"]): t for t in targets}
     names = [(m["name"], k["release"]) for m in modules for k in kernels]
-    facts = {"schema": 1, "looked": 0, "holder": None, "leftovers": [], "problems": []}
+    facts = {"schema": 1, "looked": 0, "holder": None, "leftovers": [], "problems": [], "warnings": []}
     return {
         **facts,
         "kernels": kernels,

@@ -62,7 +62,7 @@ def test_replace_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path)
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from kmodd import files
+from kmodd.system import files
 os.{call} = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)
 Path.rename = (lambda *a: os.kill(os.getpid(), signal.SIGKILL)) if "{call}" == "rename" else Path.rename
 files.replace_file(Path(sys.argv[1]), b"new" * 1000)

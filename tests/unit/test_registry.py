@@ -94,7 +94,11 @@ def test_missing_directories_are_an_empty_registry(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["x.conf", ".x.toml", "x.toml~", ".x.toml.kmodd-new"])
 def test_other_names_are_not_module_files(root: Path, name: str) -> None:
     (root / ETC / name).write_text("{")
-    assert read(root) == Registry()
+    (root / ETC / "x.patches").mkdir()
+    (root / ETC / "README").touch()
+    found = read(root)
+    assert (found.modules, found.broken) == ({}, ())
+    assert found.unread == (() if name.startswith(".") else (f"/{ETC}/{name}",))
 
 
 # -- masking ---------------------------------------------------------------------------------------------------------

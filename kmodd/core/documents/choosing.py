@@ -48,4 +48,5 @@ def choose(status: Mapping[str, Any], module: Optional[str], kernel: Optional[st
         "kernels": [found for found in status["kernels"] if is_chosen(found, "", "release")],
         "modules": [found for found in status["modules"] if is_chosen(found, "name", "")],
         "targets": [found for found in status["targets"] if is_chosen(found, "module", "kernel")],
+        "warnings": [found for found in status.get("warnings", ()) if module in (None, "", found["module"])],
     }

@@ -12,6 +12,7 @@ from ..modulefile import canonical
 from ..planner import find_refusals, judge_kernel
 from ..record import Attempt, InitRefusal
 from ..reloadplan import Note, find_notes
+from ..rootwarnings import find_warnings, warning_rows
 
 
 def status_document(
@@ -47,6 +48,7 @@ def status_document(
             {"file": b.path, "problem": b.fault.problem, "message": b.fault.message, "hint": b.fault.hint}
             for b in (*snapshot.broken, *snapshot.skipped)
         ],
+        "warnings": warning_rows(find_warnings(snapshot)),
     }
 
 

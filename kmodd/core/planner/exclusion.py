@@ -10,10 +10,15 @@ from ..model import Kernel
 from ..modulefile import Kernels
 
 
+def is_matched(rules: Kernels, release: str) -> bool:
+    """Tell whether kernels.match admits a kernel release."""
+    return not rules.match or any(fnmatch.fnmatchcase(release, glob) for glob in rules.match)
+
+
 def find_exclusion(rules: Kernels, kernel: Kernel) -> Optional[str]:
     """Return why the rules of [kernels] exclude a kernel, or None."""
     release = kernel.release
-    if rules.match and not any(fnmatch.fnmatchcase(release, glob) for glob in rules.match):
+    if not is_matched(rules, release):
         return f"{release} matches none of kernels.match ({', '.join(rules.match)})"
     for glob in rules.exclude:
         if fnmatch.fnmatchcase(release, glob):

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 from ...core.errors import Problem
 from ...core.model import REFUSED, Kernel
 from ...core.modulefile import canonical
+from ...core.rootwarnings import KEY, find_warnings
 from ...host.kernels import SUFFIXES
 from . import Finding, Host
 
@@ -147,6 +148,14 @@ async def module_files(host: Host) -> AsyncIterator[Finding]:
         yield Finding("module-files", "ok", f"{len(host.snapshot.modules)} modules are registered")
 
 
+async def without_effect(host: Host) -> AsyncIterator[Finding]:
+    """Every module is for some kernel, and every file among the module files is read."""
+    for warning in find_warnings(host.snapshot):
+        if not warning.fault.problem.startswith(KEY):  # keys tells of those
+            where = "kernel-rules" if warning.module else "module-files"
+            yield Finding(where, "warning", warning.fault.message, warning.fault.hint)
+
+
 async def owners(host: Host) -> AsyncIterator[Finding]:
     """Only root can change what is signed, and source RPMs are signed by keys that rpm trusts."""
     said: dict[str, tuple[str, str]] = {}
@@ -224,5 +233,6 @@ def _objects(host: Host, release: str) -> Iterator[tuple[str, str]]:
 
 
 CHECKS = (
-    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, names, leftovers, owners, others,
+    module_files, build_trees, compilers, sign_files, keys, enrolment, depmods, names, leftovers, without_effect,
+    owners, others,
 )  # fmt: skip
