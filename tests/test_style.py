@@ -46,10 +46,11 @@ PATHS = {
     "kmodd/kbuild/unpack.py": {"/usr"},
     "kmodd/core/settings.py": {"/etc/kmodd/keys/signing.key", "/etc/kmodd/keys/signing.x509", "/srv/srpms"},
     "kmodd/control/address.py": {"/proc/self/fd/", "/run/kmodd/io.kmodd.Manager"},
+    "kmodd/ctl/daemonunit.py": {"/run/systemd/system"},
     "kmodd/ctl/change.py": {"/etc/kmodd/modules.d/"},
     "kmodd/ctl/diagnosis/machine.py": {
-        "/boot", "/etc/selinux/config", "/lib/modules", "/run/systemd/system", "/sys/fs/selinux/enforce",
-        "/usr/bin:/bin", "/var/cache", "/var/lib",
+        "/boot", "/etc/selinux/config", "/lib/modules", "/sys/fs/selinux/enforce", "/usr/bin:/bin", "/var/cache",
+        "/var/lib",
     },
     "kmodd/ctl/diagnosis/modules.py": {"/lib/modules/", "/usr/src/akmods", "/var/lib/dkms"},
     "kmodd/ctl/copies.py": {"/lib/modules/"},

@@ -7,9 +7,10 @@ details (https://www.monitoring-plugins.org/doc/guidelines.html).
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
 from ..core.errors import Problem
@@ -17,6 +18,7 @@ from ..core.model import Judgement, Target, Verdict
 from ..core.planner import find_refusals
 from ..core.rootwarnings import summarize
 from ..watch.transaction import transaction_holder
+from .daemonunit import UnitState, ask_unit
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
@@ -43,6 +45,7 @@ def run_check(options: argparse.Namespace) -> int:
     try:
         seen = observe(options)
         answer = grade(seen, options, transaction_holder(seen.sysroot), read_warnings(options.root, seen))
+        answer = with_unit(answer, asyncio.run(ask_unit(seen.sysroot)), has_held(seen.status()))
     except Problem as problem:
         answer = Answer(UNKNOWN, problem.message, details=(problem.hint,) if problem.hint else ())
     except Exception as error:  # a monitoring system must learn that its check is broken, whatever the error is
@@ -95,6 +98,26 @@ def grade(
     text += f"; {summarize(warnings)}" if warnings else ""
     text += f"; an rpm transaction is running (pid {transaction})" if transaction is not None else ""
     return Answer(state, text + ("" if seen.holder else "; kmodd is not running"), counts, tuple(details))
+
+
+def with_unit(answer: Answer, unit: Optional[UnitState], holds: bool) -> Answer:
+    """Return an answer to which the state of the daemon's unit is added. holds: a kernel is held for want of modules.
+
+    Only an unattended host is graded by it, one on which the unit is enabled.
+    """
+    if unit is None or not unit.is_dead:
+        return answer
+    graded = CRITICAL if unit.is_grave or holds else WARNING
+    detail = f"{WORDS[graded]}: {unit.text} -> {unit.hint}"
+    text = answer.text.replace("; kmodd is not running", "")
+    return replace(
+        answer, state=max(answer.state, graded), text=f"{text}; {unit.text}", details=(*answer.details, detail)
+    )
+
+
+def has_held(status: Mapping[str, Any]) -> bool:
+    """Tell whether a status has a kernel that is kept from booting until its modules are ready."""
+    return any(kernel.get("held") is not None for kernel in status["kernels"])
 
 
 def _summary(

@@ -18,6 +18,7 @@ from world import World
 from kmodd.core.model import Snapshot
 from kmodd.core.settings import Settings, SettingsSource
 from kmodd.core.sysroot import Sysroot
+from kmodd.ctl import daemonunit
 from kmodd.ctl.diagnosis import Finding, Host, machine
 from kmodd.reconcile.observe import make_observer
 
@@ -235,7 +236,7 @@ def test_unit_is_asked_of_systemd(
                     f"is-active) echo {active};; esac\n")  # fmt: skip
     script.chmod(0o755)
     monkeypatch.setenv("KMODD_PROGRAM_PATH", f"{tmp_path / 'bin'}:/usr/bin:/bin")
-    monkeypatch.setattr(machine, "is_booted", lambda sysroot: True)
+    monkeypatch.setattr(daemonunit, "is_booted", lambda sysroot: True)
     sysroot = Sysroot(tmp_path)
     host = Host(sysroot, Settings(), make_observer(sysroot, SettingsSource()), Snapshot())
 

@@ -16,7 +16,7 @@ from kmodd.core.model import Fault, Snapshot, Target
 from kmodd.core.planner import judge, plan
 from kmodd.core.settings import Settings
 from kmodd.core.sysroot import Sysroot
-from kmodd.ctl import check, gate
+from kmodd.ctl import check, daemonunit, gate
 from kmodd.ctl.inprocess import Observed
 
 FAULT = {T: (Fault("object-shadowed", "another file would be loaded", "remove it"),)}
@@ -176,3 +176,29 @@ def test_check_keeps_what_would_break_its_format_out_of_the_text() -> None:
     text = check.as_text(check.Answer(check.UNKNOWN, "a | b\nc", details=("d | e\r\nf\x1b[2J",)))
     assert text == "KMODD UNKNOWN - a / b c\nd / e f\\x1b[2J"
     assert not re.search(r"\|", text)
+
+
+UNITS = {
+    "attended": (daemonunit.UnitState("disabled", "inactive"), False, check.OK),
+    "no unit": (daemonunit.UnitState("", "inactive"), False, check.OK),
+    "no systemd": (None, False, check.OK),
+    "runs": (daemonunit.UnitState("enabled", "active"), True, check.OK),
+    "restarts": (daemonunit.UnitState("enabled", "activating"), False, check.OK),
+    "stopped": (daemonunit.UnitState("enabled", "inactive"), False, check.WARNING),
+    "stopped, and a kernel is held": (daemonunit.UnitState("enabled", "inactive"), True, check.CRITICAL),
+    "failed": (daemonunit.UnitState("enabled", "failed"), False, check.CRITICAL),
+}
+
+
+@pytest.mark.parametrize("case", UNITS)
+def test_dead_daemon_of_an_unattended_host_is_no_ok(case: str) -> None:
+    unit, holds, state = UNITS[case]
+    answer = check.with_unit(check.grade(seen(settled(), None), asked(), None), unit, holds)
+    assert answer.state == state
+    assert ("so that new kernels get no modules" in answer.text) == bool(state)
+    assert bool(answer.details) == bool(state)
+
+
+def test_kernel_is_held_by_what_status_says() -> None:
+    assert not check.has_held({"kernels": [{"release": K}, {"release": K2, "held": None}]})
+    assert check.has_held({"kernels": [{"release": K, "held": 0.0}]})

@@ -9,9 +9,9 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 from ...core.errors import Problem
-from ...core.sysroot import Sysroot
 from ...kbuild import sandbox
 from ...system.run import PACKAGES, find_program, run
+from ..daemonunit import UNIT, ask_unit
 from . import Finding, Host
 
 PROGRAMS = ("bwrap", "setpriv", "make", "strip", "patch", "openssl", "modprobe", "modinfo", "depmod")
@@ -19,7 +19,6 @@ COMPRESSORS = {"xz": "xz", "zst": "zstd", "gz": "gzip"}
 MEBIBYTE = 1 << 20
 #: In-root directory -> MiB below which it warns, and fails.
 SPACE = {"/lib/modules": (200, 50), "/var/lib": (200, 50), "/var/cache": (1000, 100), "/boot": (150, 30)}
-UNIT = "kmodd.service"
 LABEL = b":modules_object_t:"
 
 
@@ -148,31 +147,22 @@ async def rpm(host: Host) -> AsyncIterator[Finding]:
         yield Finding("rpm", "ok", "the rpm database can be read")
 
 
-def is_booted(sysroot: Sysroot) -> bool:
-    """Tell whether systemd runs this very system (sd_booted(3))."""
-    return sysroot.is_host and Path("/run/systemd/system").is_dir()
-
-
 async def units(host: Host) -> AsyncIterator[Finding]:
     """systemd starts kmodd, and has done so."""
-    if not is_booted(host.sysroot):
-        yield Finding("units", "ok", "systemd does not run here")
+    try:
+        unit = await ask_unit(host.sysroot)
+    except Problem as problem:
+        yield Finding("units", "fail", problem.message, problem.hint)
         return
-    said = {}
-    for question in ("is-enabled", "is-active"):
-        try:
-            said[question] = (await run(["systemctl", question, UNIT], check=False, timeout=20)).text.strip()
-        except Problem as problem:
-            yield Finding("units", "fail", problem.message, problem.hint)
-            return
-    if said["is-enabled"] not in ("enabled", "static", "linked", "alias", "enabled-runtime"):
-        text = f"{UNIT} is {said['is-enabled'] or 'not found'}, so that it does not start at boot"
+    if unit is None:
+        yield Finding("units", "ok", "systemd does not run here")
+    elif not unit.is_enabled:
+        text = f"{UNIT} is {unit.enabled or 'not found'}, so that it does not start at boot"
         yield Finding("units", "fail", text, "systemctl enable --now kmodd")
-    elif said["is-active"] not in ("active", "reloading", "activating"):
-        fix = "systemctl restart kmodd; journalctl -b -u kmodd tells why it ended"
-        yield Finding("units", "fail", f"{UNIT} is {said['is-active']}", fix)
+    elif unit.is_dead:
+        yield Finding("units", "fail", unit.text, unit.hint)
     else:
-        yield Finding("units", "ok", f"{UNIT} is {said['is-enabled']} and {said['is-active']}")
+        yield Finding("units", "ok", f"{UNIT} is {unit.enabled} and {unit.active}")
 
 
 CHECKS = (programs, sandboxing, build_user, space, selinux, rpm, units)
