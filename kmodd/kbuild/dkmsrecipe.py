@@ -1,4 +1,4 @@
-"""What runs instead of make where a dkms.conf says how: its lines as argv of bash, and its objects.
+"""The build method of a dkms.conf: its lines as argv of bash, and the objects that it names.
 
 Must not: run anything.
 """
@@ -7,51 +7,78 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ..core.errors import Problem
-from ..core.model import Kernel
-from ..core.modulefile import Patch
+from ..core.modulefile import Module, Patch
 from ..core.recipe import DKMS_TREE, MAKE_FLAGS, Recipe
-from .compiler import Compiler
+from . import failure
 from .failure import find_error
-from .jobserver import Share
+from .method import Collected, Method, Step
 from .objects import is_plain
 
 
-class Lines:
-    """The lines of a conf for a kernel, as they are run. jobs: how many may run at once. symvers: as seen inside."""
+class DkmsMethod(Method):
+    """Runs the lines of a dkms.conf, as DKMS does, each in a shell of its own."""
 
-    def __init__(
-        self, recipe: Recipe, kernel: Kernel, compiler: Compiler, share: Share, jobs: int, symvers: Sequence[str]
-    ) -> None:
-        self.recipe = recipe
-        compilers = dict(item.split("=", 1) for item in compiler.variables)
-        words = f"-- {' '.join(compiler.variables)}"
-        #: As command.environment, but that only the leading make takes part in the jobs: DKMS gives -j to that alone.
-        self.environment = {**compilers, "MAKEFLAGS": f" {words}"}
+    @staticmethod
+    def is_for(module: Module) -> bool:
+        return module.file.source.dkms is not None
+
+    @property
+    def recipe(self) -> Recipe:
+        """Return what the conf comes to."""
+        assert self.spec.recipe is not None  # the probe of inputs has made it of the conf
+        return self.spec.recipe
+
+    def patches(self) -> tuple[list[tuple[Path, Patch]], str]:
+        return patches(self.recipe, self.spec.top), f"{self.spec.module.file.source.dkms}: PATCH"
+
+    def steps(self, symvers: list[str]) -> Iterator[Step]:
+        spec = self.spec
+        compilers = dict(item.split("=", 1) for item in spec.compiler.variables)
+        words = f"-- {' '.join(spec.compiler.variables)}"
+        # Only the leading make takes part in the jobs, since DKMS gives -j to that alone.
+        self.env = {**compilers, "MAKEFLAGS": f" {words}"}
         if symvers:
-            self.environment["KBUILD_EXTRA_SYMBOLS"] = " ".join(symvers)
-        tree = str(kernel.build_tree)
+            self.env["KBUILD_EXTRA_SYMBOLS"] = " ".join(symvers)
+        tree = str(spec.kernel.build_tree)
         self.variables = {
-            "kernelver": kernel.release,
-            "arch": kernel.architecture,
+            "kernelver": spec.kernel.release,
+            "arch": spec.kernel.architecture,
             "kernel_source_dir": tree,
             "kernel_config": f"{tree}/.config",
             "dkms_tree": DKMS_TREE,
             "source_tree": "/usr/src",
             "install_tree": "/lib/modules",
-            "module": recipe.name,
-            "module_version": recipe.version,
-            "parallel_jobs": str(jobs),
-            MAKE_FLAGS: f"{share.flags} {words}",
+            "module": self.recipe.name,
+            "module_version": self.recipe.version,
+            "parallel_jobs": str(self.jobs),
+            MAKE_FLAGS: f"{spec.share.flags} {words}",
         }
+        yield from self._step(self.recipe.before)
+        yield from self._step(self.recipe.make)
 
-    def argv(self, line: str) -> list[str]:
-        """Return what runs a line, with the variables of DKMS's own shell, which are not exported there either."""
-        words = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
-        return ["bash", "--noprofile", "--norc", "-c", f"{words}\n{line}"]
+    def _step(self, line: str) -> Iterator[Step]:
+        """Yield what runs a line, with the variables of DKMS's own shell, which are not exported there either."""
+        if line:
+            words = " ".join(f"{name}={shlex.quote(value)}" for name, value in self.variables.items())
+            argv = ["bash", "--noprofile", "--norc", "-c", f"{words}\n{line}"]
+            place = self.recipe.place
+            yield Step(argv, place, self.env, writable=((self.spec.top, place),), shown=line)
+
+    def collect(self, begun: int) -> Collected:
+        top, where = self.spec.top, self.sysroot.inside(self.spec.log)
+        objects = collect(self.recipe, top, failure.read(self.spec.log, begun), where)
+        kept = tuple(path for path, item in zip(objects, self.recipe.objects) if not item.strip)
+        return Collected(objects, [self.directory, *(path.parent for path in objects)], unstripped=kept)
+
+    def keep(self, objects: list[Path]) -> list[Path]:
+        return copy_objects(self.recipe, objects, self.spec.scratch / "objects")
+
+    def last_steps(self) -> Iterator[Step]:
+        return self._step(self.recipe.after)
 
 
 def patches(recipe: Recipe, top: Path) -> list[tuple[Path, Patch]]:
@@ -87,11 +114,11 @@ def collect(recipe: Recipe, top: Path, said: str, where: str) -> list[Path]:
     return found
 
 
-def take(recipe: Recipe, objects: Sequence[Path], directory: Path) -> list[Path]:
+def copy_objects(recipe: Recipe, objects: Sequence[Path], directory: Path) -> list[Path]:
     """Copy objects, under the names that they are installed by, to where the build cannot change them any more."""
     directory.mkdir(mode=0o755)
-    taken = []
+    copies = []
     for item, path in zip(recipe.objects, objects):
-        taken.append(directory / f"{item.name}.ko")
-        shutil.copyfile(path, taken[-1], follow_symlinks=False)
-    return taken
+        copies.append(directory / f"{item.name}.ko")
+        shutil.copyfile(path, copies[-1], follow_symlinks=False)
+    return copies

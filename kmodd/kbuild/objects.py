@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Optional
 
 from ..core.errors import Problem
-from ..core.modulefile import OBJECT, OBJECT_RULE
+from ..core.modulefile import OBJECT, OBJECT_RULE, Module, canonical
 from ..core.visible import visible
 from ..system.reading import walk
 
@@ -131,3 +131,34 @@ def check_object(path: Path) -> None:
         head = stream.read(18) if stat.S_ISREG(found.st_mode) else b""
     if head[:4] != b"\x7fELF" or head[16:18] not in (ELF_RELOCATABLE, ELF_RELOCATABLE[::-1]):
         raise Problem("object-invalid", f"{name} is not a relocatable ELF object", transient=False)
+
+
+def collect_objects(module: Module, top: Path, directories: Sequence[Path], where: str) -> list[Path]:
+    """Return the objects that are to be installed: those of [[object]], else every .ko under the source.
+
+    directories: where make ran. where: the log's path. Raises Problem object-missing, object-ambiguous, no-objects.
+    """
+    if module.file.object:
+        found = []
+        for item in module.file.object:
+            candidates = [base / item.path / f"{item.name}.ko" for base in (*directories, top)]
+            path = next((c for c in candidates if is_plain(c, top)), None)
+            if path is None:
+                text = f"the build yielded no {item.path}/{item.name}.ko".replace("./", "")
+                hint = f"correct [[object]]; the whole log: {where}"
+                raise Problem("object-missing", text, hint, transient=False)
+            found.append(path)
+        return found
+    objects: dict[str, Path] = {}
+    for path in find_objects(top):
+        check_name(path, top)
+        key = canonical(path.name)
+        if key in objects:
+            text = f"the build yielded {path.name} twice"
+            raise Problem("object-ambiguous", text, "choose one with [[object]]", transient=False)
+        objects[key] = path
+    if not objects:
+        text = "the build succeeded but yielded no .ko"
+        hint = f"is build.directory right, and does its Makefile say obj-m? The whole log: {where}"
+        raise Problem("no-objects", text, hint, transient=False)
+    return [objects[key] for key in sorted(objects)]

@@ -1,4 +1,4 @@
-"""What runs instead of make where a project brings its own way to build: the argv and the environment of each step.
+"""The build method of a project that brings its own way to build: build.command of its module file.
 
 Must not: run anything.
 """
@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from ..core.errors import Problem
-from ..core.modulefile import Build
+from ..core.modulefile import Module
 from .compiler import Compiler
+from .method import Collected, Method, Step
 from .workspace import SOURCE
 
 #: What setpriv(1), and bwrap(1) where kmodd is not root, say of a program that cannot be started.
@@ -19,21 +20,24 @@ NOT_STARTED = re.compile(r"(?:setpriv: failed to execute|bwrap: execvp) (?P<prog
 LONGEST = 5000  # characters of such a line, which has a path in it
 
 
-def fill(word: str, marks: Mapping[str, str]) -> str:
-    """Return a word with its placeholders, such as {kernel}, filled in."""
-    for mark, value in marks.items():
-        word = word.replace(f"{{{mark}}}", value)
-    return word
+class CommandMethod(Method):
+    """Runs build.command instead of make."""
 
+    @staticmethod
+    def is_for(module: Module) -> bool:
+        return bool(module.file.build.command)
 
-def steps(build: Build, marks: Mapping[str, str]) -> list[list[str]]:
-    """Return the argv of build.command."""
-    return [[fill(word, marks) for word in argv] for argv in build.command]
+    def steps(self, symvers: list[str]) -> Iterator[Step]:
+        self.check_directory()
+        spec, build = self.spec, self.spec.module.file.build
+        directory = os.path.normpath(f"{SOURCE}/{build.directory}")
+        env = environment(spec.compiler, symvers, spec.share.flags)
+        for argv in build.command:
+            yield Step([self.fill(word) for word in argv], directory, env)
 
-
-def directory(build: Build) -> str:
-    """Return where the steps run, as seen inside."""
-    return os.path.normpath(f"{SOURCE}/{build.directory}")
+    def collect(self, begun: int) -> Collected:
+        objects = self.objects([self.directory])
+        return Collected(objects, [self.directory, *(path.parent for path in objects)], most=1)
 
 
 def environment(compiler: Compiler, symvers: Sequence[str], makeflags: str) -> dict[str, str]:

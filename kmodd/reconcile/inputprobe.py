@@ -22,7 +22,8 @@ from ..dkms.conf import ConfReader
 from ..dkms.conffiles import is_adopted
 from ..kbuild.compiler import Compiler, CompilerFinder
 from ..kbuild.evaluation import evaluate
-from ..sources import DigestCache, SourceReader
+from ..sources import SourceReader
+from ..sources.digests import DigestCache
 from ..sources.ownership import check_owners
 from ..sources.symvers import symvers_identity
 from ..system.reading import reach
@@ -34,8 +35,6 @@ from .srpmsignatures import Signatures
 ACCIDENTS = (*TOOLS, "build-tree-unreadable", "dkms-conf-timeout", "module-file-unreadable", "source-unreadable")
 #: What is said of a module with source.trust_owner.
 TRUSTING = "source.trust_owner is set: whoever can change its source decides what is signed"
-#: And of one with an archive that is not named by its content.
-UNPINNED = "source.archive has no source.sha256: whatever lies there is built"
 #: Of a build tree, what is looked at for who may change it: what every build reads first.
 BUILD_TREE = ("Makefile", "scripts/Makefile.build", "include/generated/autoconf.h", ".config", "Module.symvers")
 
@@ -79,10 +78,15 @@ class InputProbe:
         _name_depends(seen)
         for target in wanted:
             row = seen.rows[target]
-            row.notes = _notes(seen.module(target))
+            row.notes = self._notes(seen.module(target))
             fault = row.input_fault
             if fault is not None and fault.problem in REFUSED and row.record is not None and row.record.installed:
                 row.notes = (f"the next build will be refused: {fault.message}",)
+
+    def _notes(self, module: Module) -> tuple[str, ...]:
+        """Return what a module's file lets pass, fit to print."""
+        trusting = (TRUSTING,) if module.file.source.trust_owner else ()
+        return (*trusting, *self.sources.kind(module).notes(module))
 
     def _fail(self, seen: Observation, target: Target, problem: Problem) -> None:
         fault = seen.rows[target].input_fault = problem.fault
@@ -97,7 +101,7 @@ class InputProbe:
 
     async def recipe(self, module: Module, kernel: Kernel) -> Optional[Recipe]:
         """Return what a module's dkms.conf comes to for a kernel; None where it has none. Raises Problem."""
-        if not module.file.source.dkms:
+        if not self.sources.kind(module).has_conf:
             return None
         for path in self.confs.overrides():
             with contextlib.suppress(FileNotFoundError), reach(self.sysroot, self.sysroot.inside(path)) as found:
@@ -112,7 +116,7 @@ class InputProbe:
         if kernel.build_tree is None:
             return None
         compiler = await self.compiler(kernel)
-        if module.file.source.kernel:
+        if self.sources.kind(module).comes_as_package:
             await self.signatures.check(kernel)
 
         def read() -> dict[str, str]:
@@ -122,7 +126,7 @@ class InputProbe:
             others = symvers_identity(self.sysroot, module, kernel.release, self.digests.digest)
             return {
                 **({"symvers": others} if others else {}),
-                "source": self._source(module, kernel),
+                "source": self.sources.identity(module, kernel),
                 "patches": self.sources.patches_identity(module, kernel.release),
                 "module": hashlib.sha256(said.encode()).hexdigest(),
                 "build_tree": hashlib.sha256("".join(parts).encode()).hexdigest(),
@@ -162,11 +166,6 @@ class InputProbe:
         with reach(self.sysroot, self.sysroot.inside(path)) as found:
             return self.digests.digest(found)
 
-    def _source(self, module: Module, kernel: Kernel) -> str:
-        if module.file.source.kernel:
-            return self.sources.kernel.identity(module, kernel)
-        return self.sources.identity(module)
-
 
 def find_wanted(seen: Observation) -> list[Target]:
     """Return the targets that are to be built: of enabled modules, on the kernels that they do not exclude."""
@@ -176,13 +175,6 @@ def find_wanted(seen: Observation) -> list[Target]:
         for name, module in seen.registry.modules.items()
         if kernel.present and module.enabled and not find_exclusion(module.file.kernels, kernel)
     ]
-
-
-def _notes(module: Module) -> tuple[str, ...]:
-    """Return what a module's file lets pass, fit to print."""
-    source = module.file.source
-    notes = (TRUSTING,) if source.trust_owner else ()
-    return (*notes, UNPINNED) if source.archive is not None and source.sha256 is None else notes
 
 
 def _name_depends(seen: Observation) -> None:

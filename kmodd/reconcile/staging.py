@@ -32,12 +32,13 @@ from .srpmsignatures import Signatures
 class Staged:
     """What lies in a scratch directory: copies of patches and of others' Module.symvers (host paths).
 
-    patched: the paths in the kernel's source that patches touch.
+    patched: the paths in the kernel's source that patches touch. archive: what is to be unpacked, if anything.
     """
 
     patches: tuple[tuple[Path, Patch], ...]
     symvers: tuple[Path, ...]
     patched: tuple[str, ...] = ()
+    archive: Optional[Path] = None
 
 
 class Staging:
@@ -71,17 +72,16 @@ class Staging:
         patches, others = await asyncio.to_thread(
             self.sources.copy_beside, module, kernel.release, scratch / "beside", planned
         )
-        if not module.file.source.kernel:
-            source = planned.get("source")
-            await asyncio.to_thread(self.sources.copy, module, scratch / "source", owner, source)
-            return Staged(tuple(patches), tuple(others))
-        patched = await asyncio.to_thread(_touched, patches)
-        async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
-            if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
-                await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
-        await asyncio.to_thread(self.sources.kernel.check_kept, module, kernel, planned.get("source"))
-        await asyncio.to_thread(self.sources.kernel.lay, module, kernel, patched, scratch / "source", owner)
-        return Staged(tuple(patches), tuple(others), tuple(sorted(patched)))
+        patched: set[str] = set()
+        if self.sources.kind(module).comes_as_package:
+            patched = await asyncio.to_thread(_touched, patches)
+            async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
+                if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
+                    await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
+        archive = await asyncio.to_thread(
+            self.sources.copy, module, scratch / "source", owner, planned.get("source"), kernel, patched
+        )
+        return Staged(tuple(patches), tuple(others), tuple(sorted(patched)), archive)
 
     async def _unpack(
         self, kernel: Kernel, log: Path, modules: Mapping[str, Module], kernels: Collection[Kernel], wanted: set[str]
@@ -93,7 +93,7 @@ class Staging:
         scratch = self.builder.make_scratch(name)
         try:
             for module in modules.values():
-                if module.file.source.kernel:
+                if self.sources.kind(module).comes_as_package:
                     wanted |= companions(module) | await asyncio.to_thread(self._wanted, module, kernel, scratch)
             digest, srpm = await asyncio.to_thread(self._copy_srpm, kernel, scratch)
             signed = not await self.signatures.find_fault(srpm, digest)

@@ -27,6 +27,7 @@ from ..kbuild.builder import Builder, BuildResult
 from ..kbuild.failure import find_error, read
 from ..kbuild.jobserver import Jobserver, Share
 from ..kbuild.logfiles import ENDING
+from ..kbuild.method import BuildSpec
 from ..sign.making import KeyMaker
 from ..system.deleting import delete_tree
 from ..system.files import digest_file, explain, explained
@@ -124,18 +125,20 @@ class TargetWork:
             kernels = snapshot.kernels.values()
             staged = await self.staging.stage(module, kernel, scratch, path, snapshot.modules, kernels, action.inputs)
             depends = [self.store.symvers(Target(name, target.kernel)) for name in snapshot.depends(target)]
-            made = await self.builder.build(
-                scratch,
+            spec = BuildSpec(
                 module,
                 kernel,
                 compiler,
+                scratch,
                 path,
                 share,
-                symvers=[*(s for s in depends if s is not None), *staged.symvers],
+                symvers=(*(s for s in depends if s is not None), *staged.symvers),
                 patches=staged.patches,
                 patched=staged.patched,
+                archive=staged.archive,
                 recipe=snapshot.of(target).recipe,
             )
+            made = await self.builder.build(spec)
             if await self._have_inputs_changed(action, snapshot):
                 return None
             await asyncio.to_thread(self.reserve.check, sum(path.stat().st_size for path in made.objects))

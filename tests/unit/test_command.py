@@ -1,15 +1,45 @@
-"""What a project's own commands get, and what is told of those that cannot be started."""
+"""How the method of building is chosen, what own commands get, and errors of those that cannot be started."""
 
 from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
 from kmodd.core.errors import Problem
-from kmodd.core.modulefile import Build
+from kmodd.core.model import Kernel
+from kmodd.core.modulefile import Build, Module, ModuleFile, Source
+from kmodd.core.sysroot import Sysroot
 from kmodd.kbuild.compiler import Compiler
-from kmodd.kbuild.owncommand import check_started, directory, environment, fill, steps
+from kmodd.kbuild.dkmsrecipe import DkmsMethod
+from kmodd.kbuild.intree import IntreeMethod
+from kmodd.kbuild.jobserver import Share
+from kmodd.kbuild.method import BuildSpec, Method
+from kmodd.kbuild.methods import find_method
+from kmodd.kbuild.owncommand import CommandMethod, check_started, environment
+from kmodd.kbuild.plainkbuild import KbuildMethod
 
-MARKS = {"kernel": "6.1", "build_tree": "/tree", "jobs": "4", "source": "/build/source"}
+_Result = TypeVar("_Result")
+KERNEL = Kernel("6.1", build_tree="/tree")
+
+
+def with_method(build: Build, tmp_path: Path, use: Callable[[CommandMethod], _Result]) -> _Result:
+    """Return what is got of the method for a module with a [build], its source in place."""
+    module = Module(name="m", file=ModuleFile(source=Source(path="/usr/src/m"), build=build), path="/m.toml")
+    (tmp_path / "source" / build.directory).mkdir(parents=True)
+
+    async def run() -> _Result:
+        share = Share(lambda: None)
+        try:
+            spec = BuildSpec(module, KERNEL, Compiler("gcc", "gcc", ()), tmp_path, tmp_path / "log", share)
+            return use(CommandMethod(spec, Sysroot(tmp_path), (0, 0), 4))
+        finally:
+            share.close()
+
+    return asyncio.run(run())
 
 
 @pytest.mark.parametrize(
@@ -21,14 +51,31 @@ MARKS = {"kernel": "6.1", "build_tree": "/tree", "jobs": "4", "source": "/build/
         ("${HOME} {} {x", "${HOME} {} {x"),
     ],
 )
-def test_placeholders_are_filled_in(word: str, filled: str) -> None:
-    assert fill(word, MARKS) == filled
+def test_placeholders_are_filled_in(word: str, filled: str, tmp_path: Path) -> None:
+    assert with_method(Build(), tmp_path, lambda method: method.fill(word)) == filled
 
 
-def test_steps_and_their_place() -> None:
-    build = Build(command=(("./configure", "--kernel={kernel}"), ("make",)), directory="b")  # type: ignore[arg-type]
-    assert steps(build, MARKS) == [["./configure", "--kernel=6.1"], ["make"]]
-    assert directory(Build(directory="src/./x")) == "/build/source/src/x"
+def test_steps_and_their_place(tmp_path: Path) -> None:
+    command = (("./configure", "--kernel={kernel}"), ("make",))
+    build = Build(command=command, directory="src/./x")
+    found = with_method(build, tmp_path, lambda method: list(method.steps([])))
+    assert [list(step.argv) for step in found] == [["./configure", "--kernel=6.1"], ["make"]]
+    assert {step.directory for step in found} == {"/build/source/src/x"}
+
+
+MODULES = [
+    ({"source": {"path": "/s"}}, KbuildMethod),
+    ({"source": {"archive": "/s.tar"}}, KbuildMethod),
+    ({"source": {"path": "/s"}, "build": {"command": ("make",)}}, CommandMethod),
+    ({"source": {"archive": "/s.tar"}, "build": {"command": ("make",)}}, CommandMethod),
+    ({"source": {"kernel": ("drivers/md/bcache",)}}, IntreeMethod),
+    ({"source": {"dkms": "/usr/src/x-1/dkms.conf"}}, DkmsMethod),
+]
+
+
+@pytest.mark.parametrize(("file", "expected"), MODULES)
+def test_the_module_file_decides_how_it_is_built(file: dict[str, object], expected: type[Method]) -> None:
+    assert find_method(Module(name="m", file=ModuleFile.model_validate(file), path="/m.toml")) is expected
 
 
 def test_compiler_and_symvers_reach_every_make_below() -> None:

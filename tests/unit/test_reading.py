@@ -17,7 +17,8 @@ from kmodd.core.sysroot import Sysroot
 from kmodd.host.registry import RegistryReader
 from kmodd.host.settingsfile import read_settings
 from kmodd.reconcile.observe import make_observer
-from kmodd.sources import DigestCache, SourceReader
+from kmodd.sources import SourceReader
+from kmodd.sources.digests import DigestCache
 from kmodd.sources.symvers import copy as copy_symvers
 from kmodd.sources.symvers import symvers_identity
 from kmodd.system.reading import DEEPEST, MOST_BYTES, acting_as, reach

@@ -36,7 +36,7 @@ from kmodd.host.store import Store
 from kmodd.kbuild.ccoption import CompilerAnswers
 from kmodd.kbuild.logfiles import LogReader
 from kmodd.reconcile.logkeeping import LogKeeper
-from kmodd.sources import SourceReader
+from kmodd.sources.patches import find_patches
 
 #: Those of EL, Debian, rpm's pre-releases and snapshots, self-built ones, and neighbours that are a part of another.
 RELEASES = (
@@ -140,7 +140,7 @@ def exclusion(_: Path, release: str) -> object:
 def patch_choice(root: Path, release: str) -> object:
     patches = tuple({"file": f"{number}.patch", "kernels": (name,)} for number, name in enumerate(RELEASES))
     own = module(source={"path": "/usr/src/m", "patches": patches})
-    ((path, _),) = SourceReader(Sysroot(root)).patches(own, release)
+    ((path, _),) = find_patches(own, release)
     return RELEASES[int(Path(path).stem)]
 
 

@@ -15,7 +15,9 @@ from worlds import module
 from kmodd.core.errors import Problem
 from kmodd.core.modulefile import Module
 from kmodd.core.sysroot import Sysroot
-from kmodd.sources import DigestCache, SourceReader
+from kmodd.sources import SourceReader
+from kmodd.sources.digests import DigestCache
+from kmodd.sources.patches import find_patches
 from kmodd.system.reading import reach
 
 M = module()
@@ -108,13 +110,13 @@ def test_one_reader_sees_changes_too(top: Path) -> None:
 def test_memory_serves_another_process_and_never_outlives_a_change(top: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sysroot = Sysroot(top.parents[2])
     reader = SourceReader(sysroot)
-    monkeypatch.setattr("kmodd.sources.RACY", -1e9)
+    monkeypatch.setattr("kmodd.sources.digests.RACY", -1e9)
     before = reader.identity(M)
     reader.remember()
-    assert reader.memory.exists()
+    assert reader.digests.memory.exists()
     (top / "m.c").write_text("int b;\n")
     assert SourceReader(sysroot).identity(M) != before
-    reader.memory.write_text('{"x": 1}')
+    reader.digests.memory.write_text('{"x": 1}')
     (top / "m.c").write_text("int a;\n")
     assert SourceReader(sysroot).identity(M) == before
 
@@ -224,8 +226,8 @@ def test_patches_apply_by_kernel_in_order(top: Path) -> None:
     what = module(source={"path": "/usr/src/m", "patches": said})
     reader = SourceReader(Sysroot(root))
     own = "/etc/kmodd/modules.d/m.patches/a.patch"
-    assert [(p, d.strip) for p, d in reader.patches(what, "6.1.0")] == [("/srv/b.patch", 0), (own, 1)]
-    assert [p for p, _ in reader.patches(what, "5.14.0")] == [own]
+    assert [(p, d.strip) for p, d in find_patches(what, "6.1.0")] == [("/srv/b.patch", 0), (own, 1)]
+    assert [p for p, _ in find_patches(what, "5.14.0")] == [own]
     assert reader.patches_identity(module(), "6.1.0") == ""
     before = reader.patches_identity(what, "6.1.0")
     assert before != reader.patches_identity(what, "5.14.0")

@@ -1,0 +1,44 @@
+"""Parts of the target kernel's own source as a source: source.kernel. Must not: unpack the source RPM."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from pathlib import Path
+from typing import Optional
+
+from ..core.model import Kernel
+from ..core.modulefile import Module
+from ..system.reading import Reached
+from .kernelsource import KernelSources
+from .kind import Owner, SourceKind
+
+
+class IntreeSource(SourceKind):
+    """The source RPM of a kernel, and which paths in it a module names."""
+
+    comes_as_package = True
+
+    def __init__(self, sources: KernelSources) -> None:
+        self.sources = sources
+
+    def find(self, module: Module, kernel: Optional[Kernel]) -> Reached:
+        assert kernel is not None
+        return self.sources.require(kernel)
+
+    def identity(self, module: Module, kernel: Optional[Kernel]) -> str:
+        assert kernel is not None
+        return self.sources.identity(module, kernel)
+
+    def copy(
+        self,
+        module: Module,
+        kernel: Optional[Kernel],
+        destination: Path,
+        owner: Owner,
+        planned: Optional[str],
+        patched: Collection[str],
+    ) -> Optional[Path]:
+        assert kernel is not None and owner is not None
+        self.sources.check_kept(module, kernel, planned)
+        self.sources.lay(module, kernel, patched, destination, owner)
+        return None
