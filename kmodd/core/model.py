@@ -50,6 +50,11 @@ class Target:
     def __str__(self) -> str:
         return f"{self.module} for {self.kernel}"
 
+    @property
+    def directory(self) -> str:
+        """Return the name of its temporary directories, which no other target has: names of modules hold no @."""
+        return f"{self.module}@{self.kernel}"
+
 
 @dataclass(frozen=True)
 class Check:

@@ -19,7 +19,7 @@ from ..deploy import mok
 from ..host.settingsfile import read_settings
 from ..host.trust import TrustReader
 from ..reconcile.keysource import open_keyring
-from ..sign import Keyring
+from ..sign import Keyring, certificate_facts
 from ..sign.certificate import identity_of, read_facts
 from ..sign.making import KNOWN_PAIRS, KeyMaker
 from ..system.lock import Lock
@@ -85,7 +85,7 @@ def run_key(options: argparse.Namespace) -> int:
 async def _show(keys: Keys) -> int:
     keys.check()
     place = {"certificate": keys.settings.sign.certificate, "key": keys.settings.sign.key}
-    facts = {**place, **await keys.keyring.certificate_facts()}
+    facts = {**place, **await certificate_facts(keys.keyring)}
     keys.say(facts, *(f"{name + ':':<12} {value}" for name, value in facts.items() if value))
     return DONE
 

@@ -18,12 +18,10 @@ from typing import Any, Optional
 
 from .. import UMASK, __version__
 from ..alert import Alerts
-from ..control.listener import Listener
 from ..control.server import Server
 from ..core.actions import Action
-from ..core.model import Judgement, Target, Verdict
-from ..core.planner import judge
-from ..core.report import Observer, Report, make_report, summary
+from ..core.model import Target
+from ..core.report import Observer, Report
 from ..core.settings import Settings, SettingsSource
 from ..core.sysroot import DKMS_SOURCES, Sysroot
 from ..host.settingsfile import read_settings
@@ -36,10 +34,12 @@ from ..system.notify import Notifier
 from ..watch.inotify import Watcher
 from ..watch.transaction import settle
 from ..watch.triggers import Triggers
+from .controlsocket import ControlSocket
 from .events import Events
 from .failures import DaemonFailures
 from .methods import Methods
 from .passes import Passes
+from .reports import Reports
 
 MARGIN = 0.1  # seconds that a timer is late on purpose: a look that came too early would only set it again
 BREATH = 0.5  # seconds between a look that failed and the next, whatever asks for it
@@ -60,11 +60,9 @@ class Daemon:
         self.events = Events(sysroot)
         self.reconciler = Reconciler(sysroot, self.settings, self.trigger, self.events.build)
         self.actions: tuple[Action, ...] = ()  # the last plan
-        self.listener = Listener(sysroot)
         self.methods = Methods(self)
-        self.server = Server(self.methods.answers, self._readers)
+        self.socket = ControlSocket(sysroot, Server(self.methods.answers, self._readers))
         self.failures = DaemonFailures()
-        self.deaf = ""  # why there is no control socket, as told
         self.stopping = asyncio.Event()
         self.is_ready = False  # and the service manager was told
         self.reload = False
@@ -72,7 +70,8 @@ class Daemon:
         self.settling = False  # and a look follows as soon as nothing moves
         self.timer: Optional[asyncio.TimerHandle] = None
         self.alerts = Alerts(sysroot, self.settings, build_owner)
-        self.observers: list[Observer] = [self.alerts, self.events.changes]
+        observers: list[Observer] = [self.alerts, self.events.changes]
+        self.reports = Reports(self.reconciler, self.passes, self.events, self.notifier, self.lock, observers)
         self._configure_log()
 
     def _readers(self) -> int:
@@ -91,7 +90,7 @@ class Daemon:
                 loop.add_signal_handler(number, self._stop)
             loop.add_signal_handler(signal.SIGHUP, self.ask_reload)
             self._alive()
-            await self._listen()
+            await self.socket.open()
             self.watcher.start()
             get_logger().info("kmodd started", version=__version__, root=str(self.sysroot.root))
             self.triggers.add("start")
@@ -100,7 +99,7 @@ class Daemon:
             self.notifier.stopping()
             self.notifier.status("stopping")
             work.cancel()
-            await self.failures.guard("closing the control socket", self.server.stop)
+            await self.failures.guard("closing the control socket", self.socket.server.stop)
             await asyncio.wait([work])
             await self.failures.guard("stopping builds", self.reconciler.stop)
             await self.failures.guard("stopping alerts", self.alerts.stop)
@@ -108,24 +107,11 @@ class Daemon:
             if not work.cancelled():
                 work.result()
         finally:
-            self.listener.close()
+            self.socket.listener.close()
             self.methods.stop()
             self.watcher.stop()
             self.lock.release()
         get_logger().info("kmodd stopped")
-
-    async def _listen(self) -> None:
-        """Open the control socket, unless it is there; without one kmodd still does what it is for."""
-        if not self.listener.is_lost():
-            return
-        try:
-            await self.server.start(self.listener.open())
-            self.deaf = ""
-        except Exception as error:
-            problem = as_problem(error, "opening the control socket", again=bool(self.deaf))
-            if problem.message != self.deaf:
-                get_logger().error("no control socket", problem=problem.code, reason=problem.message, hint=problem.hint)
-            self.deaf = problem.message
 
     # -- what callers ask for --------------------------------------------------------------------------------------
     def is_disturbed(self) -> bool:
@@ -207,15 +193,15 @@ class Daemon:
         if reload:
             self._read_settings()
         self.lock.keep()
-        self._tell("looking")
+        self.reports.tell("looking")
         self.watcher.rearm()
-        await self._listen()
+        await self.socket.open()
         if self.verify:
             self.verify = False
             self.reconciler.observer.forget_checks()
         self.actions = await self.reconciler.settle()
         self._wake_in(self.reconciler.next_wake(self.actions))
-        self._report()
+        self.reports.make()
 
     async def _look_failed(self, error: Exception) -> None:
         problem, pause = self.failures.pass_failed(error)
@@ -253,33 +239,6 @@ class Daemon:
         """Return the directories of sources that the settings name."""
         settings = self.settings.now
         return (*settings.sources.srpm_path, *((DKMS_SOURCES,) if settings.dkms.adopt else ()))
-
-    # -- reporting -------------------------------------------------------------------------------------------------
-    def _tell(self, activity: str) -> None:
-        self.lock.tell(self.reconciler.builds, activity)
-        self.events.doing(activity)
-
-    def _report(self) -> None:
-        snapshot = self.reconciler.snapshot
-        if snapshot is None:
-            return
-        judgements = judge(snapshot, self.reconciler.policy, time.time())
-        for target in self.reconciler.builds:
-            judgements[target] = Judgement(Verdict.BUILDING, "is being built")
-        report = make_report(snapshot, judgements, time.time(), self.passes.report)
-        for observe in self.observers:
-            try:
-                observe(self.passes.report, report)
-            except Exception as error:  # modules matter more than telling of them
-                as_problem(error, "telling what changed")
-        running = sorted(self.reconciler.builds)
-        doing = ""
-        if running:
-            more = f" and {len(running) - 1} more" if len(running) > 1 else ""
-            doing = f"building {running[0]}{more}; "
-        self.notifier.status(doing + summary(judgements))
-        self._tell("building" if running else "idle")
-        self.passes.end(report, idle=not running)
 
 
 def make_parser() -> argparse.ArgumentParser:

@@ -111,6 +111,30 @@ def _cover(directory: str, mounts: Mapping[str, Path]) -> list[str]:
     return words
 
 
+def _system(sysroot: Sysroot) -> list[str]:
+    """Return the options that show what programs need of the host, and the kernel's headers of the root."""
+    mounts: dict[str, Path] = {}
+    if not sysroot.is_host:
+        for inside, host in (("/usr/src", sysroot.resolve("/usr/src")), ("/usr/lib/modules", sysroot.modules)):
+            if host.is_dir():
+                mounts[inside] = host
+    words = _cover("/usr", mounts)
+    for name in ("bin", "sbin", "lib", "lib64"):
+        path = f"/{name}"
+        if os.path.islink(path):
+            words += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            words += ["--ro-bind", path, path]
+    if os.path.isdir("/opt/rh"):
+        words += ["--ro-bind", "/opt/rh", "/opt/rh"]
+    words += ["--dir", "/etc"]  # parents that bwrap makes by itself are closed to others
+    for name in ETC:
+        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for name in RELEASES:
+        words += ["--ro-bind-try", str(sysroot.resolve(f"/etc/{name}")), f"/etc/{name}"]
+    return [*words, "--proc", "/proc", "--dev", "/dev"]
+
+
 def command(
     sysroot: Sysroot,
     scratch: Optional[Path],
@@ -129,11 +153,6 @@ def command(
     inside). env: its whole environment. owner: uid and gid it runs as. filters: what open_filter() gave, for this run
     alone, which passes it on.
     """
-    mounts: dict[str, Path] = {}
-    if not sysroot.is_host:
-        for inside, host in (("/usr/src", sysroot.resolve("/usr/src")), ("/usr/lib/modules", sysroot.modules)):
-            if host.is_dir():
-                mounts[inside] = host
     words = ["bwrap", "--die-with-parent", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts"]
     words += ["--new-session", "--hostname", "kmodd", "--clearenv"]
     for descriptor in filters:
@@ -142,21 +161,7 @@ def command(
         words += ["--cap-drop", "ALL"]
         for capability in ("CAP_SETUID", "CAP_SETGID", "CAP_SETPCAP"):
             words += ["--cap-add", capability]
-    words += _cover("/usr", mounts)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        path = f"/{name}"
-        if os.path.islink(path):
-            words += ["--symlink", os.readlink(path), path]
-        elif os.path.isdir(path):
-            words += ["--ro-bind", path, path]
-    if os.path.isdir("/opt/rh"):
-        words += ["--ro-bind", "/opt/rh", "/opt/rh"]
-    words += ["--dir", "/etc"]  # parents that bwrap makes by itself are closed to others
-    for name in ETC:
-        words += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
-    for name in RELEASES:
-        words += ["--ro-bind-try", str(sysroot.resolve(f"/etc/{name}")), f"/etc/{name}"]
-    words += ["--proc", "/proc", "--dev", "/dev"]
+    words += _system(sysroot)
     if scratch is not None:
         words += ["--bind", str(scratch / "tmp"), "/tmp", "--bind", str(scratch), WORK]
     more = [("--ro-bind", *place) for place in read_only] + [("--bind", *place) for place in writable]

@@ -37,6 +37,7 @@ from ..system.files import explained
 from ..system.log import get_logger
 from . import policy_of
 from .alarm import Alarm
+from .damage import DamageReports
 from .depmod import DepmodWork
 from .inputprobe import InputProbe
 from .kernelprobe import KernelProbe
@@ -99,7 +100,7 @@ class Reconciler:
         self.stuck = Stuck(settings)
         self.snapshot: Optional[Snapshot] = None
         self.blocked: Optional[float] = None  # time.monotonic() until which nothing is done
-        self.damaged: dict[Target, str] = {}  # as told
+        self.damage = DamageReports()
         self.sweep = True  # there may be logs of what is gone
         self._work: Optional[TargetWork] = None
         failures = StepFailures(self.alarm, settings)
@@ -158,17 +159,11 @@ class Reconciler:
             self.store.heal,
             self.dropins.heal,
             self.installation.heal,
-            self._heal_scratch,
+            lambda: delete_leftovers(self.sysroot),
             self.logs.heal,
             KeyMaker(self.keys.now).heal,
             self.keys.now.publish,
         )
-
-    def _heal_scratch(self) -> None:
-        for directory in (self.sysroot.scratch, self.sysroot.below(self.sysroot.cache, "sign")):
-            if directory.is_dir():
-                for path in directory.iterdir():
-                    delete_tree(path)
 
     def ask_again(self, targets: Sequence[Target]) -> None:
         """Have targets built again, which a kill does not make forgotten. Raises Problem."""
@@ -208,7 +203,7 @@ class Reconciler:
         await self.building.stop()
         await self.fetching.stop()
         if self._work is not None:
-            self._work.jobserver.close()
+            self._work.building.jobserver.close()
 
     async def _pass(self) -> tuple[tuple[Action, ...], tuple[Action, ...]]:
         """Observe, plan and apply once; returns the plan and what of it was applied."""
@@ -216,7 +211,7 @@ class Reconciler:
         self._reap()
         snapshot = await self.observer.observe(frozenset(self.builds))
         self.snapshot = snapshot
-        self._tell_damage(snapshot)
+        self.damage.report(snapshot)
         if self.sweep:
             clean_up(lambda: self.logs.sweep(snapshot, self.builds))
             self.sweep = False
@@ -274,16 +269,10 @@ class Reconciler:
         times = [when for when in (self.alarm.when, self.fetching.next_try()) if when is not None]
         return min((*waits, *(when - time.monotonic() for when in times)), default=None)
 
-    def _tell_damage(self, snapshot: Snapshot) -> None:
-        """Log what somebody else did to installed objects, before it is mended."""
-        found = {
-            target: row.damage.text
-            for target, row in snapshot.targets.items()
-            if row.damage is not None and target.kernel in snapshot.kernels and snapshot.kernels[target.kernel].present
-        }
-        for target, what in sorted(found.items()):
-            if self.damaged.get(target) != what:
-                get_logger().warning(
-                    "installed object changed", module=target.module, kernel=target.kernel, reason=what
-                )
-        self.damaged = found
+
+def delete_leftovers(sysroot: Sysroot) -> None:
+    """Delete the temporary directories of builds and installations that a kill interrupted. Raises OSError."""
+    for directory in (sysroot.scratch, sysroot.below(sysroot.cache, "sign")):
+        if directory.is_dir():
+            for path in directory.iterdir():
+                delete_tree(path)

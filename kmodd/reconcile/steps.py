@@ -126,7 +126,7 @@ class BuildStep(Step[BuildModule]):
     async def apply(self, actions: Sequence[BuildModule], current: Pass) -> tuple[()]:
         """Start builds; their ends are triggers, and what they come to is applied then."""
         for action in actions:
-            task = asyncio.get_running_loop().create_task(self.work().build(action, current.snapshot))
+            task = asyncio.get_running_loop().create_task(self.work().building.build(action, current.snapshot))
             self.builds[action.target] = (action, task)
             task.add_done_callback(lambda _: self.ended())
         return ()
@@ -199,7 +199,7 @@ class InstallStep(Step[InstallModule]):
         return False
 
     async def apply(self, actions: Sequence[InstallModule], current: Pass) -> Sequence[InstallModule]:
-        for action, done in zip(actions, await self.work().install(actions, current.snapshot)):
+        for action, done in zip(actions, await self.work().installing.install(actions, current.snapshot)):
             if done:
                 current.touched.add(action.target.kernel)
                 current.installed.add(action.target.module)

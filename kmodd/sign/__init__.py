@@ -7,12 +7,9 @@ enrol the key, compress or install objects, or retry. The private key's content 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import os
-import re
-import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Optional, Union
 
@@ -20,15 +17,13 @@ from ..core.errors import Problem
 from ..core.model import Fault, Signer
 from ..core.sysroot import Sysroot
 from ..system.files import TEMPORARY, explained, replace_file, stat_signature
-from ..system.run import SHORT, UNRUN, Finished, find_accident, run
+from ..system.run import Finished, run
 from . import token
 from .certificate import decode_certificate, identity_of, read_facts
+from .keyfaults import GENERATE, find_private_fault, invalid, unreadable
+from .signfile import find_hint, find_sign_file, is_signed, last_line, run_sign_file
 
-MAGIC = b"~Module signature appended~\n"  # MODULE_SIG_STRING in include/linux/module_signature.h
 PIN = "KBUILD_SIGN_PIN"  # where sign-file takes the passphrase from
-GENERATE = "kmoddctl key generate"
-#: Why a program cannot be started that is at fault itself, rather than the machine.
-UNRUNNABLE = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOEXEC, errno.ELIBBAD)
 
 
 class Keyring:
@@ -74,12 +69,12 @@ class Keyring:
             der = self.read()
             if der is None:
                 return Signer(fault=self._absence())
-            fault = self._private_fault()
+            fault = find_private_fault(self.sysroot, (self.private, self.passphrase_file), self.certificate)
             return Signer(fault=fault) if fault else Signer(identity_of(der), means=self._means())
         except PermissionError:
             return self._published_signer()
         except OSError as error:
-            return Signer(fault=_unreadable(self.certificate, error))
+            return Signer(fault=unreadable(self.certificate, error))
         except ValueError:
             return Signer(fault=invalid(self.certificate))
 
@@ -118,22 +113,6 @@ class Keyring:
             text = f"the signing key {self.private} and its certificate were there once and are gone"
             return Fault("signing-key-missing", text, f"put them back, or run {GENERATE} and enrol the new key")
         return Fault("signing-key-absent", "no signing key was made yet", GENERATE)
-
-    def _private_fault(self) -> Optional[Fault]:
-        """Return what is wrong with the private key and its passphrase, as far as stat can tell. Raises OSError."""
-        for path in (self.private, self.passphrase_file):
-            if path is None or path.startswith("pkcs11:"):
-                continue
-            try:
-                found = self.sysroot.resolve(path).stat()
-            except FileNotFoundError:
-                hint = f"put it back, or remove {self.certificate}, run {GENERATE} and enrol the new key"
-                return Fault("signing-key-missing", f"{path} is gone", hint)
-            if found.st_mode & 0o077 or found.st_uid not in (0, os.geteuid()):
-                text = f"{path} can be read or changed by others than root"
-                hint = f"chown root {path} && chmod 600 {path}; make a new key if somebody may have copied it"
-                return Fault("signing-key-exposed", text, hint)
-        return None
 
     def is_there(self, path: str) -> bool:
         try:
@@ -186,35 +165,25 @@ class Keyring:
         await self._check_pair(secret)
         with explained("publishing the certificate"):
             self.publish()
-        program = self.find_sign_file(build_tree)
+        program = find_sign_file(self.sysroot, build_tree)
         certificate = self.sysroot.resolve(self.certificate)
         partial = object.with_name(f"{object.name}.~signed~")  # sign-file's own name for what it renames at the end
         unsigned = object.stat().st_size
         try:
             if self.is_token:
-                done = await self._sign_by_token(program, object, certificate, hash, secret)
+                environment = {**self.environment, **secret}
+                done = await _sign_by_token(program, object, self.private, certificate, hash, environment)
             else:
                 private = self.sysroot.resolve(self.private)
                 argv: list[Union[str, Path]] = [program, hash, private, certificate, object]
-                done = await _run_sign_file(argv, {**self.environment, **secret})
+                done = await run_sign_file(argv, {**self.environment, **secret})
         finally:
             partial.unlink(missing_ok=True)
         if done.status != 0 or not is_signed(object, unsigned):
-            said = _last_line(done) or f"exit status {done.status}"
-            raise Problem("signing-failed", f"signing {object.name} with {hash} failed: {said}", self._hint(done))
-
-    async def _sign_by_token(
-        self, program: Path, object: Path, certificate: Path, hash: str, secret: Mapping[str, str]
-    ) -> Finished:
-        environment = {**self.environment, **secret}
-        message = token.message_of(object)
-        try:
-            done = await token.sign(object, message, self.private, certificate, hash, PIN, environment)
-            if done.status == 0:
-                done = await _run_sign_file([program, "-s", message, hash, certificate, object], {})
-        finally:
-            message.unlink(missing_ok=True)
-        return done
+            said = last_line(done) or f"exit status {done.status}"
+            raise Problem(
+                "signing-failed", f"signing {object.name} with {hash} failed: {said}", find_hint(done, self.is_token)
+            )
 
     def secret(self) -> dict[str, str]:
         """Return the environment that gives openssl and sign-file the passphrase. Raises Problem."""
@@ -223,7 +192,7 @@ class Keyring:
         try:
             text = self.sysroot.resolve(self.passphrase_file).read_text()
         except (OSError, ValueError) as error:
-            raise _problem(_unreadable(self.passphrase_file, error)) from error
+            raise _problem(unreadable(self.passphrase_file, error)) from error
         return {PIN: text.split("\n", 1)[0]}
 
     async def check(self) -> None:
@@ -241,83 +210,45 @@ class Keyring:
                 return
             await check_pair(key, self.private, certificate, self.certificate, secret)
         except OSError as error:
-            raise _problem(_unreadable(self.private, error)) from error
+            raise _problem(unreadable(self.private, error)) from error
         except Problem as problem:
             if problem.code == "signing-key-mismatch" and self.is_interrupted():
                 raise Problem(problem.code, problem.message, "kmoddctl key rotate finishes the change") from problem
             raise
         self._pair = pair
 
-    def _hint(self, done: Finished) -> str:
-        said = done.stderr.decode(errors="replace")
-        if "No space left" in said:
-            return "free some space"
-        if self.is_token:
-            return "check the URI with p11tool --list-all, the PIN in sign.passphrase_file and sign.pkcs11_module"
-        if re.search(r"unsupported|digest|invalid hash", said, re.IGNORECASE):
-            return "this openssl does not take the kernel's hash; see update-crypto-policies(8) and FIPS mode"
-        return "run the kernel's scripts/sign-file by hand to see more"
 
-    def find_sign_file(self, build_tree: Path) -> Path:
-        """Return a build tree's sign-file, which root may run. Raises Problem sign-file-missing, sign-file-unsafe."""
-        path = build_tree / "scripts/sign-file"
-        try:
-            path = self.sysroot.resolve(self.sysroot.inside(path))
-        except ValueError:  # a tree outside the root
-            path = path.resolve()
-        if not path.is_file() or not os.access(path, os.X_OK):
-            raise _unusable(path, "there is no such program")
-        if os.geteuid() == 0:
-            for part in (path, *path.parents):
-                if part == self.sysroot.root:
-                    break
-                _check_safe(part)
-        return path
-
-    # -- showing it ------------------------------------------------------------------------------------------------
-    async def certificate_facts(self) -> dict[str, str]:
-        """Return what the certificate says (certificate.read_facts).
-
-        Raises Problem signing-key-* and signing-certificate-invalid.
-        """
-        der = None
-        with contextlib.suppress(OSError, ValueError):
-            try:
-                der = self.read()
-            except PermissionError:
-                der = decode_certificate(self.published.read_bytes())
-        if der is None:
-            raise _problem(self.signer().fault or invalid(self.certificate))
-        try:
-            return await read_facts(der)
-        except ValueError as error:
-            raise _problem(invalid(self.certificate)) from error
-
-
-def is_signed(path: Path, unsigned: int = 0) -> bool:
-    """Tell whether a file that was so many bytes long got a signature since. Raises OSError."""
-    size = path.stat().st_size
-    if size <= unsigned + len(MAGIC):
-        return False
-    with path.open("rb") as stream:
-        stream.seek(-len(MAGIC), os.SEEK_END)
-        return stream.read() == MAGIC
-
-
-async def _run_sign_file(argv: Sequence[Union[str, Path]], environment: Mapping[str, str]) -> Finished:
-    """Run sign-file, and return how it ended by itself. Raises Problem tool-killed, tool-timeout, sign-file-missing."""
+async def _sign_by_token(
+    program: Path, object: Path, private: str, certificate: Path, hash: str, environment: Mapping[str, str]
+) -> Finished:
+    """Sign by a key in a token: openssl signs the message, sign-file appends that. Raises Problem."""
+    message = token.message_of(object)
     try:
-        done = await run(argv, check=False, raw=True, env=environment)
-    except Problem as problem:
-        if problem.attributes.get("errno") in UNRUNNABLE:
-            raise _unusable(Path(argv[0]), problem.message) from problem
-        raise
-    accident = find_accident("sign-file", done)
-    if done.status in UNRUN and not SHORT.search(_last_line(done)):  # the dynamic loader misses a library
-        raise _unusable(Path(argv[0]), _last_line(done))
-    if accident is not None and accident.code == "tool-killed":
-        raise accident
+        done = await token.sign(object, message, private, certificate, hash, PIN, environment)
+        if done.status == 0:
+            done = await run_sign_file([program, "-s", message, hash, certificate, object], {})
+    finally:
+        message.unlink(missing_ok=True)
     return done
+
+
+async def certificate_facts(keyring: Keyring) -> dict[str, str]:
+    """Return what the certificate says (certificate.read_facts).
+
+    Raises Problem signing-key-* and signing-certificate-invalid.
+    """
+    der = None
+    with contextlib.suppress(OSError, ValueError):
+        try:
+            der = keyring.read()
+        except PermissionError:
+            der = decode_certificate(keyring.published.read_bytes())
+    if der is None:
+        raise _problem(keyring.signer().fault or invalid(keyring.certificate))
+    try:
+        return await read_facts(der)
+    except ValueError as error:
+        raise _problem(invalid(keyring.certificate)) from error
 
 
 async def check_pair(key: Path, named: str, certificate: Path, certified: str, secret: Mapping[str, str]) -> None:
@@ -335,7 +266,7 @@ async def check_pair(key: Path, named: str, certificate: Path, certified: str, s
     argv += ["-passin", f"env:{PIN}"]  # never asks a terminal
     own = await run(argv, check=False, env={PIN: "", **secret})
     if own.status != 0:
-        text = f"{named} cannot be used: {_last_line(own)}"
+        text = f"{named} cannot be used: {last_line(own)}"
         hint = "it must be an unencrypted PEM file, or its passphrase be in sign.passphrase_file"
         raise Problem("signing-key-unreadable", text, hint)
     shown = await run(["openssl", "x509", "-inform", "DER", "-noout", "-pubkey"], check=False, stdin=der)
@@ -346,34 +277,5 @@ async def check_pair(key: Path, named: str, certificate: Path, certified: str, s
         raise Problem("signing-key-mismatch", text, "put back the file that was replaced")
 
 
-def _check_safe(part: Path) -> None:
-    """Raise Problem sign-file-unsafe where others than root could change a file, or what is in a directory."""
-    found = part.stat()
-    sticky = stat.S_ISDIR(found.st_mode) and found.st_mode & stat.S_ISVTX  # others may add names, not replace them
-    if found.st_uid != 0 or (found.st_mode & 0o022 and not sticky):
-        text = f"sign-file is not run, since others than root can change {part}"
-        raise Problem("sign-file-unsafe", text, f"chown root {part} && chmod go-w {part}", path=str(part))
-
-
 def _problem(fault: Fault) -> Problem:
     return Problem.of(fault)
-
-
-def _unreadable(path: str, error: Exception) -> Fault:
-    said = getattr(error, "strerror", None) or "it is not text"
-    return Fault("signing-key-unreadable", f"{path} cannot be read: {said}", "run it as root")
-
-
-def invalid(path: str) -> Fault:
-    hint = "put the certificate of the private key there, DER or PEM"
-    return Fault("signing-certificate-invalid", f"{path} is not an X.509 certificate", hint)
-
-
-def _unusable(path: Path, why: str) -> Problem:
-    hint = "reinstall the kernel-devel package of this kernel"
-    return Problem("sign-file-missing", f"{path} cannot be run: {why}", hint, path=str(path))
-
-
-def _last_line(done: Finished) -> str:
-    lines = (done.stderr or done.stdout).decode(errors="replace").strip().splitlines()
-    return lines[-1].strip() if lines else ""

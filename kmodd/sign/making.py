@@ -1,33 +1,28 @@
 """Making the signing key once, taking over another's, and replacing it by a successor.
 
-A new pair lies in a staging directory of its own until it is whole, and is linked into its place from there; what a
-kill interrupts is finished or dropped by the next run. Must not: sign, or enrol anything.
+Must not: sign, or enrol anything.
 """
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Optional
 
 from ..core.errors import Problem
 from ..core.model import Signer
 from ..system.deleting import delete_tree, remove_tree
-from ..system.files import explained, make_directory, replace_file, sync_directory, temporary_name
-from ..system.run import run
-from . import PIN, Keyring, check_pair
-from .certificate import ALGORITHMS, DAYS, decode_certificate, identity_of, request
+from ..system.files import explained, make_directory, sync_directory, temporary_name
+from . import Keyring, check_pair
+from .certificate import decode_certificate, identity_of
+from .pairfiles import PairFiles, Staging, is_whole
 
 #: Where others keep the key that signs their modules: the private key, the certificate.
 KNOWN_PAIRS = {
     "dkms": ("/var/lib/dkms/mok.key", "/var/lib/dkms/mok.pub"),
     "akmods": ("/etc/pki/akmods/private/private_key.priv", "/etc/pki/akmods/certs/public_key.der"),
 }
-Staging = Callable[[Path], Awaitable[None]]
 
 
 class KeyMaker:
@@ -36,19 +31,16 @@ class KeyMaker:
     def __init__(self, keyring: Keyring) -> None:
         self.keyring = keyring
         self.sysroot = keyring.sysroot
-
-    @property
-    def _private(self) -> Path:
-        return self.sysroot.resolve(self.keyring.private)
+        self.pair = PairFiles(keyring)
 
     @property
     def next(self) -> Path:
         """Return the directory of the successor, a whole pair that waits for its enrolment."""
-        return self._private.parent / "next"
+        return self.pair.private.parent / "next"
 
     @property
     def retired(self) -> Path:
-        return self._private.parent / "retired"
+        return self.pair.private.parent / "retired"
 
     # -- the first key ---------------------------------------------------------------------------------------------
     async def generate(self, algorithm: str = "rsa") -> Signer:
@@ -56,7 +48,7 @@ class KeyMaker:
 
         Raises Problem signing-key-exists: nothing is ever overwritten.
         """
-        return await self._begin(self._generation(algorithm))
+        return await self._begin(self.pair.generation(algorithm))
 
     async def adopt(self, private: str, certificate: str) -> Signer:
         """Take over a copy of another pair (in-root paths, PEM; the certificate may be DER) as the key.
@@ -64,7 +56,7 @@ class KeyMaker:
         Raises Problem signing-key-exists, signing-key-missing, signing-key-unreadable, signing-key-mismatch,
         signing-certificate-invalid.
         """
-        return await self._begin(self._adoption(private, certificate))
+        return await self._begin(self.pair.adoption(private, certificate))
 
     async def disown(self, private: str, certificate: str) -> None:
         """Delete the key that was taken over from another pair, which is still there, so that nothing is lost.
@@ -85,24 +77,24 @@ class KeyMaker:
             text, hint = f"the key is no copy of {private}", "kmoddctl key show; kmoddctl key rotate replaces it"
             raise Problem("signing-key-not-imported", text, hint)
         await check_pair(key, private, x509, certificate, self.keyring.secret())
-        async with self._locked():
+        async with self.pair.locked():
             with explained(f"deleting {self.keyring.private}"):
                 # the published certificate last: it tells that a key was there
                 for inside in (self.keyring.private, self.keyring.certificate):
                     self.sysroot.resolve(inside).unlink(missing_ok=True)
-                sync_directory(self._private.parent)
+                sync_directory(self.pair.private.parent)
                 self.keyring.published.unlink(missing_ok=True)
 
     async def _begin(self, stage: Staging) -> Signer:
         self._check_file()
         with explained(f"making {self.keyring.private}"):
-            make_directory(self._private.parent, 0o700)
-        async with self._locked():
+            make_directory(self.pair.private.parent, 0o700)
+        async with self.pair.locked():
             with explained(f"making {self.keyring.private}"):
                 if not self.keyring.is_interrupted() or self.keyring.is_there(self.keyring.certificate):
                     self._check_absent()
-                    await self._stage(self.keyring.staging, stage)
-                self._commit()
+                    await self.pair.stage(self.keyring.staging, stage)
+                self.pair.commit()
         return self.keyring.signer()
 
     def _check_file(self) -> None:
@@ -136,12 +128,14 @@ class KeyMaker:
         Raises Problem as adopt does, and signing-key-elsewhere for a key that is not kmodd's own.
         """
         self._check_own()
-        async with self._locked():
+        async with self.pair.locked():
             found = self.successor()
             if found is None:
                 with explained(f"making {self.sysroot.inside(self.next)}"):
                     staging = temporary_name(self.next)
-                    await self._stage(staging, self._adoption(*pair) if pair else self._generation(algorithm))
+                    await self.pair.stage(
+                        staging, self.pair.adoption(*pair) if pair else self.pair.generation(algorithm)
+                    )
                     staging.rename(self.next)
                     sync_directory(self.next.parent)
                 found = self.successor()
@@ -151,7 +145,7 @@ class KeyMaker:
     async def switch(self) -> Signer:
         """Put the successor into the key's place, and the key among the retired. Raises Problem signing-key-missing."""
         self._check_own()
-        async with self._locked():
+        async with self.pair.locked():
             with explained(f"replacing {self.keyring.private}"):
                 if not self.keyring.is_interrupted():
                     if self.successor() is None:
@@ -160,13 +154,13 @@ class KeyMaker:
                     delete_tree(self.keyring.staging)
                     self.next.rename(self.keyring.staging)
                     sync_directory(self.next.parent)
-                self._commit()
+                self.pair.commit()
         return self.keyring.signer()
 
     async def withdraw(self) -> bool:
         """Delete the successor; tells whether there was one. Raises Problem."""
         self._check_own()
-        async with self._locked():
+        async with self.pair.locked():
             if not self.next.is_dir():
                 return False
             with explained(f"deleting {self.sysroot.inside(self.next)}"):
@@ -194,102 +188,18 @@ class KeyMaker:
                 os.link(self.sysroot.resolve(path), kept)
         sync_directory(self.retired)
 
-    # -- staging and committing ------------------------------------------------------------------------------------
-    @contextlib.asynccontextmanager
-    async def _locked(self) -> AsyncIterator[None]:
-        """Keep other makers out; the lock ends with the process."""
-        directory = self._private.parent
-        with explained(f"locking {directory}"):
-            descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            while True:
-                try:
-                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError:
-                    await asyncio.sleep(0.05)
-            yield
-        finally:
-            os.close(descriptor)
-
-    async def _stage(self, staging: Path, stage: Staging) -> None:
-        """Make a whole pair, synced, in a directory of its own. Raises OSError, Problem."""
-        delete_tree(staging)
-        staging.mkdir(mode=0o700)
-        try:
-            os.close(os.open(staging / "key", os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-            await stage(staging)
-            for name in ("key", "x509"):
-                with (staging / name).open("rb") as stream:
-                    os.fsync(stream.fileno())
-            sync_directory(staging)
-        except BaseException:
-            delete_tree(staging)
-            raise
-
-    def _generation(self, algorithm: str) -> Staging:
-        async def stage(staging: Path) -> None:
-            key, certificate, words = (staging / name for name in ("key", "x509", "request"))
-            words.write_text(request(self._host_name()))
-            secret = self.keyring.secret()
-            argv = ["openssl", "req", "-new", "-x509", "-batch", "-utf8", "-sha256", "-days", str(DAYS)]
-            argv += ["-passout", f"env:{PIN}"] if secret else ["-nodes"]
-            argv += ["-config", str(words), "-newkey", *ALGORITHMS[algorithm]]
-            # openssl keeps the mode of the key's file, which is there already.
-            await run([*argv, "-keyout", key, "-outform", "DER", "-out", certificate], env=secret)
-            await check_pair(key, self.keyring.private, certificate, self.keyring.certificate, secret)
-
-        return stage
-
-    def _adoption(self, private: str, certificate: str) -> Staging:
-        async def stage(staging: Path) -> None:
-            key, x509 = self.sysroot.resolve(private), self.sysroot.resolve(certificate)
-            for path, name in ((key, private), (x509, certificate)):
-                if not path.is_file():
-                    raise Problem("signing-key-missing", f"{name} is not there", "give key and certificate")
-            await check_pair(key, private, x509, certificate, self.keyring.secret())
-            (staging / "key").write_bytes(key.read_bytes())
-            (staging / "x509").write_bytes(decode_certificate(x509.read_bytes()))
-
-        return stage
-
-    def _host_name(self) -> str:
-        if self.sysroot.is_host:
-            return os.uname().nodename
-        try:
-            return self.sysroot.resolve("/etc/hostname").read_text(errors="replace")
-        except OSError:
-            return ""
-
-    def _commit(self) -> None:
-        """Put a staged pair into its place; doing it again after a kill at any step ends the same. Raises OSError."""
-        staging = self.keyring.staging
-        if not self.keyring.is_interrupted():
-            linked = temporary_name(self._private.with_name(f"{self._private.name}.link"))
-            linked.unlink(missing_ok=True)
-            os.link(staging / "key", linked)
-            linked.rename(self._private)
-            sync_directory(self._private.parent)
-        replace_file(self.sysroot.resolve(self.keyring.certificate), (staging / "x509").read_bytes())
-        self.keyring.publish()
-        remove_tree(staging)
-        sync_directory(self._private.parent)
-
     def heal(self) -> None:
         """Finish or drop what a kill interrupted; a first key is finished by generate alone. Raises OSError."""
         staging = self.keyring.staging
-        if self.keyring.is_token or not self._private.parent.is_dir():
+        if self.keyring.is_token or not self.pair.private.parent.is_dir():
             return
         delete_tree(temporary_name(self.next))
         if not staging.is_dir():
             return
         if not self.keyring.is_interrupted():
-            if self.keyring.is_there(self.keyring.certificate) and self._is_whole(staging) and not self.next.exists():
+            if self.keyring.is_there(self.keyring.certificate) and is_whole(staging) and not self.next.exists():
                 staging.rename(self.next)  # a successor whose switch was just begun
             else:
                 remove_tree(staging)
         elif self.keyring.is_there(self.keyring.certificate):
-            self._commit()
-
-    def _is_whole(self, staging: Path) -> bool:
-        return all((staging / name).is_file() for name in ("key", "x509"))
+            self.pair.commit()

@@ -17,7 +17,7 @@ import resource
 import shutil
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Optional, Union
@@ -112,6 +112,25 @@ def environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:
     return {"PATH": path, "LC_ALL": "C.UTF-8", "HOME": "/", **(more or {})}
 
 
+def _preparation(limits: Mapping[int, int], yields: bool, outlives: bool) -> Callable[[], None]:
+    """Return what a child does before it becomes the program. The arguments are those of run."""
+
+    def prepare() -> None:
+        if not outlives:
+            _die_with_parent()
+        _join_new_keyring()
+        os.umask(CHILDREN)
+        resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
+        for what, most in limits.items():
+            hard = resource.getrlimit(what)[1]
+            allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
+            resource.setrlimit(what, (allowed, allowed))
+        if yields:
+            _yield_to_others()
+
+    return prepare
+
+
 async def run(
     argv: Sequence[Union[str, Path]],
     *,
@@ -147,22 +166,17 @@ async def run(
         package = PACKAGES.get(Path(name).name)
         raise Problem("tool-missing", f"{name} is not installed", f"dnf install {package}" if package else "")
 
-    def prepare() -> None:
-        if not outlives:
-            _die_with_parent()
-        _join_new_keyring()
-        os.umask(CHILDREN)
-        resource.setrlimit(resource.RLIMIT_NOFILE, FILES)
-        for what, most in (limits or {}).items():
-            hard = resource.getrlimit(what)[1]
-            allowed = most if hard == resource.RLIM_INFINITY else min(most, hard)
-            resource.setrlimit(what, (allowed, allowed))
-        if yields:
-            _yield_to_others()
-
     words = (program, *(str(a) for a in argv[1:]))
     together = merged or output is not None
-    order = Order(words, environment(env), cwd, stdin is not None, together, tuple(pass_fds), prepare)
+    order = Order(
+        words,
+        environment(env),
+        cwd,
+        stdin is not None,
+        together,
+        tuple(pass_fds),
+        _preparation(limits or {}, yields, outlives),
+    )
     with contextlib.ExitStack() as stack:
         out = _Output(stack.enter_context(output.open("ab", buffering=0)) if output else None)
         out.room = output_limit if together else None

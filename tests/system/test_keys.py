@@ -17,8 +17,9 @@ from inside import enter
 from world import World
 
 from kmodd.core.sysroot import Sysroot
-from kmodd.sign import Keyring, is_signed
+from kmodd.sign import Keyring
 from kmodd.sign.making import KeyMaker
+from kmodd.sign.signfile import is_signed
 
 pytestmark = pytest.mark.system
 
@@ -197,7 +198,7 @@ KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from kmodd.core.sysroot import Sysroot
-from kmodd.sign import Keyring, making
+from kmodd.sign import Keyring, making, pairfiles
 step, count = int(sys.argv[2]), 0
 def counted(function):
     def call(*a, **k):
@@ -207,8 +208,9 @@ def counted(function):
         return function(*a, **k)
     return call
 for owner, name in ((os, "link"), (Path, "rename"), (Path, "mkdir"), (Path, "unlink"), (making, "delete_tree"),
-                    (making, "remove_tree"), (making, "replace_file"), (making, "run"),
-                    (Keyring, "publish"), (making, "sync_directory")):
+                    (making, "remove_tree"), (making, "sync_directory"), (pairfiles, "delete_tree"),
+                    (pairfiles, "remove_tree"), (pairfiles, "replace_file"), (pairfiles, "run"),
+                    (Keyring, "publish"), (pairfiles, "sync_directory")):
     setattr(owner, name, counted(getattr(owner, name)))
 maker = making.KeyMaker(Keyring(Sysroot(Path(sys.argv[1]))))
 async def rotate():

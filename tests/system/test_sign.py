@@ -18,9 +18,10 @@ from world import Kernels
 
 from kmodd.core.errors import Problem
 from kmodd.core.sysroot import Sysroot
-from kmodd.sign import MAGIC, Keyring, is_signed
+from kmodd.sign import Keyring, certificate_facts
 from kmodd.sign.certificate import decode_certificate
 from kmodd.sign.making import KeyMaker
+from kmodd.sign.signfile import MAGIC, is_signed
 
 pytestmark = pytest.mark.system
 
@@ -125,7 +126,7 @@ def test_the_certificate_may_sign_modules_and_nothing_else(keyring: Keyring) -> 
 
 
 def test_facts_of_the_certificate(keyring: Keyring) -> None:
-    facts = asyncio.run(keyring.certificate_facts())
+    facts = asyncio.run(certificate_facts(keyring))
     assert facts["subject"].startswith("CN=kmodd ") and facts["subject"].endswith(" module signing key")
     assert facts["algorithm"] in ("RSA 3072", "ECDSA 384")
     assert facts["fingerprint"] == keyring.signer().identity
@@ -176,17 +177,17 @@ KILLED = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from kmodd.core.sysroot import Sysroot
-from kmodd.sign import Keyring, making
+from kmodd.sign import Keyring, making, pairfiles
 step, name = int(sys.argv[2]), None
 def at(number, function):
     def call(*a, **k):
         if number == step: os.kill(os.getpid(), signal.SIGKILL)
         return function(*a, **k)
     return call
-making.os.link = at(2, making.os.link)
-making.run, making.replace_file = at(1, making.run), at(3, making.replace_file)
+pairfiles.os.link = at(2, pairfiles.os.link)
+pairfiles.run, pairfiles.replace_file = at(1, pairfiles.run), at(3, pairfiles.replace_file)
 Keyring.publish = at(4, Keyring.publish)
-making.remove_tree = at(5, making.remove_tree)
+pairfiles.remove_tree = at(5, pairfiles.remove_tree)
 asyncio.run(making.KeyMaker(Keyring(Sysroot(Path(sys.argv[1])))).generate("ecdsa"))
 """
 

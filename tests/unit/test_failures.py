@@ -65,7 +65,7 @@ async def looked(daemon: Daemon) -> None:
     await until(lambda: daemon.passes.report is not None)
 
 
-PLACES = ("watcher.rearm", "lock.keep", "_settle", "_report")
+PLACES = ("watcher.rearm", "lock.keep", "_settle", "reports.make")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_end_comes_in_order_although_a_part_fails(tmp_path: Path, capfd: pytest.
         raise RuntimeError("broken")
 
     def prepare(daemon: Daemon) -> None:
-        for part in (daemon.server, daemon.reconciler, daemon.alerts, daemon.events):
+        for part in (daemon.socket.server, daemon.reconciler, daemon.alerts, daemon.events):
             part.stop = fail  # type: ignore[method-assign]
 
     serve(tmp_path, looked, prepare)
@@ -139,7 +139,7 @@ def test_wiped_runtime_directory_is_made_anew(tmp_path: Path) -> None:
         await looked(daemon)
         for wipe in (shutil.rmtree, lambda path: (path / "io.kmodd.Manager").unlink()):
             wipe(daemon.sysroot.runtime)
-            await until(lambda: not daemon.listener.is_lost())
+            await until(lambda: not daemon.socket.listener.is_lost())
             status = await asyncio.to_thread(lambda: Client(str(daemon.sysroot.socket), LIMIT).call("Status"))
             assert status["holder"] == daemon.lock.holder()
         await until(daemon.sysroot.progress.exists)

@@ -1,4 +1,4 @@
-"""The daemon goes on whatever becomes of those whom it tells."""
+"""The daemon goes on whatever becomes of those that it reports to."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def test_observer_that_breaks_stops_neither_others_nor_the_daemon(
 
     async def look_twice() -> None:
         daemon = Daemon(Sysroot(tmp_path), Settings())
-        daemon.observers = [broken, lambda previous, _now: told.append(previous)]
+        daemon.reports.observers = [broken, lambda previous, _now: told.append(previous)]
         daemon.reconciler.snapshot = settled()
-        daemon._report()
-        daemon._report()
+        daemon.reports.make()
+        daemon.reports.make()
 
     asyncio.run(look_twice())
     first, second = told

@@ -28,22 +28,23 @@ from ..actions import (
     WriteDropin,
 )
 from ..dropincontent import dropins
-from ..model import UNREAD, UNSAFE, BrokenFile, Dropin, Fault, Judgement, Policy, Snapshot, Target, Verdict, worst
+from ..model import Dropin, Fault, Judgement, Policy, Snapshot, Target, Verdict, worst
 from ..modulefile import canonical
 from ..record import TargetRecord
-from ..reloadplan import Reloading, find_refusal
+from ..reloadplan import Reloading
 from .decisions import (
     FIRST_KEY,
-    INPUT_WORDS,
     Deciding,
     Excluded,
     Failed,
     Settled,
-    Unknown,
     in_tree_fault,
     install_inputs,
 )
 from .exclusion import find_exclusion
+from .judging import Judging
+from .ordering import in_order
+from .reasons import INPUT_WORDS
 from .schedule import longest_first
 
 __all__ = (
@@ -79,7 +80,7 @@ def plan(snapshot: Snapshot, policy: Policy, now: float) -> tuple[Action, ...]:
 
 def judge(snapshot: Snapshot, policy: Policy, now: float) -> dict[Target, Judgement]:
     """Return the verdict of every target of the kernels that are present."""
-    return _Planning(snapshot, policy, now).judgements()
+    return Judging(snapshot, Deciding(snapshot, policy, now)).judgements()
 
 
 def judge_kernel(release: str, snapshot: Snapshot, judgements: Mapping[Target, Judgement]) -> Judgement:
@@ -126,11 +127,10 @@ class _Planning:
         self.policy = policy
         self.now = now
         self.deciding = Deciding(snapshot, policy, now)
-        self.reloading = Reloading(snapshot, self._is_ready)
+        self.reloading = Reloading(snapshot, Judging(snapshot, self.deciding).is_ready)
 
-    # -- what is asked for -----------------------------------------------------------------------------------------
     def actions(self) -> tuple[Action, ...]:
-        decisions = [self.deciding.decide(target) for target in self._ordered()]
+        decisions = [self.deciding.decide(target) for target in in_order(self.snapshot)]
         removals = self._removals()
         builds = longest_first([d for d in decisions if isinstance(d, BuildModule)], self.snapshot)
         installs = [d for d in decisions if isinstance(d, InstallModule)]
@@ -153,98 +153,7 @@ class _Planning:
             if not isinstance(self.deciding.decided.get(target, Excluded("")), Excluded)
         ]
 
-    def judgements(self) -> dict[Target, Judgement]:
-        found = {target: self._judge(target) for target in self._ordered()}
-        for broken in self.snapshot.broken:
-            for kernel in self.snapshot.present():
-                found.update(self._judge_broken(broken, kernel.release))
-        return found
-
-    def _judge_broken(self, broken: BrokenFile, release: str) -> dict[Target, Judgement]:
-        """Judge the module of a file that cannot be taken: failed, but for what root had installed before others could
-        change the file.
-        """
-        fault = broken.fault
-        failed = Judgement.of(Verdict.WAITING if fault.problem == UNREAD else Verdict.FAILED, fault)
-        kept = {
-            target: self._judge_installed(target, f"installed; {fault.message}")
-            for target, record in self.snapshot.records.items()
-            if fault.problem == UNSAFE and target.kernel == release and record.module_file == broken.path
-            if record.installed and record.installed.objects and self.snapshot.of(target).damage is None
-        }
-        return kept or {Target(broken.name, release): failed}
-
-    # -- a target's verdict ----------------------------------------------------------------------------------------
-    def _judge(self, target: Target) -> Judgement:
-        decision = self.deciding.decide(target)
-        record = self.snapshot.of(target).record
-        kept = "; the previous build stays installed" if record and record.installed else ""
-        if self.snapshot.of(target).running:
-            return Judgement(Verdict.BUILDING, "is being built")
-        rule = decision.rule
-        if isinstance(decision, Excluded):
-            problem, hint = (decision.fault.problem, decision.fault.hint) if decision.fault else ("", "")
-            return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
-        if isinstance(decision, Unknown):
-            fault = decision.seen.fault
-            return Judgement.of(Verdict.WAITING, fault, rule)
-        if isinstance(decision, Failed):
-            fault = decision.fault
-            return Judgement.of(Verdict.FAILED, fault, rule, kept)
-        if isinstance(decision, Wait):
-            verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
-            return Judgement.of(verdict, decision.fault, rule, kept)
-        if isinstance(decision, BuildModule):
-            return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
-        if isinstance(decision, InstallModule):
-            usable = record and record.installed and self.snapshot.of(target).damage is None
-            if not usable or decision.urgent or self.snapshot.of(target).faults:
-                return Judgement(Verdict.BUILDING, f"is to be installed: {decision.reason}", rule=rule)
-            decision = Settled(f"installed, and will be again: {decision.reason}")
-        return self._judge_installed(target, decision.note)
-
-    def _judge_installed(self, target: Target, note: str) -> Judgement:
-        """Judge a target of which nothing is to be done, by what its kernel and verify say; note: of a ready one."""
-        kernel, row = self.snapshot.kernels[target.kernel], self.snapshot.of(target)
-        attempt = kernel.attempts.get(RunDepmod.kind)
-        if attempt is not None and attempt.outcome == "failed":
-            return Judgement.of(Verdict.FAILED, attempt.fault, 7)
-        if kernel.depmod_stale:
-            return Judgement(Verdict.BUILDING, f"depmod is to run: {kernel.depmod_stale}", rule=7)
-        for fault in row.faults:
-            return Judgement.of(Verdict.BLOCKED, fault, 7)
-        if row.unchecked is not None:
-            fault = row.unchecked.fault
-            return Judgement.of(Verdict.WAITING, fault, 7)
-        refusal = find_refusal(target, self.snapshot)
-        if refusal is not None:
-            return Judgement.of(Verdict.BLOCKED, refusal, 7)
-        return Judgement(Verdict.READY, note or "built, installed and checked", rule=7)
-
-    def _is_ready(self, target: Target) -> bool:
-        return target.module in self.snapshot.modules and self._judge(target).verdict is Verdict.READY
-
     # -- whole modules and kernels ---------------------------------------------------------------------------------
-    def _ordered(self) -> list[Target]:
-        """Return all targets, dependencies first."""
-        done: dict[str, None] = {}
-
-        def visit(name: str, trail: frozenset[str]) -> None:
-            if name in done or name in trail or name not in self.snapshot.modules:
-                return
-            for dependency in needed[name]:
-                visit(dependency, trail | {name})
-            done[name] = None
-
-        kernels = [kernel.release for kernel in self.snapshot.present()]
-        needed = {
-            name: sorted({d for release in kernels for d in self.snapshot.depends(Target(name, release))})
-            for name in self.snapshot.modules
-        }
-        for name in sorted(self.snapshot.modules):
-            visit(name, frozenset())
-        return [Target(name, release) for release in kernels for name in done]
-
     def _protected(self, module: str, record: Optional[TargetRecord]) -> bool:
         """Tell whether a module's file is broken, so that nothing of it may go."""
         file = record.module_file if record else ""

@@ -13,16 +13,7 @@ from ..modulefile import Module, canonical
 from ..record import Attempt, TargetRecord
 from ..remedy import find_remedy
 from .exclusion import find_exclusion
-
-#: Inputs by the words that a reason uses for them.
-INPUT_WORDS = {
-    "source": "its source changed",
-    "patches": "its patches changed",
-    "module": "its module file changed",
-    "symvers": "the Module.symvers of others changed",
-    "build_tree": "the kernel's configuration or symvers changed",
-    "compiler": "the compiler changed",
-}
+from .reasons import find_installation, find_owners, why_build
 
 #: What is wrong with inputs that somebody is to provide.
 WAITED_FOR = ("depends-not-ready", "kernel-source-missing", "kernel-source-unknown", UNREAD)
@@ -76,7 +67,7 @@ class Deciding:
         self.now = now
         self.decided: dict[Target, Decision] = {}
         self.identified: dict[Target, Optional[dict[str, str]]] = {}
-        self.owners = self._owners()
+        self.owners = find_owners(snapshot)
 
     def decide(self, target: Target) -> Decision:
         if target not in self.decided:
@@ -114,7 +105,7 @@ class Deciding:
         if inputs is None:
             return self._without_inputs(target, kernel, record, unready)
         if record is None or record.built is None or record.built.inputs != inputs or record.asked:
-            reason = self._why_build(record, inputs)
+            reason = why_build(record, inputs)
             return self._retry(target, record, "build", inputs) or unready or self._build(target, reason, inputs, after)
         return self._installation(target, kernel, record, inputs, after)
 
@@ -186,7 +177,7 @@ class Deciding:
                 text = f"{target.module} and {owner} both yield {built.name}.ko"
                 hint = "name the objects to install with [[object]] in one of the two module files"
                 return Failed(Fault("object-collision", text, hint), 6)
-        action = self._needed_installation(target, kernel, record)
+        action = find_installation(target, record, self.snapshot)
         if action is None:
             return Settled()
         mine = {item.built for item in installed.objects} if installed else set()  # what is there already stays
@@ -249,60 +240,6 @@ class Deciding:
     def install_inputs(self, target: Target) -> dict[str, str]:
         """Return what identifies an installation, beyond which a failed one is not repeated."""
         return install_inputs(target, self.snapshot)
-
-    def _why_build(self, record: Optional[TargetRecord], inputs: Mapping[str, str]) -> str:
-        if record is None or record.built is None:
-            return "never built for this kernel"
-        old = record.built.inputs
-        if old == inputs:
-            return "a rebuild was asked for"
-        changed = [name for name in sorted({*old, *inputs}) if old.get(name) != inputs.get(name)]
-        words = [INPUT_WORDS.get(name, f"{name.partition(':')[2]}, which it depends on, changed") for name in changed]
-        return "; ".join(words)
-
-    def _needed_installation(self, target: Target, kernel: Kernel, record: TargetRecord) -> Optional[InstallModule]:
-        """Return the installation that is due, None where what was built is installed as it is to be."""
-        reason = self._why_install(target, record)
-        if reason:
-            return InstallModule(target, reason)
-        identity = self.snapshot.signer.identity if kernel.signature_hash else ""
-        objects = record.installed.objects if record.installed else ()
-        if (identity or not kernel.signature_hash) and any(o.signer != identity for o in objects):
-            return InstallModule(target, "signed by another key", urgent=False)
-        if any(o.compressed != kernel.compression for o in objects):
-            return InstallModule(target, f"the kernel's own modules are {kernel.compression or 'not'} compressed")
-        return None
-
-    def _why_install(self, target: Target, record: TargetRecord) -> str:
-        """Return what of what was built is not installed, or not whole; "" if nothing."""
-        assert record.built is not None
-        installed = record.installed
-        wanted = {o.name: o.sha256 for o in self.snapshot.of(target).wanted}
-        if installed is None or (wanted and not installed.objects):
-            return "not installed"
-        if {o.name: o.built for o in installed.objects} != wanted:
-            more = any(o.name in self.snapshot.of(target).left for o in installed.objects)
-            return "the kernel's own is as new" if more else "built anew"
-        if installed.superseded:
-            return "an interrupted installation is to be finished"
-        damage = self.snapshot.of(target).damage
-        return damage.text if damage is not None else ""
-
-    def _owners(self) -> dict[str, dict[str, str]]:
-        """Return kernel -> object -> the module it belongs to: who has it installed, else the first by name."""
-        owners: dict[str, dict[str, str]] = {kernel.release: {} for kernel in self.snapshot.present()}
-        for installed in (True, False):
-            for target, record in sorted(self.snapshot.records.items()):
-                if target.kernel not in owners or target.module not in self.snapshot.modules or not record.built:
-                    continue
-                if installed and record.installed is None:
-                    continue
-                objects = {canonical(o.name) for o in self.snapshot.of(target).wanted}
-                if installed and record.installed:
-                    objects &= {canonical(o.name) for o in record.installed.objects}
-                for name in objects:
-                    owners[target.kernel].setdefault(name, target.module)
-        return owners
 
 
 def in_tree_fault(name: str, module: Module) -> Fault:

@@ -12,6 +12,8 @@ from ...core.model import REFUSED, Kernel
 from ...core.modulefile import canonical
 from ...core.rootwarnings import KEY, find_warnings
 from ...host.kernels import SUFFIXES
+from ...sign import certificate_facts
+from ...sign.signfile import find_sign_file
 from . import Finding, Host
 
 AKMOD = re.compile(r"(?P<name>.+?)-kmod[-.].*")
@@ -57,7 +59,7 @@ async def sign_files(host: Host) -> AsyncIterator[Finding]:
     for kernel in host.snapshot.present():
         if kernel.signature_hash and kernel.build_tree:
             try:
-                host.observer.keys.now.find_sign_file(host.sysroot.resolve(kernel.build_tree))
+                find_sign_file(host.sysroot, host.sysroot.resolve(kernel.build_tree))
                 good.append(kernel)
             except Problem as problem:
                 yield Finding("sign-file", "fail", problem.message, problem.hint)
@@ -87,7 +89,7 @@ async def keys(host: Host) -> AsyncIterator[Finding]:
             yield Finding("keys", "fail", problem.message, problem.hint)
             return
     try:
-        facts = await keyring.certificate_facts()
+        facts = await certificate_facts(keyring)
     except Problem as problem:
         yield Finding("keys", "fail", problem.message, problem.hint)
         return

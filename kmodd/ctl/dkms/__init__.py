@@ -58,7 +58,7 @@ def _run(arguments: Arguments) -> int:
     if arguments.action != "status" and os.geteuid() != 0:
         raise Refusal(1, "You must be root to use this command.")
     from ...system.log import configure
-    from .actions import Actions
+    from .actions import run
 
     configure("critical")
-    return Actions(arguments).run()
+    return run(arguments)

@@ -184,14 +184,14 @@ class Tree:
             changes = [("module", "version", version), ("source", "dkms", conf)]
         if enabled is not None and module.enabled != enabled:
             changes.append(("module", "enabled", enabled))
-        self._edit(module, changes)
+        edit(self.sysroot, module, changes)
 
     def include(self, name: str, release: str) -> None:
         """Keep a module built for a kernel that it was excluded from. Raises Problem."""
         module = self.modules.get(name)
         if module is not None and release in module.file.kernels.exclude:
             left = [glob for glob in module.file.kernels.exclude if glob != release]
-            self._edit(module, [("kernels", "exclude", left)])
+            edit(self.sysroot, module, [("kernels", "exclude", left)])
 
     def exclude(self, name: str, release: str) -> None:
         """Keep a module no longer built for a kernel. Raises Problem."""
@@ -200,7 +200,7 @@ class Tree:
             self.register(name, module.file.module.version, module.path, None)
             module = Tree(self.sysroot).modules[name]
         if release not in module.file.kernels.exclude:
-            self._edit(module, [("kernels", "exclude", [*module.file.kernels.exclude, release])])
+            edit(self.sysroot, module, [("kernels", "exclude", [*module.file.kernels.exclude, release])])
 
     def disable(self, name: str) -> None:
         """Keep a module registered, and not built. Raises Problem."""
@@ -218,7 +218,7 @@ class Tree:
         module = self.modules.get(name)
         if module is not None and not is_adopted(module):
             if says_more(module):
-                self._edit(module, [("module", "enabled", False)])
+                edit(self.sysroot, module, [("module", "enabled", False)])
                 return
             remove(self.sysroot, module)
             module = Tree(self.sysroot).modules.get(name)
@@ -242,23 +242,24 @@ class Tree:
             text = f"module {name} is registered by {module.path}, with another source than a dkms.conf"
             raise Problem("module-exists", text, f"kmoddctl remove {name} first")
 
-    def _edit(self, module: Module, changes: list[tuple[str, str, object]]) -> None:
-        """Change keys of a module file, in /etc; a vendor's is copied there. Raises Problem."""
-        if not changes:
-            return
-        text = self.sysroot.resolve(module.path).read_text()
-        target = self.sysroot.registries[0] / Path(module.path).name
-        edited = text
-        for table, key, value in changes:
-            edited = set_value(edited, table, key, value)
-        found = parse(edited)
-        for table, key, value in changes:
-            said = getattr(getattr(found, table), key)
-            if (list(said) if isinstance(said, tuple) else said) != value:
-                hint = f"set {table}.{key} = {json.dumps(value)} in it by hand"
-                raise Problem("module-file-invalid", f"{module.path} is written in a way that cannot be edited", hint)
-        with explained(f"writing {self.sysroot.inside(target)}"):
-            replace_file(target, edited.encode())
+
+def edit(sysroot: Sysroot, module: Module, changes: list[tuple[str, str, object]]) -> None:
+    """Change keys of a module file, in /etc; a vendor's is copied there. Raises Problem."""
+    if not changes:
+        return
+    text = sysroot.resolve(module.path).read_text()
+    target = sysroot.registries[0] / Path(module.path).name
+    edited = text
+    for table, key, value in changes:
+        edited = set_value(edited, table, key, value)
+    found = parse(edited)
+    for table, key, value in changes:
+        said = getattr(getattr(found, table), key)
+        if (list(said) if isinstance(said, tuple) else said) != value:
+            hint = f"set {table}.{key} = {json.dumps(value)} in it by hand"
+            raise Problem("module-file-invalid", f"{module.path} is written in a way that cannot be edited", hint)
+    with explained(f"writing {sysroot.inside(target)}"):
+        replace_file(target, edited.encode())
 
 
 def says_more(module: Module) -> bool:
