@@ -109,7 +109,7 @@ class Kernel:
     depmod_stale: str = ""  # why modules.dep is not what depmod would write now
     command_lines: tuple[str, ...] = ("",)  # that it may get; more than one where the boot loader leaves that open
     command_line_unknown: str = ""  # why it may get others
-    attempts: Mapping[str, Attempt] = field(default_factory=dict)  # the last of each step that failed last: depmod
+    failures: Mapping[str, Attempt] = field(default_factory=dict)  # the last attempt of each step that failed: depmod
     omitted: frozenset[str] = frozenset()  # installed files, relative to its directory, that depmod does not list
 
 
@@ -222,6 +222,12 @@ class TargetState:
     def faults(self) -> tuple[Fault, ...]:
         """Return what verify found wrong."""
         return tuple(check.fault for check in self.checks or () if check.outcome == "failed")
+
+    @property
+    def is_proven(self) -> bool:
+        """Tell whether verify answered each question about what is installed, and found nothing wrong."""
+        unproven = ("failed", "untold", "interrupted")
+        return self.checks is not None and not any(check.outcome in unproven for check in self.checks)
 
     @property
     def warnings(self) -> tuple[str, ...]:

@@ -75,7 +75,7 @@ class KernelProbe:
         return {
             release: replace(
                 self._booted(kernel, default),
-                attempts=remembered[release].steps if release in remembered else {},
+                failures=remembered[release].steps if release in remembered else {},
             )
             for release, kernel in kernels.items()
         }

@@ -249,14 +249,14 @@ class DepmodStep(Step[RunDepmod]):
         release = action.kernel
         if release in current.touched:
             return True
-        last = current.snapshot.kernels[release].attempts.get(action.kind)
-        is_wrong = current.snapshot.kernels[release].depmod_stale or (last is not None and last.outcome == "failed")
-        return bool(is_wrong) and not any(target.kernel == release for target in current.pending)
+        kernel = current.snapshot.kernels[release]
+        is_wrong = bool(kernel.depmod_stale) or action.kind in kernel.failures
+        return is_wrong and not any(target.kernel == release for target in current.pending)
 
     async def apply(self, actions: Sequence[RunDepmod], current: Pass) -> Sequence[RunDepmod]:
         for action in actions:
-            last = current.snapshot.kernels[action.kernel].attempts.get(action.kind)
-            problem = await self.indexing.run(action, last if last and last.outcome == "failed" else None)
+            last = current.snapshot.kernels[action.kernel].failures.get(action.kind)
+            problem = await self.indexing.run(action, last)
             if problem is not None:
                 self.failures.report("depmod failed", action, problem)
         return actions

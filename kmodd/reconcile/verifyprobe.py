@@ -52,7 +52,7 @@ class Checker:
         self._trusted: dict[tuple[str, bool], Acceptance] = {}
 
     async def fill(self, seen: Observation, strict: bool) -> None:
-        """Fill checks of what is installed and undamaged, on kernels whose modules.dep is up to date.
+        """Fill checks of what is installed and undamaged, also where modules.dep is stale.
 
         strict: what cannot be told counts as failed.
         """
@@ -63,7 +63,7 @@ class Checker:
         for target, row, record in seen.recorded():
             kernel, module = seen.kernels.get(target.kernel), seen.registry.modules.get(target.module)
             objects = record.installed.objects if record.installed else ()
-            if not kernel or not kernel.present or not objects or row.damage is not None or kernel.depmod_stale:
+            if not kernel or not kernel.present or not objects or row.damage is not None:
                 continue
             assert record.installed is not None
             present = all(item.signer == self.key.signer.identity for item in objects)

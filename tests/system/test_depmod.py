@@ -64,6 +64,21 @@ def test_output_that_is_cut_is_repaired(built: World, name: str, size: int) -> N
         assert built.plan() == "nothing to do"
 
 
+def test_stale_index_takes_nothing_from_what_modprobe_still_finds(built: World) -> None:
+    other = directory(built) / "updates/other.ko"
+    other.parent.mkdir(exist_ok=True)
+    shutil.copy(built.root / f"lib/modules/{built.kernel}/extra/alpha/alpha.ko", other)
+    subprocess.run(["depmod", "-b", built.root, built.kernel], check=True)
+    other.unlink()
+    status = built.ctl("status", "alpha")
+    assert (built.verdict("alpha"), "depmod" in built.plan()) == ("ready", True), status.stdout
+    for name in ("modules.dep", "modules.dep.bin"):
+        (directory(built) / name).unlink()
+    assert built.verdict("alpha") == "building"
+    assert built.sync().returncode == 0
+    assert (built.verdict("alpha"), built.plan()) == ("ready", "nothing to do")
+
+
 def test_leftovers_of_a_killed_depmod_are_healed(built: World) -> None:
     left = directory(built) / "modules.alias.bin.99999999.123.1700000000"
     killed = fake(built, f"echo half > {left}; kill -9 $$")

@@ -32,7 +32,7 @@ from worlds import (
 )
 
 from kmodd.core.actions import Action, InstallModule, RemoveModule, RunDepmod, Wait
-from kmodd.core.model import Fault, Judgement, Signer, Snapshot, Target, Verdict
+from kmodd.core.model import Check, Fault, Judgement, Signer, Snapshot, Target, Verdict
 from kmodd.core.planner import install_inputs, judge
 from kmodd.core.record import Installed
 from kmodd.core.remedy import Remedy
@@ -51,6 +51,8 @@ def changed(**inputs: str) -> Snapshot:
 
 
 GONE = kernel(present=False)
+STALE = kernel(depmod_stale="modules.dep lists x, which is gone")
+PASSED = Check("m", "index", "passed", "is found")
 OPEN = Fault("source-unsafe", "m.toml belongs to uid 1000", "chown it")
 SIGNING = Signer(fault=Fault("signing-key-unreadable", "the key cannot be read", "chmod it"))
 FIRST = Signer(fault=Fault("signing-key-absent", "no key yet", ""))
@@ -404,6 +406,27 @@ CASES: list[Case] = [
         [RunDepmod(K, "modules.dep is missing")],
         Verdict.BUILDING,
         "depmod is to run: modules.dep is missing",
+    ),
+    (
+        "depmod stale, and all checks passed",
+        settled(kernels=(STALE,), checks={T: (PASSED,)}),
+        [RunDepmod(K, "modules.dep lists x, which is gone")],
+        Verdict.READY,
+        "installed and checked; depmod is to run: modules.dep lists x, which is gone",
+    ),
+    (
+        "depmod stale, and modprobe would not find it",
+        settled(kernels=(STALE,), checks={T: (PASSED, Check("m", "name", "failed", "is not found", "x"))}),
+        [RunDepmod(K, "modules.dep lists x, which is gone")],
+        Verdict.BUILDING,
+        "depmod is to run: modules.dep lists x, which is gone",
+    ),
+    (
+        "depmod stale, and one check could not tell",
+        settled(kernels=(STALE,), checks={T: (PASSED, Check("m", "name", "untold", "cannot be told"))}),
+        [RunDepmod(K, "modules.dep lists x, which is gone")],
+        Verdict.BUILDING,
+        "depmod is to run: modules.dep lists x, which is gone",
     ),
     (
         "depmod stale, nothing of ours installed",

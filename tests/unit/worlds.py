@@ -120,7 +120,7 @@ def change(snapshot: Snapshot, **facts: Any) -> Snapshot:
     changed = replace(snapshot, **{"targets": rows, **facts})
     if attempts is not None:
         kernels = {
-            r: replace(k, attempts={"depmod": attempts[r]} if r in attempts else {}) for r, k in changed.kernels.items()
+            r: replace(k, failures={"depmod": attempts[r]} if r in attempts else {}) for r, k in changed.kernels.items()
         }
         changed = replace(changed, kernels=kernels)
     return changed

@@ -7,7 +7,8 @@ The rules of a target are tried in order, cheapest first:
  4. what failed with these very inputs is not tried again; what failed for a passing reason is, after a pause;
  5. built with other inputs, or never, or to be built again as was asked for: build;
  6. not installed as it was built, or signed by another key, or changed on disk: install;
- 7. then whatever verify found wrong decides.
+ 7. then whatever verify found wrong decides;
+ 8. but while modules.dep is stale only what verify proves all the same is ready, since depmod is to run first.
 What is ready and stale in memory is reloaded when nothing else is due for that kernel (reloading).
 """
 
@@ -70,6 +71,7 @@ RULES = {
     5: "what was never built, or with other inputs, or is asked for again, is built",
     6: "what is not installed as it was built is installed",
     7: "what the checks of the installed files find decides",
+    8: "while modules.dep is stale, or depmod failed, only what the checks prove all the same is ready",
 }
 
 
@@ -230,12 +232,12 @@ class _Planning:
                 t.kernel == release and r.installed for t, r in self.snapshot.records.items()
             ):
                 reason = kernel.depmod_stale
-            attempt = kernel.attempts.get(RunDepmod.kind)
-            if attempt is not None and attempt.outcome == "failed":
-                until = self.deciding.until(attempt)
+            failure = kernel.failures.get(RunDepmod.kind)
+            if failure is not None:
+                until = self.deciding.until(failure)
                 if self.now < until:
                     waits += [
-                        Wait.of(target, attempt.fault, until)
+                        Wait.of(target, failure.fault, until)
                         for target, decision in sorted(self.deciding.decided.items())
                         if target.kernel == release and isinstance(decision, Settled)
                     ]

@@ -68,11 +68,11 @@ class Judging:
     def _judge_installed(self, target: Target, note: str) -> Judgement:
         """Judge a target of which nothing is to be done, by what its kernel and verify say; note: of a ready one."""
         kernel, row = self.snapshot.kernels[target.kernel], self.snapshot.of(target)
-        attempt = kernel.attempts.get(RunDepmod.kind)
-        if attempt is not None and attempt.outcome == "failed":
-            return Judgement.of(Verdict.FAILED, attempt.fault, 7)
-        if kernel.depmod_stale:
-            return Judgement(Verdict.BUILDING, f"depmod is to run: {kernel.depmod_stale}", rule=7)
+        failure = kernel.failures.get(RunDepmod.kind)
+        if failure is not None:
+            return Judgement.of(Verdict.FAILED, failure.fault, 8)
+        if kernel.depmod_stale and not row.is_proven:
+            return Judgement(Verdict.BUILDING, f"depmod is to run: {kernel.depmod_stale}", rule=8)
         for fault in row.faults:
             return Judgement.of(Verdict.BLOCKED, fault, 7)
         if row.unchecked is not None:
@@ -81,6 +81,8 @@ class Judging:
         refusal = find_refusal(target, self.snapshot)
         if refusal is not None:
             return Judgement.of(Verdict.BLOCKED, refusal, 7)
+        if kernel.depmod_stale:
+            return Judgement(Verdict.READY, f"installed and checked; depmod is to run: {kernel.depmod_stale}", rule=8)
         return Judgement(Verdict.READY, note or "built, installed and checked", rule=7)
 
     def is_ready(self, target: Target) -> bool:
