@@ -110,7 +110,7 @@ def apply(snapshot: Snapshot, actions: tuple[Action, ...]) -> Snapshot:
     kernels, stored = dict(snapshot.kernels), dict(snapshot.records)
     damaged, lost = dict(parts(snapshot, "damaged")), set(parts(snapshot, "store_damaged"))
     files = {(d.kind, d.module): d for d in snapshot.dropins}
-    attempts = {r: k.failures["depmod"] for r, k in snapshot.kernels.items() if k.attempts}
+    attempts = {r: k.failures["depmod"] for r, k in snapshot.kernels.items() if k.failures}
     for action in actions:
         if isinstance(action, RemoveModule):
             del stored[action.target]
