@@ -25,7 +25,7 @@ class Alerts:
         self.metrics = Metrics(sysroot, settings)
         self.motd = Motd(sysroot)
         self.command = Command(sysroot, settings, find_owner)
-        self._told = ""
+        self._logged = ""
 
     def __call__(self, previous: Optional[Report], now: Report) -> None:
         log_changes(previous, now)
@@ -41,10 +41,10 @@ class Alerts:
             except OSError as error:
                 faults.append(f"{error.filename}: {error.strerror}")
         text = "; ".join(faults)
-        if text and text != self._told:
+        if text and text != self._logged:
             hint = "systemd.exec(5) ReadWritePaths= lets a unit write there; see kmodd.toml(5)"
             get_logger().warning("alert not written", reason=text, hint=hint)
-        self._told = text
+        self._logged = text
 
     async def stop(self) -> None:
         """Stop a command that runs."""

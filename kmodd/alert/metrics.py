@@ -19,8 +19,8 @@ from ..system.files import replace_file
 
 HELP = {
     "kmodd_info": "The version of kmodd.",
-    "kmodd_last_look_timestamp_seconds": "When kmodd last looked at everything.",
-    "kmodd_module_files_broken": "Module files that cannot be taken.",
+    "kmodd_last_look_timestamp_seconds": "When kmodd last observed everything.",
+    "kmodd_module_files_broken": "Module files that cannot be used.",
     "kmodd_kernel_ready": "Whether all required modules are ready for a kernel.",
     "kmodd_target_ready": "Whether a module is ready for a kernel; none where it is excluded.",
     "kmodd_target_verdict": "1 for the verdict of a module for a kernel, 0 for the others.",

@@ -46,7 +46,7 @@ class Subscription:
 
 
 class Feed:
-    """Takes events, and gives them to all subscriptions."""
+    """Gives each event to all subscriptions."""
 
     def __init__(self) -> None:
         self._subscriptions: set[Subscription] = set()

@@ -140,7 +140,7 @@ type Event (
   hint: ?string
 )
 
-# What the daemon found when it last looked, on all targets or some.
+# What the last pass found, on all targets or some.
 method Status(module: ?string, kernel: ?string) -> {_DOCUMENT}
 
 # What is due by that.

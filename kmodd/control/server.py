@@ -29,7 +29,7 @@ from .interface import MANAGER, SERVICE, TEXTS, Refusal, describe, find_method, 
 MOST_CONNECTIONS = 4096
 OF_ONE_USER = 256
 FAIR = 16  # of one user, that are not closed for others as long as some user has more
-LOOKED_AT = 64  # connections, to find one that can be closed
+MOST_COMPARED = 64  # connections, to find one that can be closed
 ACCEPTED_A_TURN = 128  # of the event loop, so that not more than that many wait to be closed
 FOR_ROOT = 64  # of them, that nobody else gets
 OTHER_FILES = 512  # descriptors that builds and passes need
@@ -120,9 +120,9 @@ class Server:
         uid = connection.uid
         own = len(self.users.get(uid, ()))
         free = self.most - len(self.connections)
-        if uid != 0 and (own >= OF_ONE_USER or (free <= FOR_ROOT and not self._make_room(own))):
+        if uid != 0 and (own >= OF_ONE_USER or (free <= FOR_ROOT and not self._end_another(own))):
             return False
-        if free <= 0 and not self._make_room(0):
+        if free <= 0 and not self._end_another(0):
             return False
         self.connections[connection] = None
         self.users.setdefault(uid, {})[connection] = None
@@ -142,7 +142,7 @@ class Server:
         if not theirs:
             del self.users[connection.uid]
 
-    def _make_room(self, own: int) -> bool:
+    def _end_another(self, own: int) -> bool:
         """End a connection for somebody who has `own`: of the user with the most, or one on which nothing is asked."""
         greediest = max(self.greedy, key=lambda uid: len(self.users[uid]), default=None)
         if greediest is not None and len(self.users[greediest]) > own + 1:
@@ -151,7 +151,7 @@ class Server:
             among = self.connections
         else:
             return False
-        oldest = [one for one in itertools.islice(among, LOOKED_AT) if one.uid != 0]
+        oldest = [one for one in itertools.islice(among, MOST_COMPARED) if one.uid != 0]
         idle = [one for one in oldest if one.task is None]
         leaves = next(iter(idle if among is self.connections else idle or oldest), None)
         if leaves is None:
@@ -295,7 +295,7 @@ class Connection(asyncio.BufferedProtocol):
             if self._full is not None:
                 await asyncio.wait([self._full], timeout=STALL)
             if self._full is not None:
-                raise ConnectionAbortedError(f"nothing was taken for {STALL:.0f} s")
+                raise ConnectionAbortedError(f"nothing was read for {STALL:.0f} s")
 
 
 def _identify(client: socket.socket) -> tuple[int, frozenset[int]]:

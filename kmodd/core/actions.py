@@ -147,7 +147,7 @@ class RunDepmod(Action):
 
 @dataclass(frozen=True)
 class ReloadModule(OfTarget):
-    """Take objects out of the running kernel, in this order, and load them again, in the reverse one."""
+    """Unload objects from the running kernel, in this order, and load them again, in the reverse one."""
 
     kind: ClassVar[str] = "reload"
     name: ClassVar[str] = "ReloadModule"

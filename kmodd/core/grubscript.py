@@ -19,7 +19,7 @@ _OPERATORS = frozenset(";|&<>`")
 
 
 class Unclear(ValueError):
-    """What a line comes to cannot be told."""
+    """The value of a line cannot be determined."""
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from .record import Attempt, BuiltObject, InitRefusal, TargetRecord
 
 CHANGED = "source-changed"  # what was copied is not what was planned with
 UNSAFE = "source-unsafe"  # others than root can change what would be signed
-UNREAD = "look-interrupted"  # an accident kept something from being looked at
+UNREAD = "look-interrupted"  # an accident kept something from being read
 UNSIGNED = "kernel-source-unsigned"  # a source RPM without a good signature
 REFUSED = (UNSAFE, UNSIGNED)  # no reason to take away what is installed
 
@@ -58,7 +58,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that verify looked at in an object; message says why.
+    """One check of an object by verify; message says why it came out so.
 
     outcome: passed, failed, warning, untold (it cannot be told, which counts as a warning), skipped (there is nothing
     to compare with), or interrupted (it could not be made now, which says nothing of the object).
@@ -115,7 +115,7 @@ class Kernel:
 
 @dataclass(frozen=True)
 class BrokenFile:
-    """A module file that cannot be taken; its module is neither built nor removed."""
+    """A module file that cannot be used; its module is neither built nor removed."""
 
     path: str
     name: str
@@ -142,7 +142,7 @@ class Demand:
     """What a kernel demands of signatures.
 
     enforced: why it refuses modules without one by a key that it trusts; "" where it takes them or may take them.
-    doubt: why it cannot be told whether it does.
+    doubt: why that is not known.
     """
 
     enforced: str = ""
@@ -185,7 +185,7 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Unseen:
-    """What could not be looked at of a target; until: when it is looked at again, seconds since the epoch."""
+    """What could not be read of a target; until: when it is read again, seconds since the epoch."""
 
     fault: Fault
     until: float
@@ -259,7 +259,7 @@ class Snapshot:
     signer: Signer = Signer()
     key_fault: Optional[Fault] = None  # why the key cannot sign; None before the first key
     unread: tuple[str, ...] = ()  # files among the module files that are not read, in-root
-    again: Optional[float] = None  # when what of no target could be looked at is looked at again, s since the epoch
+    again: Optional[float] = None  # when what concerns all targets is read again, s since the epoch
     boot: str = ""  # tells this boot of the running kernel from any other
 
     def present(self) -> list[Kernel]:

@@ -1,4 +1,4 @@
-"""What a module file may say: the frozen models of `modules.d/NAME.toml` (DESIGN section 8, kmodd.modules.d(5)).
+"""What a module file may say: the frozen models of `modules.d/NAME.toml` (kmodd.modules.d(5)).
 
 Must not: read files. The registry does.
 """

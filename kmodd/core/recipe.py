@@ -1,6 +1,6 @@
-"""What a dkms.conf comes to for one kernel: how to build, and what of it is an object. Frozen, and without doubts.
+"""What a dkms.conf says for one kernel: how to build, and which objects that yields. All of it frozen.
 
-It is made of what code of others printed, so its model takes nothing that is not a plain name or an inner path.
+It is made of what code of others printed, so its model accepts nothing that is not a plain name or an inner path.
 """
 
 from __future__ import annotations

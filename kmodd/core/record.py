@@ -96,14 +96,14 @@ class Hook(Part):
 class Reload(Part):
     """The last try to put what is installed in place of what the running kernel had in memory.
 
-    A try that "began" was interrupted: what it took out is to be loaded again.
+    A try that "began" was interrupted: what it unloaded is to be loaded again.
     """
 
     outcome: Literal["began", "succeeded", "failed"]
     began: float
     inputs: dict[str, str]  # "boot", and the sha256 of each object as it was built
-    objects: tuple[str, ...]  # canonical names, in the order in which they are taken out
-    absent: bool = False  # one of this target was taken out and did not come back
+    objects: tuple[str, ...]  # canonical names, in the order in which they are unloaded
+    absent: bool = False  # one of this target was unloaded and did not come back
     problem: str = ""
     message: str = ""
     hint: str = ""

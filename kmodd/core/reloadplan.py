@@ -1,6 +1,6 @@
 """Which objects in the running kernel's memory can give way to the installed ones, and what is to be said of them.
 
-Pure. An object is taken out together with what uses its symbols and with what of its module and of build.depends is
+Pure. An object is unloaded together with what uses its symbols and with what of its module and of build.depends is
 stale, or not at all: a half exchanged set might not load. Nothing in use is touched, and no try is made twice with the
 same objects in one boot.
 """
@@ -40,7 +40,7 @@ def reload_inputs(target: Target, snapshot: Snapshot) -> dict[str, str]:
 
 
 def find_refusal(target: Target, snapshot: Snapshot) -> Optional[Fault]:
-    """Return why the running kernel did not take an object that was to replace one in memory, None if it did."""
+    """Return why the running kernel refused an object that was to replace one in memory, None if it did not."""
     tried = _tried(target, snapshot)
     if tried is None or not tried.absent:
         return None
@@ -85,7 +85,7 @@ class Reloading:
         return [i.name for i in self.snapshot.of(target).loaded if i.presence is Presence.STALE]
 
     def _owed(self, target: Target) -> list[str]:
-        """Return what an earlier try of this boot took out, and did not bring back in this build."""
+        """Return what an earlier try of this boot unloaded, and did not load again in this build."""
         record = self.snapshot.of(target).record
         tried = record.reload if record else None
         if tried is None or tried.inputs.get("boot") != self.snapshot.boot:
@@ -177,7 +177,7 @@ class Reloading:
         return ReloadModule(first, tuple(order), reason, tuple(sorted(target for target in targets if target != first)))
 
     def _order(self, group: Iterable[str]) -> list[str]:
-        """Return objects in an order in which they can be taken out: users of symbols and dependents first."""
+        """Return objects in an order in which they can be unloaded: users of symbols and dependents first."""
         left, order = set(group), list[str]()
         while left:
             needed = {
@@ -199,7 +199,7 @@ class Reloading:
             return None
         text = f"the running kernel still has the old {', '.join(stale)}"
         if not stale:
-            text = f"{', '.join(owed)} was taken out to be reloaded, and is not back yet"
+            text = f"{', '.join(owed)} was unloaded to be reloaded, and is not back yet"
         names = " ".join(stale or owed)
         by_hand = f"modprobe -r {names} && modprobe {'-a ' if ' ' in names else ''}{names}; or reboot"
         if any(item.permanent for item in self.snapshot.of(target).loaded):

@@ -1,4 +1,4 @@
-"""What a pass found, as listeners are told of it: all verdicts, what changed, and the line that STATUS= is. Pure."""
+"""What a pass found, as it is reported to listeners: all verdicts, what changed, and the line that STATUS= is. Pure."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Report:
     """What one pass found.
 
     settled and settled_kernels hold the last verdict that was not "building", which may be an earlier pass's: a
-    build is no news, its outcome is.
+    build is not reported, its outcome is.
     """
 
     snapshot: Snapshot
@@ -59,7 +59,7 @@ class Report:
         )
 
 
-#: Is told the previous report, None at first, and the new one. Must return at once, and raises nothing.
+#: Receives the previous report, None at first, and the new one. Must return at once, and raises nothing.
 Observer = Callable[[Optional[Report], Report], None]
 
 

@@ -1,6 +1,6 @@
 """What kmodd.toml(5) may say: the frozen models of the settings, and where those in force are found.
 
-Must not: read the file; config does.
+Must not: read the file; host.settingsfile does.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ LARGEST_LOG = 32 << 20  # bytes; as many are read
 
 
 class DaemonTable(Table):
-    quiet: TimeSpan = 0.25  # no event for so long, and the rpm transaction over: then look
+    quiet: TimeSpan = 0.25  # no event for so long, and the rpm transaction over: then a pass begins
     log_level: Literal["debug", "info", "warning", "error"] = "info"
 
 

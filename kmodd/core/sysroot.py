@@ -1,4 +1,4 @@
-"""The only room that knows absolute paths.
+"""The only module that knows absolute paths.
 
 A Sysroot maps paths as they are written in configuration, links and rpm packages (absolute, seen from inside the
 root) to paths of this host, resolving symbolic links inside the root as chroot(2) would, without entering it.
@@ -90,7 +90,7 @@ class Sysroot:
     def _follow(self, current: list[str], path: str | os.PathLike[str]) -> Path:
         """Return the host path of a path that begins where the parts in `current` lead, all links followed.
 
-        Plain strings: a look at many modules asks for thousands of paths.
+        Plain strings: a pass over many modules asks for thousands of paths.
         """
         top = str(self.root).rstrip("/")
         pending = os.fspath(path).split("/")[::-1]
@@ -218,7 +218,7 @@ class Sysroot:
 
     @property
     def ring(self) -> Path:
-        """Return the file that a package's trigger writes to so that the daemon looks again."""
+        """Return the file that a package's trigger writes to so that the daemon makes a pass."""
         return self.runtime / "ring"
 
     @property
@@ -275,7 +275,7 @@ class Sysroot:
         return self.resolve("/sys/firmware/efi/efivars")
 
 
-#: Where programs are looked for; the environment's PATH is not trusted by a root daemon.
+#: Where programs are searched; the environment's PATH is not trusted by a root daemon.
 PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 #: The processes of this host: proc(5).
@@ -289,7 +289,7 @@ OPEN_FILES = Path("/proc/self/fd")
 #: There where the kernel filters system calls: seccomp(2).
 SECCOMP = Path("/proc/sys/kernel/seccomp/actions_avail")
 
-#: Where the journal takes native entries.
+#: Where the journal receives native entries.
 JOURNAL_SOCKET = "/run/systemd/journal/socket"
 
 #: gcc toolsets of the EL family (Software Collections).

@@ -1,4 +1,4 @@
-"""TOML as kmodd takes it: parsed, validated by a frozen model, refused with the table and key that are wrong. Pure."""
+"""TOML files: parsed, and validated by a frozen model, else refused with the table and key that are wrong. Pure."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ def run_add(options: argparse.Namespace) -> int:
         _print_file(options, where, text)
         return DONE
     module = Module(name=name, file=parse(text), path=seen.sysroot.inside(add(seen.sysroot, text, name)))
-    _said(options, f"registered {name} by {where}{_told(own, bool(listed))}", seen, module=module)
+    _said(options, f"registered {name} by {where}{_remark(own, bool(listed))}", seen, module=module)
     return DONE
 
 
@@ -82,7 +82,7 @@ def _own_of_kernels(seen: Observed, names: Sequence[str]) -> list[str]:
     return [name for name in names if canonical(name) in found]
 
 
-def _told(own: Sequence[str], listed: bool) -> str:
+def _remark(own: Sequence[str], listed: bool) -> str:
     """Return a remark about objects that are named like the kernel's own."""
     if not own:
         return ""

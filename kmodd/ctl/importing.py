@@ -59,12 +59,12 @@ def run_import(options: argparse.Namespace) -> int:
     if options.remove_copies:
         return _remove_copies(options, seen)
     confs = sorted(set(find_confs(seen.sysroot))) if options.all else [find(seen.sysroot, p) for p in options.places]
-    taken = asyncio.run(_take(seen, confs, options))
-    for one in taken:
+    imports = asyncio.run(_evaluate_all(seen, confs, options))
+    for one in imports:
         if one.text and not options.dry_run:
             add(seen.sysroot, one.text, one.name)
-    _tell(options, taken, seen)
-    return FAILED if any(one.problem for one in taken) else DONE
+    _print(options, imports, seen)
+    return FAILED if any(one.problem for one in imports) else DONE
 
 
 def _remove_copies(options: argparse.Namespace, seen: Observed) -> int:
@@ -96,12 +96,12 @@ def find(sysroot: Sysroot, place: str) -> str:
 
 
 # -- what ------------------------------------------------------------------------------------------------------------
-async def _take(seen: Observed, confs: list[str], options: argparse.Namespace) -> list[Import]:
+async def _evaluate_all(seen: Observed, confs: list[str], options: argparse.Namespace) -> list[Import]:
     reader = seen.confs()
     kernels = seen.kernels()
     ours = {name: module for name, module in seen.snapshot.modules.items() if not is_adopted(module)}
     registered = {module.file.source.dkms: module.path for module in ours.values()}
-    taken = []
+    imports = []
     latest: dict[str, str] = {}
     said = {conf: identify(seen.sysroot, conf) for conf in confs}
     for name in {name for name, _ in said.values()}:
@@ -112,7 +112,7 @@ async def _take(seen: Observed, confs: list[str], options: argparse.Namespace) -
             problem = Problem(
                 "dkms-superseded", f"{latest[name]} is a newer version", "name it if it is the wanted one"
             )
-            taken.append(_refuse(Import(conf, name, version), problem))
+            imports.append(_refuse(Import(conf, name, version), problem))
             continue
         one = await _evaluate(reader, kernels, conf, options.ignore_hooks)
         if not one.problem and conf in registered:
@@ -121,8 +121,8 @@ async def _take(seen: Observed, confs: list[str], options: argparse.Namespace) -
             path = ours[one.name].path
             text = f"module {one.name} is registered by {path}, with another source"
             one = _refuse(one, Problem("module-exists", text, f"kmoddctl remove {one.name} first"))
-        taken.append(one)
-    return taken
+        imports.append(one)
+    return imports
 
 
 async def _evaluate(reader: ConfReader, kernels: list[Kernel], conf: str, ignore_hooks: bool) -> Import:
@@ -164,11 +164,11 @@ def _text(table: ModuleTable, source: Source) -> str:
 
 
 # -- telling ---------------------------------------------------------------------------------------------------------
-def _tell(options: argparse.Namespace, taken: list[Import], seen: Observed) -> None:
+def _print(options: argparse.Namespace, imports: list[Import], seen: Observed) -> None:
     if options.json:
-        print(json.dumps({"schema": 1, "dry_run": options.dry_run, "confs": [_document(one) for one in taken]}))
+        print(json.dumps({"schema": 1, "dry_run": options.dry_run, "confs": [_document(one) for one in imports]}))
         return
-    for one in taken:
+    for one in imports:
         if one.problem:
             print(f"refused {one.conf}: {one.message}" + (f"\n  hint: {one.hint}" if one.hint else ""))
         elif not one.text:
@@ -183,9 +183,9 @@ def _tell(options: argparse.Namespace, taken: list[Import], seen: Observed) -> N
             print(f"  not for {reason}")
         if one.said:
             print(f"  its dkms.conf printed: {one.said}")
-    if not taken:
+    if not imports:
         print("there is no dkms.conf")
-    elif any(one.text for one in taken) and not options.dry_run and Lock(seen.sysroot).holder() is None:
+    elif any(one.text for one in imports) and not options.dry_run and Lock(seen.sysroot).holder() is None:
         print("kmodd is not running; apply it with: kmoddctl sync")
 
 

@@ -62,7 +62,7 @@ def _label(module: Document) -> str:
 def _matrix(document: Document) -> list[str]:
     """Return the matrix: kernels down where the modules fit across, else modules down and kernels across by letters."""
     cells = {(t["module"], t["kernel"]): t["verdict"] for t in document["targets"]}
-    kernels, room = document["kernels"], terminal.width()
+    kernels, columns = document["kernels"], terminal.width()
     modules = [m for m in document["modules"] if any((m["name"], k["release"]) in cells for k in kernels)]
     if not modules or not kernels:
         return []
@@ -71,7 +71,7 @@ def _matrix(document: Document) -> list[str]:
     first = max(len(k["release"]) for k in kernels) + 2
     second = max(len(marks(k)) for k in kernels)
     second += 2 if second else 0
-    if first + second + sum(widths) - 2 <= room and len(modules) <= max(3, len(kernels)):
+    if first + second + sum(widths) - 2 <= columns and len(modules) <= max(3, len(kernels)):
         rows = [f"{'kernel':<{first + second}}" + "".join(f"{lb:<{w}}" for lb, w in zip(labels, widths))]
         for kernel in kernels:
             row = [(cells.get((m["name"], kernel["release"]), ""), w) for m, w in zip(modules, widths)]
@@ -80,11 +80,11 @@ def _matrix(document: Document) -> list[str]:
     if len(kernels) == 1:
         verdict, mark = kernels[0]["verdict"], marks(kernels[0])
         title = f"{kernels[0]['release']}: {paint(verdict, verdict)}" + (f" ({mark})" if mark else "")
-        name_width = min(max(map(len, labels)), room - CELL - 4) + 2
+        name_width = min(max(map(len, labels)), columns - CELL - 4) + 2
         rows = [f"  {terminal.clip(label, name_width - 2):<{name_width}}" for label in labels]
         return [title, *(row + _cells([(cells[m["name"], kernels[0]["release"]], 0)]) for row, m in zip(rows, modules))]
-    name_width = min(max(map(len, labels)) + 2, max(24, room - CELL * min(len(kernels), 4)))
-    at_once = max(1, (room - name_width + 2) // CELL)
+    name_width = min(max(map(len, labels)) + 2, max(24, columns - CELL * min(len(kernels), 4)))
+    at_once = max(1, (columns - name_width + 2) // CELL)
     lines: list[str] = []
     for start in range(0, len(kernels), at_once):
         some = kernels[start : start + at_once]

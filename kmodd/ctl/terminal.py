@@ -27,7 +27,7 @@ _OURS = f"\0{os.urandom(8).hex()}["
 
 
 class Door:
-    """A stream for text whose every character is seen; control sequences of steer pass. The rest is the stream's own.
+    """A stream that writes control characters as escapes; only sequences made by steer pass. Else as the stream itself.
 
     bare: the stream itself, for text that is to stay as it is.
     """
@@ -97,12 +97,12 @@ def wrap(first: str, text: str, most: int = 0) -> str:
     return f"\n{'':<{indent}}".join([f"{first}{lines[0]}".rstrip(), *lines[1:]])
 
 
-def clip(text: str, room: int) -> str:
+def clip(text: str, columns: int) -> str:
     """Return a text that fits, its middle left out where it does not."""
-    if len(text) <= room:
+    if len(text) <= columns:
         return text
-    left = (room - 1) // 2
-    return f"{text[:left]}…{text[len(text) - (room - 1 - left) :]}"
+    left = (columns - 1) // 2
+    return f"{text[:left]}…{text[len(text) - (columns - 1 - left) :]}"
 
 
 def clean(text: str) -> str:

@@ -1,4 +1,4 @@
-"""kmodd: waits for a knock, lets things settle, brings the root to what its registry says, and reports.
+"""kmodd: waits for a trigger, debounces, has a reconcile pass made, and reports what came of it.
 
 Must not: know how any of that is done.
 """
@@ -41,8 +41,8 @@ from .methods import Methods
 from .passes import Passes
 from .reports import Reports
 
-MARGIN = 0.1  # seconds that a timer is late on purpose: a look that came too early would only set it again
-BREATH = 0.5  # seconds between a look that failed and the next, whatever asks for it
+MARGIN = 0.1  # seconds that a timer is late on purpose: a pass that came too early would only set it again
+BREATH = 0.5  # seconds between a pass that failed and the next, whatever asks for it
 
 
 class Daemon:
@@ -64,10 +64,10 @@ class Daemon:
         self.socket = ControlSocket(sysroot, Server(self.methods.answers, self._readers))
         self.failures = DaemonFailures()
         self.stopping = asyncio.Event()
-        self.is_ready = False  # and the service manager was told
+        self.is_ready = False  # and the service manager knows
         self.reload = False
-        self.verify = False  # the next look does without what is remembered of checks
-        self.settling = False  # and a look follows as soon as nothing moves
+        self.verify = False  # the next pass makes all checks anew
+        self.settling = False  # and a pass follows as soon as the debounce is over
         self.timer: Optional[asyncio.TimerHandle] = None
         self.alerts = Alerts(sysroot, self.settings, build_owner)
         observers: list[Observer] = [self.alerts, self.events.changes]
@@ -118,7 +118,7 @@ class Daemon:
         return self.settling or bool(self.triggers)
 
     def trigger(self, reason: str) -> None:
-        """Ask for a look for which nothing on disk is to be waited for."""
+        """Ask for a pass that need not wait for changes on disk to end."""
         self.triggers.add(reason, moving=False)
 
     def ask_again(self, targets: Sequence[Target]) -> None:
@@ -149,7 +149,7 @@ class Daemon:
             self.notifier.watchdog()
 
     def _wake_in(self, delay: Optional[float]) -> None:
-        """Look again in some seconds, and no longer at the time that was set before. None: only events help.
+        """Have a pass made in some seconds, and no longer at the time that was set before. None: only events help.
 
         Never later than the longest pause, even if the clock is set meanwhile: nobody sets the timer's own.
         """
@@ -169,11 +169,11 @@ class Daemon:
                 reasons = await self._settle()
                 self.passes.begin()
                 get_logger().debug("looked again", reasons=" ".join(reasons))
-                reload, self.reload = self.reload, False  # one asked for from here on is answered by the next look
-                await self._look(reload)
+                reload, self.reload = self.reload, False  # one asked for from here on is answered by the next pass
+                await self._make_pass(reload)
                 self.failures.pass_succeeded()
             except Exception as error:
-                await self._look_failed(error)
+                await self._pass_failed(error)
             if reload or not self.is_ready:
                 self.is_ready = True
                 self.notifier.ready()
@@ -188,7 +188,7 @@ class Daemon:
         finally:
             self.settling = False
 
-    async def _look(self, reload: bool) -> None:
+    async def _make_pass(self, reload: bool) -> None:
         """Bring the root to what its registry says, once."""
         if reload:
             self._read_settings()
@@ -203,9 +203,9 @@ class Daemon:
         self._wake_in(self.reconciler.next_wake(self.actions))
         self.reports.make()
 
-    async def _look_failed(self, error: Exception) -> None:
+    async def _pass_failed(self, error: Exception) -> None:
         problem, pause = self.failures.pass_failed(error)
-        self.triggers.take()
+        self.triggers.collect()
         self._wake_in(pause)
         self.notifier.status(f"{problem.message}; trying again in {pause:.0f} s")
         self.passes.fail(problem)
@@ -219,7 +219,7 @@ class Daemon:
         self.notifier.ready()  # else a scriptlet that starts or reloads kmodd would wait for its own transaction
 
     def _read_settings(self) -> None:
-        """Take changed settings without losing running builds; a bad file leaves the old ones in force."""
+        """Apply changed settings without losing running builds; a bad file leaves the old ones in force."""
         try:
             settings = read_settings(self.sysroot)
         except Exception as error:

@@ -1,4 +1,4 @@
-"""Turns what happens into the live events of io.kmodd.Manager. Costs nothing while nobody listens.
+"""Turns what happens into the live events of io.kmodd.Manager. Costs nothing while nobody subscribed.
 
 Must not: decide anything by them; one that is lost does no harm.
 """
@@ -19,7 +19,7 @@ from ..core.report import Report
 from ..core.sysroot import Sysroot
 from ..kbuild.progress import CompiledFiles, estimate
 
-INTERVAL = 0.5  # seconds between two looks at the logs of running builds
+INTERVAL = 0.5  # seconds between two readings of the logs of running builds
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Events:
             subscription.put(render(_event("activity", text=self._activity)))
             for target, build in self._builds.items():
                 subscription.put(render(_started(target, build.log)))
-                build.told = -1  # to be told again
+                build.told = -1  # to be reported again
             self._count()
             yield subscription
 
@@ -58,7 +58,7 @@ class Events:
             self.feed.publish(_event("activity", text=activity))
 
     def build(self, target: Target, what: str, log: Optional[Path], seconds: float) -> None:
-        """Take what became of a build, as reconcile.targets.BuildObserver says."""
+        """Report what became of a build, with the arguments of reconcile.unexpected.BuildObserver."""
         where = self.sysroot.inside(log) if log else ""
         if what == "started" and log:
             self._builds[target] = _Build(where, CompiledFiles(log))

@@ -1,4 +1,4 @@
-"""What the methods of io.kmodd.Manager do (control.interface). Reading costs no look: answers are of the last one.
+"""What the methods of io.kmodd.Manager do (control.interface). Reading causes no pass: answers are of the last one.
 
 Must not: speak Varlink, or change anything but by the daemon's triggers.
 """
@@ -32,8 +32,8 @@ from ..system.files import explained
 from .events import Events
 from .passes import Passes
 
-PATIENCE = 10.0  # seconds that a caller waits for the first look of all
-MOMENT = 1.0  # seconds that a caller waits for a look that is due, such as after kmoddctl add
+PATIENCE = 10.0  # seconds that a caller waits for the first pass of all
+MOMENT = 1.0  # seconds that a caller waits for a pass that is due, such as after kmoddctl add
 TAIL = 1 << 17  # bytes of a log that are answered at once
 PIECE = 1 << 16
 
@@ -53,16 +53,16 @@ class Host(Protocol):
         """Return the document of a report."""
 
     def is_disturbed(self) -> bool:
-        """Tell whether a look is to follow soon."""
+        """Tell whether a pass is to follow soon."""
 
     def trigger(self, reason: str) -> None:
-        """Ask for a look."""
+        """Ask for a pass."""
 
     def ask_again(self, targets: Sequence[Target]) -> None:
         """Have targets built again."""
 
     def ask_verify(self) -> None:
-        """Ask for a look that does without what is remembered of checks."""
+        """Ask for a pass that makes all checks anew."""
 
     def ask_reload(self) -> None:
         """Ask for the settings to be read again."""
@@ -86,7 +86,7 @@ class Methods:
         }
         self._documents: tuple[Optional[Report], dict[str, Any], bytes] = (None, {}, b"")
         self._logs = LogReader(host.sysroot)
-        self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the looks
+        self._reader = ThreadPoolExecutor(1, "control")  # its callers queue up behind each other, not before the passes
 
     async def _report(self) -> Report:
         return await self.host.passes.latest(self.host.is_disturbed(), MOMENT, PATIENCE)
@@ -134,7 +134,7 @@ class Methods:
         return {**answer, "text": decoder.decode(b"", final=True)}
 
     async def _read(self, function: Callable[..., _Found], *arguments: Any) -> _Found:
-        """Call what reads files where it holds up neither clients that need none, nor looks."""
+        """Call what reads files where it holds up neither clients that need none, nor passes."""
         return await asyncio.get_running_loop().run_in_executor(self._reader, functools.partial(function, *arguments))
 
     def _find_log(self, module: str, kernel: Optional[str]) -> Optional[str]:

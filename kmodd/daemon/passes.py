@@ -1,4 +1,4 @@
-"""The looks by number, for callers who wait for one that begins after they asked. Must not: cause a look."""
+"""Numbers the passes, for callers who wait for one that begins after they asked. Must not: cause a pass."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ..core.report import Report
 
 
 class _Wish(NamedTuple):
-    number: int  # of the first look that will do
+    number: int  # of the first pass that will do
     idle: bool  # it must leave nothing under way
 
 
 class Passes:
-    """Counts the looks and hands their reports to who waits."""
+    """Counts the passes, and gives their reports to those who wait."""
 
     def __init__(self) -> None:
         self.report: Optional[Report] = None  # the last one
@@ -27,7 +27,7 @@ class Passes:
         self._begun += 1
 
     def end(self, report: Report, idle: bool) -> None:
-        """Take the report of the look that was begun. idle: no build runs."""
+        """Note the report of the pass that was begun. idle: no build runs."""
         self.report = report
         self._ended = self._begun
         for future, wish in self._wishes.items():
@@ -35,7 +35,7 @@ class Passes:
                 future.set_result(report)
 
     def fail(self, problem: Problem) -> None:
-        """Take the failure of the look that was begun."""
+        """Note the failure of the pass that was begun."""
         self._ended = self._begun
         for future, wish in self._wishes.items():
             if wish.number <= self._begun and not future.done():
@@ -44,8 +44,8 @@ class Passes:
     async def latest(self, disturbed: bool, moment: float, patience: float) -> Report:
         """Return the last report. Raises Problem.
 
-        disturbed: something happened since that look began; then the one that takes it in is waited for, a moment
-        (seconds) at most, and for the first look of all for as long as patience says.
+        disturbed: something happened since that pass began; then the next one is waited for, a moment
+        (seconds) at most, and for the first pass of all for as long as patience says.
         """
         if self.report is None:
             return await self._wait(_Wish(1, False), patience)
@@ -55,7 +55,7 @@ class Passes:
         return self.report
 
     async def next(self, *, idle: bool) -> Report:
-        """Return the report of a look that begins from now on; idle: one that leaves no build. Raises Problem."""
+        """Return the report of a pass that begins from now on; idle: one that leaves no build. Raises Problem."""
         return await self._wait(_Wish(self._begun + 1, idle), None)
 
     async def _wait(self, wish: _Wish, patience: Optional[float]) -> Report:

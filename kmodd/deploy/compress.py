@@ -35,7 +35,7 @@ async def compress(object: Path, kind: str) -> Path:
 
 
 async def decompress(path: Path, to: Path) -> None:
-    """Write what an object is without compression, told by its suffix, to another path.
+    """Write an object without compression, whose kind its suffix names, to another path.
 
     Raises Problem tool-missing and compression-failed; nothing is left at the other path then.
     """

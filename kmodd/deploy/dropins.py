@@ -1,6 +1,6 @@
 """The generated files of modules-load.d, modprobe.d and depmod.d on disk. Only files that carry our mark are ours.
 
-Must not: decide what they say; `loading` does.
+Must not: decide what they say; core.dropincontent does.
 """
 
 from __future__ import annotations

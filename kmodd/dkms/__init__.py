@@ -1,1 +1,1 @@
-"""Sources that come with a dkms.conf: what it says for a kernel, told by bash in the sandbox, and never run outside."""
+"""Sources that come with a dkms.conf: what it says for a kernel, as bash in the sandbox evaluates it."""

@@ -1,4 +1,4 @@
-"""What a dkms.conf said: the answer that bash prints, taken apart as the hostile input that it may be. Pure.
+"""What a dkms.conf said: the answer that bash prints, parsed as the hostile input that it may be. Pure.
 
 Whatever a conf does to the shell that reads it, what comes out is only data, and only about itself.
 """

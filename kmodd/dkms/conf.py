@@ -36,7 +36,7 @@ Evaluate = Callable[[str, Sequence[str], str, Sequence[tuple[Path, str]], int], 
 LARGEST_CONF = 256 << 10  # bytes; the largest that are known have some ten thousand
 LONGEST_LINE = 32 << 10  # characters of a line of it
 LARGEST_CONFIG = 16 << 20  # bytes of a kernel's .config
-LONGEST_SAID = 1000  # characters of a line that bash and other programs print that are looked at
+LONGEST_SAID = 1000  # characters of a line that bash and other programs print that are read
 MOST_SAID = 2000  # such lines
 AGAIN = 600.0  # seconds until a conf that did not end is tried again
 OUTSIDE = "/source"  # where a source that is not below /usr/src is seen
@@ -231,12 +231,12 @@ def _check_conduct(tampered: str, said: Sequence[str], place: str, seen: str) ->
             found = re.match(rf"{re.escape(seen)}: line (\d+): ", line)
             where, what = (f"{place}:{found[1]}", line[found.end() :]) if found else (place, line)
             text = f"{where}: it wants what it may not have: {what[:300]}"
-            hint = "a conf may read its source and the kernel's tree, and nothing else; it cannot be taken as it is"
+            hint = "a conf may read its source and the kernel's tree, and nothing else; it cannot be used as it is"
             raise Problem("dkms-conf-denied", text, hint)
 
 
 def guess(text: str, directory: str) -> tuple[str, str]:
-    """Return name and version as DKMS would have been told them: the conf's plain words, else the directory's name."""
+    """Return name and version as DKMS would have got them: the conf's plain words, else the directory's name."""
     match = VERSIONED.fullmatch(directory)
     default = (match["name"], match["version"]) if match else (directory, "")
     return _literal("PACKAGE_NAME", text) or default[0], _literal("PACKAGE_VERSION", text) or default[1]

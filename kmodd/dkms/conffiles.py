@@ -1,6 +1,6 @@
 """Where dkms.conf files are, and which of them are modules without a module file: those of packages ([dkms] adopt).
 
-Must not: look into a dkms.conf for more than its plain name and version.
+Must not: read more of a dkms.conf than its plain name and version.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ def _is_file(sysroot: Sysroot, path: str) -> bool:
 
 
 def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:
-    """Return the name and version of a conf, as far as they can be told without reading it as bash does.
+    """Return the name and version of a conf, as far as they can be determined without reading it as bash does.
 
-    Raises OSError for want of what every look needs.
+    Raises OSError for want of what every pass needs.
     """
     path = sysroot.resolve(conf)
     try:
@@ -67,7 +67,7 @@ def identify(sysroot: Sysroot, conf: str) -> tuple[str, str]:
             return guess(found.read(LARGEST_CONF).decode(errors="replace"), path.parent.name)
     except OSError as error:
         if find_accident(error) and error.errno not in LOCAL:
-            raise  # else what was adopted by its own name would be taken for gone
+            raise  # else what was adopted by its own name would be registered_confs for gone
         return guess("", path.parent.name)
 
 
@@ -83,17 +83,17 @@ def newest(confs: Iterable[str], said: Mapping[str, tuple[str, str]]) -> str:
 def adopt(sysroot: Sysroot, registered: Mapping[str, Module], broken: Collection[str]) -> dict[str, Module]:
     """Return modules for the newest dkms.conf of each name in /usr/src that no module file speaks of.
 
-    registered: modules by name. broken: names of module files that cannot be taken. A module file of that name in
-    /etc or /usr/lib, be it a link to /dev/null, keeps a conf from being taken.
+    registered: modules by name. broken: names of module files that cannot be used. A module file of that name in
+    /etc or /usr/lib, be it a link to /dev/null, keeps a conf from being adopted.
     """
-    taken = {module.file.source.dkms for module in registered.values()}
+    registered_confs = {module.file.source.dkms for module in registered.values()}
     confs = [conf for conf in find_confs(sysroot) if conf.startswith(f"{DKMS_SOURCES}/")]
     said = {conf: identify(sysroot, conf) for conf in confs}
     found = {}
     for name in sorted({name for name, _ in said.values()}):
         same = [conf for conf in confs if said[conf][0] == name]
         files = [directory / f"{name}.toml" for directory in sysroot.registries]
-        if name in registered or name in broken or not NAME.fullmatch(name) or taken & {*same}:
+        if name in registered or name in broken or not NAME.fullmatch(name) or registered_confs & {*same}:
             continue
         if not any(os.path.lexists(path) for path in files):
             conf = newest(same, said)

@@ -30,7 +30,7 @@ FIELDS = {"name": "PACKAGE_NAME", "version": "PACKAGE_VERSION", "depends": "BUIL
 
 
 class _Refusal(Exception):
-    """A directive that cannot be taken, and why."""
+    """A directive that is refused, and why."""
 
     def __init__(self, directive: str, index: Optional[int], text: str) -> None:
         self.directive = directive
@@ -43,8 +43,8 @@ def interpret(
 ) -> Recipe:
     """Return what a conf comes to for a kernel.
 
-    config: the kernel's. texts: the conf and its overrides, name and text, in which directives are looked for.
-    hooks: whether install hooks are taken, instead of refused. Raises Problem dkms-conf-invalid, dkms-hook.
+    config: the kernel's. texts: the conf and its overrides, name and text, in which directives are searched.
+    hooks: whether install hooks are accepted, instead of refused. Raises Problem dkms-conf-invalid, dkms-hook.
     """
     place = texts[0][0]
     try:
@@ -69,7 +69,7 @@ def interpret(
 
 
 def _locate(directive: str, index: Optional[int], texts: Sequence[tuple[str, str]]) -> str:
-    """Return where a directive is set, the last place of all: a file, and the line where that can be told."""
+    """Return where a directive is set, the last place of all: a file, and the line where that can be determined."""
     bracket = rf"\[{index}\]" if index else r"(?:\[0\])?" if index == 0 else r"(?:\[\d+\])?"
     wanted = re.compile(rf"(?:^|[\s;])(?:export\s+|declare\s+(?:-\w+\s+)*)?{directive}{bracket}\+?=")
     for name, text in reversed(texts):
@@ -141,7 +141,7 @@ def _matches(answer: Answer, directive: str, index: int) -> bool:
 
 
 def _check_contiguous(answer: Answer, *names: str) -> None:
-    """Raise _Refusal where an array has a gap, behind which DKMS does not look."""
+    """Raise _Refusal where an array has a gap, which ends what DKMS reads of it."""
     indices = {index for name in names for index in answer.array(name)}
     for index in range(len(indices)):
         if index not in indices:

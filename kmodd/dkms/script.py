@@ -17,7 +17,7 @@ INHERITED = ("LD_PRELOAD", "LD_AUDIT", "LD_LIBRARY_PATH", "BASH_ENV")
 
 #: It is one compound command, which bash has read before the conf can define an alias. Variables that the conf may use
 #: have DKMS's names, others a prefix. From POSIXLY_CORRECT on, special builtins win over functions of the conf.
-#: What it did to the shell is told first: in POSIX mode export is the shell's own, and knows functions from others.
+#: What it did to the shell is printed first: in POSIX mode export is the shell's own, and knows functions from others.
 #: An element is expanded once more, as DKMS does, unless it holds quotation marks, which DKMS loses.
 SCRIPT = f"""\
 {{

@@ -1,7 +1,7 @@
 """Which kernels are under /lib/modules, and what of each matters to modules.
 
 Layout and names: kernel.spec of RHEL 9 and Fedora; build trees as Documentation/kbuild/modules.rst describes.
-Must not: look at modules of ours, or ask rpm.
+Must not: read modules of ours, or ask rpm.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def find_own(sysroot: Sysroot, directory: Path, objects: Collection[str]) -> dic
 
 @dataclass(frozen=True)
 class _Asked:
-    """What a look is asked, and what it is told: see KernelReader.read."""
+    """The arguments of KernelReader.read, as one value."""
 
     symbols: Collection[str]
     objects: Collection[str]
@@ -126,8 +126,8 @@ class KernelReader:
         itself. installed: release -> our objects' paths relative to the kernel's directory, and their sha256.
         devel_packages: release -> NEVRA. source_packages: release -> file name of the source RPM. depmods: release ->
         the last depmod of kmodd's that ended well.
-        A kernel that cannot be looked at is passed over. Raises OSError where /lib/modules exists and cannot be listed,
-        and for want of what every look needs.
+        A kernel that cannot be read is left out. Raises OSError where /lib/modules exists and cannot be listed,
+        and for want of what every pass needs.
         """
         self.skipped = ()
         try:
@@ -146,13 +146,13 @@ class KernelReader:
                 self._skip(release, Fault("release-invalid", text, "rename or remove it"))
                 continue
             try:
-                kernels[release] = self._look(release, asked)
+                kernels[release] = self._read_kernel(release, asked)
             except (Problem, OSError) as error:
                 self._skip(release, self._fault(release, error))
         return kernels
 
-    def _look(self, release: str, asked: _Asked) -> Kernel:
-        """Look at one kernel. Raises OSError, and Problem link-leads-out and symlink-loop."""
+    def _read_kernel(self, release: str, asked: _Asked) -> Kernel:
+        """Read one kernel. Raises OSError, and Problem link-leads-out and symlink-loop."""
         directory = self.sysroot.kernel(release)
         check_links(self.sysroot, release)
         if not any(look_up(directory / name) for name in LANDMARKS):
@@ -198,7 +198,7 @@ class KernelReader:
             return Fault("modules-unreadable", text, "look at what is there")
         if error.errno not in LOCAL:
             raise error
-        return Fault("look-interrupted", text, "kmodd looks again by itself")
+        return Fault("look-interrupted", text, "kmodd reads it again by itself")
 
     def find_build_tree(self, release: str, package: str) -> tuple[Optional[str], Optional[Fault]]:
         """Return the in-root path of a usable build tree, or why there is none. Raises OSError."""

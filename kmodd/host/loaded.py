@@ -71,7 +71,7 @@ class LoadedReader:
             return {}
         there = self._modules()
         found = {
-            target: [self._look(canonical(name), path, there) for name, path in sorted(files.items())]
+            target: [self._compare(canonical(name), path, there) for name, path in sorted(files.items())]
             for target, files in objects.items()
         }
         if any(item.presence is Presence.STALE for items in found.values() for item in items):  # else nobody asks
@@ -117,7 +117,7 @@ class LoadedReader:
             return False
         return True
 
-    def _look(self, name: str, path: Optional[Path], there: Mapping[str, tuple[int, tuple[str, ...]]]) -> Loaded:
+    def _compare(self, name: str, path: Optional[Path], there: Mapping[str, tuple[int, tuple[str, ...]]]) -> Loaded:
         if name not in there:
             return Loaded(name, Presence.ABSENT)
         references, words = there[name]

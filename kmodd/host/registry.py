@@ -1,7 +1,7 @@
 """Which modules are registered: the module files of /etc/kmodd/modules.d and /usr/lib/kmodd/modules.d.
 
 The same file name in /etc masks the vendor's, a link to /dev/null disables it (as systemd.unit(5) does). One bad
-file never hides the others. Must not: look at sources.
+file never hides the others. Must not: read sources.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def parse(text: str) -> ModuleFile:
     try:
         return tomlfile.parse(ModuleFile, text)
     except ValueError as error:
-        hint = "see kmodd.modules.d(5); after the correction it is taken without a restart"
+        hint = "see kmodd.modules.d(5); after the correction it is used without a restart"
         raise Problem("module-file-invalid", str(error), hint) from error
 
 
@@ -73,10 +73,10 @@ class RegistryReader:
                 if name.startswith(".") or name in seen:
                     continue
                 seen.add(name)
-                self._take(directory / name, modules, broken)
+                self._add(directory / name, modules, broken)
         return Registry(modules, tuple(broken), tuple(unread))
 
-    def _take(self, path: Path, modules: dict[str, Module], broken: list[BrokenFile]) -> None:
+    def _add(self, path: Path, modules: dict[str, Module], broken: list[BrokenFile]) -> None:
         inside = self.sysroot.inside(path)
         if visible(inside) != inside:
             text = f"{visible(inside)}: its name cannot be shown as it is"
@@ -121,7 +121,7 @@ class RegistryReader:
         except OSError as error:
             text = f"cannot be read: {error.strerror}"
             if find_accident(error):
-                raise Problem("look-interrupted", text, "kmodd looks again by itself") from error
+                raise Problem("look-interrupted", text, "kmodd reads it again by itself") from error
             raise Problem("module-file-unreadable", text) from error
         self._parsed[path] = (key, content)
         return content

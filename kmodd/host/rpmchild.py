@@ -1,7 +1,7 @@
 """Asks librpm which package provides which kernel's build tree, and prints that as JSON; run by path, on its own.
 
 Without arguments it only tells, by its exit status, whether the binding can be imported. Must not: import anything of
-kmodd, or be told to do anything but read.
+kmodd, or do anything but read.
 """
 
 from __future__ import annotations

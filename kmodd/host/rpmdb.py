@@ -24,7 +24,7 @@ CHILD = Path(__file__).with_name("rpmchild.py")
 #: A database's files by its kind: sqlite, and its log of what is not merged yet; Berkeley DB; ndb.
 DATABASES = ("rpmdb.sqlite", "Packages", "Packages.db")
 CONTENTS = (*DATABASES, "rpmdb.sqlite-wal", "Index.db")
-HINT = "rpm --verifydb tells more, rpm --rebuilddb repairs it; kmodd looks again when the database changes"
+HINT = "rpm --verifydb tells more, rpm --rebuilddb repairs it; kmodd reads it again when it changes"
 
 
 NONE = "(none)"  # what rpm prints for a tag that a package lacks

@@ -73,7 +73,7 @@ class Store:
 
     # -- reading ---------------------------------------------------------------------------------------------------
     def records(self) -> dict[Target, TargetRecord]:
-        """Return all records. Raises OSError for want of what every look needs."""
+        """Return all records. Raises OSError for want of what every pass needs."""
         found: dict[Target, TargetRecord] = {}
         for release, directory in self._directories():
             for module in list_names(directory, ".json"):
@@ -109,7 +109,7 @@ class Store:
         return record
 
     def kernel_records(self) -> dict[str, KernelRecord]:
-        """Return what is remembered of kernels, by release. Raises OSError where that could not be looked at."""
+        """Return what is remembered of kernels, by release. Raises OSError where that could not be read."""
         return dict(self._models(self.kernels, KernelRecord))
 
     def boot_records(self) -> dict[str, BootRecord]:
@@ -130,7 +130,7 @@ class Store:
     def is_damaged(self, target: Target, built: Built) -> bool:
         """Tell whether unsigned objects are gone or changed; unchanged files are not read again.
 
-        Raises OSError where one could not be looked at.
+        Raises OSError where one could not be read.
         """
         directory = self.objects(target)
         for item in built.objects:
@@ -164,7 +164,7 @@ class Store:
         replace_file(self.boots / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
 
     def keep_objects(self, target: Target, files: list[Path], symvers: bytes) -> tuple[BuiltObject, ...]:
-        """Take over a build's objects, replacing older ones; a kill half way shows as damage. Raises OSError."""
+        """Store a build's objects, in place of older ones; a kill half way shows as damage. Raises OSError."""
         directory = self.objects(target)
         fresh = directory.with_suffix(".objects.new")
         delete_tree(fresh)

@@ -1,7 +1,7 @@
 """Whether a kernel takes only modules signed by a key that it trusts, and whether ours is one.
 
 Sources: kernel/module/signing.c, kernel-parameters (module.sig_enforce, lockdown), mokutil(1), keyctl(1). What another
-kernel than the running one will do is told from its configuration and its command line. Must not: enrol anything.
+kernel than the running one will do follows from its configuration and its command line. Must not: enrol anything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TrustReader:
 
     # -- enforcement -----------------------------------------------------------------------------------------------
     def _read(self, path: str) -> str:
-        """Return a file's text, "" where there is none. Raises OSError where it could not be looked at."""
+        """Return a file's text, "" where there is none. Raises OSError where it could not be read."""
         try:
             return self.sysroot.resolve(path).read_text(errors="replace").strip()
         except OSError as error:
@@ -50,7 +50,7 @@ class TrustReader:
             return ""
 
     def demand(self, kernel: Kernel) -> Demand:
-        """Return what a kernel demands. Raises OSError where that could not be looked at."""
+        """Return what a kernel demands. Raises OSError where that could not be read."""
         enforced = self.enforcement(kernel)
         return Demand(enforced, "" if enforced else self._doubt(kernel))
 
@@ -154,7 +154,7 @@ class TrustReader:
     ) -> tuple[Optional[Fault], str]:
         """Return what keeps, or may keep, a kernel from taking modules as we sign them, and a check's outcome.
 
-        demand: of that kernel. Raises OSError and Problem where that could not be looked at.
+        demand: of that kernel. Raises OSError and Problem where that could not be read.
         """
         why, doubt = demand.enforced, demand.doubt
         if not why and not doubt:

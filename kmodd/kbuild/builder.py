@@ -155,7 +155,7 @@ class Builder:
             check_object(path)
 
     async def _inform(self, workspace: Workspace, compiler: Compiler) -> Workspace:
-        """Return the workspace in which make knows what the compiler takes, where the source leaves it that."""
+        """Return the workspace in which make knows the compiler's options, unless the source asks for them itself."""
         is_asked_once = self.settings.now.build.cc_option_cache
         if not is_asked_once or await asyncio.to_thread(ccoption.has_own, workspace.scratch / "source"):
             return workspace

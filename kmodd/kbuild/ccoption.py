@@ -38,7 +38,7 @@ LIMIT = 120.0  # seconds that the empty module may take
 INSIDE = f"{sandbox.WORK}/cc-option.mk"  # where make finds what is known
 OWN = re.compile(rb"^[ \t]*(?:override[ \t]+|define[ \t]+)*try-run\b", re.MULTILINE)
 MAKEFILES = re.compile(r"(?:GNU)?[Mm]akefile.*|Kbuild.*|.*\.mk|.*\.mak|.*\.make")
-LARGEST = 1 << 20  # bytes of a makefile that are looked at
+LARGEST = 1 << 20  # bytes of a makefile that are read
 TOLD = re.compile(r"kmodd-took:(?P<word>[!-~]+)")
 #: Commands are compared as single words of make, in which neither whitespace nor what make itself expands is left.
 SPELLING = r"""

@@ -1,4 +1,4 @@
-"""What a patch file says: unified diffs, with git's extended headers, as patch(1) takes them. Pure.
+"""What a patch file says: unified diffs, with git's extended headers, as patch(1) reads them. Pure.
 
 Must not: open files.
 """
@@ -56,7 +56,7 @@ def strip_name(name: str, strip: int) -> str:
 def parse(text: str, strip: int) -> list[Piece]:
     """Return what a patch does, file by file.
 
-    Raises ValueError where patch(1) could not take it as a whole, Outside.
+    Raises Outside, and ValueError where patch(1) could not read the whole of it.
     """
     lines = text.removesuffix("\n").split("\n")
     pieces: list[Piece] = []

@@ -84,7 +84,7 @@ class DkmsMethod(Method):
 def patches(recipe: Recipe, top: Path) -> list[tuple[Path, Patch]]:
     """Return the conf's patches in the copy of its source at top. Raises Problem patch-missing.
 
-    patch(1) tolerates fuzz 2 where it is not told otherwise, as by DKMS.
+    patch(1) tolerates fuzz 2 by default, as it does for DKMS.
     """
     found = []
     for name in recipe.patches:

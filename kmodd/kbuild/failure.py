@@ -1,6 +1,6 @@
 """What a failed build's log says: the first error of compiler, linker or make, and whether it may pass by itself.
 
-A log is what code of others printed. So only its head and its tail are looked at, of each line no more than its first
+A log is what code of others printed. So only its head and its tail are read, of each line no more than its first
 characters, and all takes time in proportion to that. A failure is the source's own, and is not tried again, only where
 a tool said what is wrong with the source and nothing says that a tool was killed or went without memory, space or
 files. What nobody explains may have been an accident. Must not: be called on an event loop with a whole log.
@@ -16,9 +16,9 @@ from typing import Any, Optional
 
 from ..core.errors import Problem
 
-HEAD, TAIL = 256 << 10, 1 << 20  # bytes of a log that are looked at; an error is mostly among the last
+HEAD, TAIL = 256 << 10, 1 << 20  # bytes of a log that are read; an error is mostly among the last
 FIRST, LAST = 5_000, 20_000  # lines of these
-LONGEST = 1000  # characters of a line that are looked at
+LONGEST = 1000  # characters of a line that are read
 #: Signs that the machine, not the source, is to blame: (pattern, code, sentence, hint).
 PASSING = (
     (
@@ -94,7 +94,7 @@ ERRORS = (
     (re.compile(r"error: |Error: "), True),
     (re.compile(r"make(?:\[\d+\])?: \*\*\* (?!Deleting|Waiting)"), False),
 )
-#: No other line is looked at closely.
+#: No other line is parsed.
 TELLING = re.compile(
     r"^bwrap: |rror|ERROR|FATAL|\*\*\*|ld[.:]|undefined|/bin/|No space|quota|emory|bad_alloc|needs cleaning|Stale|"
     r"[Kk]illed|[Tt]erminated|signal|Signals|Segmentation|Hangup|Aborted|not found|Resource|Too many|Cannot fork|busy",
@@ -127,7 +127,7 @@ def read(log: Path, begun: int = 0) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Return the first and last lines of a text, and of each no more than is looked at."""
+    """Return the first and last lines of a text, and of each no more than is parsed."""
     lines = text.rsplit("\n", LAST)
     if len(lines) > LAST:
         first = lines[0].split("\n", FIRST)
@@ -152,7 +152,7 @@ def _first(lines: list[str]) -> tuple[Optional[int], str, bool]:
 
 
 def first_error(text: str) -> str:
-    """Return the first line that says why a build failed, "" where none can be told."""
+    """Return the first line that says why a build failed, "" where none can be determined."""
     return _first(_lines(text))[1]
 
 

@@ -28,7 +28,7 @@ class IntreeMethod(Method):
         return bool(module.file.source.kernel)
 
     def prepare(self) -> None:
-        self.overlay.lay(self.spec.module, self.spec.patched, self.spec.symvers)
+        self.overlay.complete(self.spec.module, self.spec.patched, self.spec.symvers)
 
     def steps(self, symvers: list[str]) -> Iterator[Step]:
         self.parts = self.overlay.parts(self.spec.module)

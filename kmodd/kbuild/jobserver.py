@@ -68,7 +68,7 @@ class Share:
         return int(count)
 
     def give(self) -> bool:
-        """Give it a token; tells whether there was room for it."""
+        """Give it a token; tells whether the pipe had space for it."""
         try:
             self.granted += os.write(self._supply, b"+")
         except BlockingIOError:
@@ -84,7 +84,7 @@ class Share:
         return False
 
     def listen(self) -> None:
-        """Take what is given back from now on."""
+        """Read what is given back from now on."""
         self.is_paused = False
         self._loop.add_reader(self._returns, self._read)
 

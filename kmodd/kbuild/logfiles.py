@@ -1,7 +1,7 @@
 """What the logs of a target's builds tell: the attempts, and how they ended.
 
 One file an attempt, `<module>/<release>/<attempt>.log` under /var/log/kmodd; attempts are named by the time of their
-start (UTC) and a number. Imports nothing heavy: kmoddctl reads logs without a look at the root. Must not: write logs.
+start (UTC) and a number. Imports nothing heavy: kmoddctl reads logs without observing the root. Must not: write logs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ENDING = "[kmodd: {outcome} after {seconds:.1f} s]"
 _ENDING = re.compile(r"^\[kmodd: (succeeded|failed|stopped|discarded) after (\d{1,9}\.\d+|\d{1,9}) s\]$", re.ASCII)
 _STAMP = re.compile(r"(\d{8}T\d{6})-\d+")
 LARGEST = 32 << 20  # bytes of a log that are read; no more are written (config.LARGEST_LOG)
-TAIL = 4096  # bytes in which the last line is looked for
+TAIL = 4096  # bytes in which the last line is searched
 
 
 def new_name(began: float, number: int) -> str:

@@ -1,4 +1,4 @@
-"""What builds leave, looked at as the hostile input that it may be: objects, and Module.symvers.
+"""What builds leave, read as the hostile input that it may be: objects, and Module.symvers.
 
 Must not: run anything.
 """

@@ -1,4 +1,4 @@
-"""How far a build is, told by its log: by the files that Kbuild says it compiles. Must not: write."""
+"""How far a build is, by the files that its log says are compiled. Must not: write."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ PIECE = 1 << 20  # bytes read at once
 
 
 class CompiledFiles:
-    """Counts the files that a growing log tells of."""
+    """Counts the compiled files in a growing log."""
 
     def __init__(self, log: Path) -> None:
         self.log = log
         self.count = 0
         self._offset = 0
-        self._rest = b"\n"  # what was read last, which may be the beginning of a line that is looked for
+        self._rest = b"\n"  # what was read last, which may be the beginning of a line that counts
 
     def read(self) -> int:
         """Return the count, with what was written since it was last asked for. Raises OSError."""

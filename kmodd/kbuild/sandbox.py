@@ -44,14 +44,14 @@ def build_owner(user: str = BUILD_USER) -> tuple[int, int]:
     return 65534, 65534
 
 
-def free_owner(user: str, taken: Iterable[tuple[int, int]]) -> tuple[int, int]:
+def free_owner(user: str, in_use: Iterable[tuple[int, int]]) -> tuple[int, int]:
     """Return the uid and gid of a further build beside those that run.
 
     The first is the build user; others get a uid that nobody has, so that no build can signal another's processes or
     use up its share of them (RLIMIT_NPROC counts by uid). The range is unused by systemd's UIDS-GIDS document.
     """
     owner = build_owner(user)
-    used = set(taken)
+    used = set(in_use)
     if os.geteuid() != 0 or owner not in used:
         return owner
     return next((uid, owner[1]) for uid in range(FIRST_SPARE, FIRST_SPARE + 4096) if (uid, owner[1]) not in used)

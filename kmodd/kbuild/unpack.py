@@ -1,7 +1,7 @@
 """Unpacking an archive into the copy of the source, by an unprivileged child inside the sandbox.
 
 Whatever is in an archive, only the scratch directory can be written; the child refuses what a source has no use for.
-Must not: look into an archive here.
+Must not: read what is in an archive here.
 """
 
 from __future__ import annotations

@@ -155,7 +155,7 @@ class Unpacking:
         self.files.add(path)
 
     def finish(self) -> None:
-        """Make the links, and take away what Kbuild made: every output X of it has a .X.cmd beside it."""
+        """Make the links, and delete what Kbuild made: every output X of it has a .X.cmd beside it."""
         if not self.files:
             raise Refused(INVALID, "holds no files")
         for path in self.files:
@@ -251,7 +251,7 @@ def main(path: str, strip: str, most_files: str, most_bytes: str) -> int:
         print(f"is truncated or damaged: {error}")
         return INVALID
     finally:
-        os.unlink(path)  # nobody needs it any longer, and the sources may need the room
+        os.unlink(path)  # nobody needs it any longer, and the sources may need the space
     return 0
 
 

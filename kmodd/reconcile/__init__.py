@@ -1,6 +1,6 @@
-"""Observe, plan, apply: the one road from any trigger to a root in which every target is what it should be.
+"""Observe, plan, apply: what happens for any trigger, until every target is what it should be.
 
-Imports nothing heavy: the reconciler is for those who change a root, the observer for those who look.
+Imports nothing heavy: the reconciler is for those who change a root, the observer for those who only read.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ class DepmodWork:
         )
 
     def _remember(self, release: str, attempt: Optional[Attempt], done: Optional[Depmod]) -> None:
-        """Store an outcome; where that cannot be written, the next look only knows less."""
+        """Store an outcome; where that cannot be written, the next pass only knows less."""
         if done is None:
             known = self.store.kernel_records().get(release)
             done = known.depmod if known else None

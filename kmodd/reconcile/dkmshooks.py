@@ -58,7 +58,7 @@ class HookWork:
         return Hook(line=line, source=os.path.dirname(module.file.source.dkms))
 
     async def _try(self, target: Target, directive: str, hook: Optional[Hook]) -> None:
-        """Run a script whose failure changes nothing any more, and is told."""
+        """Run a script whose failure changes nothing any more, and is logged."""
         try:
             await self._run(target, directive, hook)
         except Problem as problem:

@@ -31,11 +31,11 @@ from .kernelprobe import TOOLS, KernelProbe
 from .observation import Observation
 from .srpmsignatures import Signatures
 
-#: Problems that say nothing of what was looked at: it is looked at again after a pause, though nothing changes.
+#: Problems that say nothing of what was to be read: it is read again after a pause, though nothing changes.
 ACCIDENTS = (*TOOLS, "build-tree-unreadable", "dkms-conf-timeout", "module-file-unreadable", "source-unreadable")
 #: What is said of a module with source.trust_owner.
 TRUSTING = "source.trust_owner is set: whoever can change its source decides what is signed"
-#: Of a build tree, what is looked at for who may change it: what every build reads first.
+#: Of a build tree, what is checked for who may change it: what every build reads first.
 BUILD_TREE = ("Makefile", "scripts/Makefile.build", "include/generated/autoconf.h", ".config", "Module.symvers")
 
 
@@ -90,8 +90,8 @@ class InputProbe:
 
     def _fail(self, seen: Observation, target: Target, problem: Problem) -> None:
         fault = seen.rows[target].input_fault = problem.fault
-        unheard = self.kernels.is_rpm_unheard and problem.code == "kernel-source-unknown"  # it is rpm that knows it
-        if unheard or (problem.transient and problem.code in ACCIDENTS):
+        is_unread = self.kernels.is_rpm_unread and problem.code == "kernel-source-unknown"  # it is rpm that knows it
+        if is_unread or (problem.transient and problem.code in ACCIDENTS):
             seen.unseen[target] = fault
 
     # -- one target ------------------------------------------------------------------------------------------------

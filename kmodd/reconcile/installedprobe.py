@@ -1,5 +1,5 @@
 """The probe of what kmodd built and installed: whether it is as recorded, whether the kernel's own is to stay instead,
-and what the running kernel has of it in memory. Must not: judge whether it would load; checking does.
+and what the running kernel has of it in memory. Must not: judge whether it would load; verify does.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from .observation import Observation
 
 
 class InstalledProbe:
-    """Looks at the objects of one root, in the store, below extra/ and in memory."""
+    """Reads the objects of one root: in the store, below extra/ and in memory."""
 
     def __init__(
         self, sysroot: Sysroot, settings: SettingsSource, store: Store, kernels: KernelReader, verifier: Verifier
@@ -82,7 +82,7 @@ class InstalledProbe:
         return found
 
     async def _find_loaded(self, seen: Observation) -> None:
-        """Look at the memory of the running kernel, which is this root's only where it is the host's own."""
+        """Read the memory of the running kernel, which is this root's only where it is the host's own."""
         asked = {
             target: self._stored(target, row, record)
             for target, row, record in seen.recorded()

@@ -1,6 +1,6 @@
 """The probe of kernels: what is below /lib/modules, what rpm knows of it, and what the boot loader does with it.
 
-Must not: look at targets, but for what kmodd itself put into a kernel's directory.
+Must not: read anything of targets, but for what kmodd itself put into a kernel's directory.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..host.store import Store
 from ..system.log import get_logger
 from ..system.moduleindex import identify, read_configuration
 
-#: Problems of tools that say nothing of what they were to look at.
+#: Problems of tools that say nothing of what they were to read.
 TOOLS = ("tool-failed", "tool-killed", "tool-timeout")
 Records = Mapping[Target, TargetRecord]
 
@@ -44,7 +44,7 @@ class KernelProbe:
         self._source_packages: dict[str, str] = {}
 
     @property
-    def is_rpm_unheard(self) -> bool:
+    def is_rpm_unread(self) -> bool:
         """Tell whether rpm was kept from answering by an accident, so that what it does not know means nothing."""
         return self.rpm_fault is not None and self.rpm_fault.code in TOOLS
 
@@ -70,7 +70,7 @@ class KernelProbe:
         except OSError as error:
             where = self.sysroot.inside(self.sysroot.modules)
             text = f"{where} cannot be read: {error.strerror}"
-            raise Problem("modules-unreadable", text, "kmodd looks again when something changes") from error
+            raise Problem("modules-unreadable", text, "kmodd reads it again when something changes") from error
         default = self.boot.default(kernels)
         return {
             release: replace(
@@ -107,7 +107,7 @@ class KernelProbe:
             if self.rpm_fault is None or self.rpm_fault.message != problem.message:
                 get_logger().warning("rpm database not read", problem=problem.code, message=problem.message)
             self.rpm_fault = problem
-            if not self.is_rpm_unheard:
+            if not self.is_rpm_unread:
                 self._devel_packages, self._source_packages = {}, {}
         return self._devel_packages != before
 

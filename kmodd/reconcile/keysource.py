@@ -46,5 +46,5 @@ def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:
     chosen = settings.sign
     environment = dict(chosen.environment)
     if chosen.pkcs11_module:
-        environment["PKCS11_MODULE_PATH"] = chosen.pkcs11_module  # what libp11's engine looks at
+        environment["PKCS11_MODULE_PATH"] = chosen.pkcs11_module  # what libp11's engine reads
     return Keyring(sysroot, chosen.key, chosen.certificate, chosen.passphrase_file, environment)

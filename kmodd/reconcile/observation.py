@@ -15,7 +15,7 @@ from ..system.files import find_accident
 
 @dataclass
 class Observation:
-    """One look at a root. rows: one for each target that something is known of. unseen: what could not be looked at."""
+    """One observation of a root. rows: one for each known target. unseen: what could not be read."""
 
     registry: Registry
     kernels: dict[str, Kernel]
@@ -32,11 +32,11 @@ class Observation:
                 yield target, row, row.record
 
     def cannot_see(self, target: Target, what: str, error: Exception) -> None:
-        """Note that something of a target could not be looked at now, which says nothing of it."""
+        """Note that something of a target could not be read now, which says nothing of it."""
         self.unseen[target] = unread(what, error)
 
 
 def unread(what: str, error: Exception) -> Fault:
-    """Return the fault that something could not be looked at."""
+    """Return the fault that something could not be read."""
     said = find_accident(error) or str(error)
-    return Fault("look-interrupted", f"{what} could not be looked at: {said}", "kmodd looks again by itself")
+    return Fault("look-interrupted", f"{what} could not be read: {said}", "kmodd reads it again by itself")

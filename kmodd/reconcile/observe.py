@@ -58,7 +58,7 @@ class Observer:
         self._unread: Pauses[str] = Pauses(settings)  # what is of no target alone
 
     async def observe(self, running: frozenset[Target] = frozenset()) -> Snapshot:
-        """Look at everything once. Raises Problem where /lib/modules itself cannot be read."""
+        """Observe everything once. Raises Problem where /lib/modules itself cannot be read."""
         registry = await asyncio.to_thread(self._registry)
         records = await asyncio.to_thread(self.store.records)
         dropins = self.dropins.read()
@@ -95,7 +95,7 @@ class Observer:
         )
 
     def forget_checks(self) -> None:
-        """Have the next look make all checks anew."""
+        """Have the next pass make all checks anew."""
         self.verifier.forget()
 
     def _registry(self) -> Registry:
@@ -107,7 +107,7 @@ class Observer:
 
 
 def make_observer(sysroot: Sysroot, settings: SettingsSource, brief: bool = False, anew: bool = False) -> Observer:
-    """Return an observer for who only looks. brief: as KernelProbe's; anew: as Verifier's."""
+    """Return an observer for a caller that only reads. brief: as KernelProbe's; anew: as Verifier's."""
     store = Store(sysroot)
     inputs = InputProbe(sysroot, settings, KernelProbe(sysroot, store, brief))
     return Observer(sysroot, settings, store, DropinFiles(sysroot), KeySource(sysroot, settings), inputs, anew)
@@ -120,5 +120,5 @@ def _interrupted(rows: Mapping[Target, TargetState]) -> dict[Target, Fault]:
 
 
 def _until(again: Pauses[Target], faults: Mapping[Target, Fault]) -> dict[Target, Unseen]:
-    """Return what could not be looked at, and when it is looked at again."""
+    """Return what could not be read, and when it is read again."""
     return {target: Unseen(faults[target], until) for target, until in again.note(faults, time.time()).items()}

@@ -1,4 +1,4 @@
-"""When what could not be looked at is looked at again. Must not: know what that is."""
+"""When what could not be read is read again. Must not: know what that is."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ _Subject = TypeVar("_Subject")
 
 
 class Pauses(Generic[_Subject]):
-    """The pauses of subjects: the first one, then twice as long each time that a look fails again after it."""
+    """The pauses of subjects: the first one, then twice as long each time that reading fails again after it."""
 
     def __init__(self, settings: SettingsSource) -> None:
         self.settings = settings
         self._pauses: dict[_Subject, tuple[float, float]] = {}  # its length, and when it is over
 
     def note(self, failed: Collection[_Subject], now: float) -> dict[_Subject, float]:
-        """Take those that a look failed for; returns when each is looked at again. Times in s since the epoch.
+        """Note those that could not be read; returns when each is read again. Times in s since the epoch.
 
-        What happens to be looked at meanwhile, for other reasons, makes no pause longer.
+        What happens to be read meanwhile, for other reasons, makes no pause longer.
         """
         retry = self.settings.now.retry
         for subject in self._pauses.keys() - set(failed):

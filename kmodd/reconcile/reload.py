@@ -1,6 +1,6 @@
 """Putting what is installed in place of what the running kernel has in memory. Outcomes go into the store.
 
-What is to be loaded is stored before anything is taken out, so that the next look finishes what was interrupted.
+What is to be loaded is stored before anything is unloaded, so that the next pass finishes what was interrupted.
 Must not: decide whether it is due, or force anything.
 """
 
@@ -23,8 +23,8 @@ from ..system.log import get_logger
 from ..system.run import TRANSIENT_UNIT, explain, run
 
 AGAIN = "kmodd tries again by itself"
-TRIES = 3  # of loading what was taken out, where accidents prevent it
-LIMIT = 120.0  # seconds that taking out or loading one object may take
+TRIES = 3  # of loading what was unloaded, where accidents prevent it
+LIMIT = 120.0  # seconds that unloading or loading one object may last
 
 
 class ReloadWork:
@@ -53,39 +53,40 @@ class ReloadWork:
             self._remember(target, Reload(outcome="began", began=began, inputs=inputs, objects=own[target]))
         items = [item for row in snapshot.targets.values() for item in row.loaded]
         there = {item.name for item in items if item.presence is not Presence.ABSENT}
-        taken, refused, accident = await self._take_out(action.objects, there)
-        failed, interrupted = await self._load([*reversed(taken)])
+        unloaded, refused, accident = await self._unload(action.objects, there)
+        failed, interrupted = await self._load([*reversed(unloaded)])
         for target, names in own.items():
             if accident or interrupted.keys() & set(names):
-                continue  # it stays begun, so that the next look goes on with it
+                continue  # it stays begun, so that the next pass goes on with it
             problems = [failed[name] for name in names if name in failed] or refused
             self._conclude(action, target, names, problems, began, reload_inputs(target, snapshot))
         for problem in (*accident, *interrupted.values()):
             raise problem
 
-    async def _take_out(
+    async def _unload(
         self, names: Sequence[str], there: Container[str]
     ) -> tuple[list[str], list[Problem], list[Problem]]:
-        """Take out objects that are there until one stays.
+        """Unload objects that are loaded until one stays.
 
         Returns those that are not there now, or may not be, a refusal, and an accident, if any.
         """
-        taken: list[str] = []
+        unloaded: list[str] = []
         for name in names:
             try:
-                if name in there:  # not modprobe -r, which would take out unused modules that it depends on, too
+                if name in there:  # not modprobe -r, which would unload unused modules that it depends on, too
                     await _call("rmmod", name)
             except Problem as problem:
                 text = f"the kernel would not unload {name}: {problem.message}"
                 if problem.transient:  # it may be out, or not
-                    told = f"it is not known whether {name} was unloaded: {problem.message}"
-                    return [*taken, name], [], [Problem(problem.code, told, AGAIN, transient=True)]
-                return taken, [Problem("reload-refused", text, f"modprobe -r {name} && modprobe {name}, or reboot")], []
-            taken.append(name)
-        return taken, [], []
+                    unknown = f"it is not known whether {name} was unloaded: {problem.message}"
+                    return [*unloaded, name], [], [Problem(problem.code, unknown, AGAIN, transient=True)]
+                hint = f"modprobe -r {name} && modprobe {name}, or reboot"
+                return unloaded, [Problem("reload-refused", text, hint)], []
+            unloaded.append(name)
+        return unloaded, [], []
 
     async def _load(self, names: Sequence[str]) -> tuple[dict[str, Problem], dict[str, Problem]]:
-        """Load objects; returns what the kernel says of those that it does not take, and accidents of others."""
+        """Load objects; returns what the kernel says of those that it refuses, and accidents of others."""
         failed: dict[str, Problem] = {}
         interrupted: dict[str, Problem] = {}
         for name in names:
@@ -126,7 +127,7 @@ class ReloadWork:
 
 
 async def _insist(program: str, name: str) -> None:
-    """As _call, but made again at once after an accident: what was taken out is missed. Raises Problem."""
+    """As _call, but made again at once after an accident: what was unloaded is missed. Raises Problem."""
     for _ in range(TRIES - 1):
         try:
             return await _call(program, name)
@@ -137,7 +138,7 @@ async def _insist(program: str, name: str) -> None:
 
 
 async def _call(program: str, name: str) -> None:
-    """Have a program take out or load an object; in a unit of its own, since kmodd's may not.
+    """Have a program unload or load an object; in a unit of its own, since kmodd's may not.
 
     Raises Problem, transient where the program did not come to say anything of the object. That it did not end in
     time is the object's own fault: nothing else makes it wait.

@@ -1,4 +1,4 @@
-"""Free space that no build may take: a build is stopped before the file systems that kmodd writes to are full.
+"""Free space that no build may use up: a build is stopped before the file systems that kmodd writes to are full.
 
 Otherwise neither its outcome could be stored, nor could whatever else the server is for write there any more. Must
 not: free space but by stopping builds.
@@ -20,7 +20,7 @@ from ..core.settings import SettingsSource
 from ..core.sysroot import Sysroot
 from ..system.log import get_logger
 
-PAUSE = 0.5  # seconds between two looks
+PAUSE = 0.5  # seconds between two checks
 SHORT_PAUSE = 0.05  # where little is left beyond the reserve
 LITTLE = 4  # times the reserve
 SHARE = 10  # of a file system's size no more than one in so many bytes is kept free
@@ -45,11 +45,11 @@ class Reserve:
         """Return the bytes that are to stay free on each, 0 for none."""
         return self.settings.now.build.reserve
 
-    # -- looking ---------------------------------------------------------------------------------------------------
+    # -- checking ---------------------------------------------------------------------------------------------------
     def left(self, more: int = 0) -> tuple[float, Optional[Problem]]:
         """Return how many times the reserve is free where least is, and the problem where that is less than once.
 
-        more: bytes that are to be written to the state. What cannot be looked at, or is read-only, does not count:
+        more: bytes that are to be written to the state. What cannot be read, or is read-only, does not count:
         writing there says why it cannot be done.
         """
         worst: tuple[float, Optional[Problem]] = (sys.maxsize, None)
@@ -91,7 +91,7 @@ class Reserve:
         task = asyncio.ensure_future(work)
         self._builds[task] = scratch
         if self._watch is None or self._watch.done():
-            self._watch = asyncio.ensure_future(self._look_after())
+            self._watch = asyncio.ensure_future(self._keep_watch())
         try:
             return await task
         except asyncio.CancelledError:
@@ -104,7 +104,7 @@ class Reserve:
             if not self._builds:
                 self._watch.cancel()
 
-    async def _look_after(self) -> None:
+    async def _keep_watch(self) -> None:
         """Stop builds as long as too little is free, the one that takes most first, each at its end before the next."""
         while True:
             left, problem = await asyncio.to_thread(self.left)
@@ -137,7 +137,7 @@ def _mount_point(path: Path, root: Path) -> Path:
 
 
 def _used(top: Path) -> int:
-    """Return the bytes that a directory takes, links not followed; most of all where it is too deep to be told."""
+    """Return the bytes that a directory takes, links not followed; most of all where it is too deep to be counted."""
     total, pending, seen = 0, [str(top)], set()
     while pending:
         try:

@@ -59,7 +59,7 @@ class Signatures:
         found = await asyncio.to_thread(self.sources.find, kernel)
         if found is None:
             if kept is None or kept.signed:
-                return  # what is missing is told elsewhere
+                return  # what is missing is reported elsewhere
             text = f"what is kept of {kernel.source_package} was unpacked without a good signature"
             raise Problem("kernel-source-unsigned", text, f"put it back, and {HINT}")
         with found:

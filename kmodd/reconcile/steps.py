@@ -147,7 +147,7 @@ class BuildStep(Step[BuildModule]):
     async def stop_unwanted(self, current: Pass) -> bool:
         """Stop builds that the plan no longer has, or with other inputs; tells whether there were any."""
         if current.snapshot.again is not None:
-            return False  # whether any is still wanted could not be told
+            return False  # whether any is still wanted could not be determined
         unwanted = [
             target
             for target, (running, _) in self.builds.items()

@@ -1,4 +1,4 @@
-"""What becomes of work on a target, as others are told of it: builds, and errors as problems."""
+"""Reports of builds to an observer, and unexpected errors as problems."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from ..core.model import Target
 from ..system.files import explain
 from ..system.log import get_logger
 
-#: Is told of every build: its target, "started" or the outcome (succeeded, failed, stopped, discarded), its log, the
-#: seconds it took. Must return at once.
+#: Is called for every build with its target, "started" or the outcome (succeeded, failed, stopped, discarded), its
+#: log, and how many seconds it took. Must return at once.
 BuildObserver = Callable[[Target, str, Optional[Path], float], None]
 
 
 def clean_up(*steps: Callable[[], object]) -> None:
-    """Take steps that only tidy up: what one raises, whatever it is, is logged and stops nothing."""
+    """Run steps that only tidy up: what one raises, whatever it is, is logged and stops nothing."""
     for step in steps:
         try:
             step()
@@ -26,7 +26,7 @@ def clean_up(*steps: Callable[[], object]) -> None:
 
 
 def as_problem(error: Exception, doing: str, again: bool = False) -> Problem:
-    """Return any exception as a Problem; one that nobody foresaw is logged with its traceback.
+    """Return any exception as a Problem; an unexpected one is logged with its traceback.
 
     again: it was logged before.
     """

@@ -41,7 +41,7 @@ class Acceptance:
 
 
 class Checker:
-    """Makes the checks of one look at a root. demands: of signatures, by release."""
+    """Makes the checks of one pass. demands: of signatures, by release."""
 
     def __init__(self, sysroot: Sysroot, verifier: Verifier, trust: TrustReader, key: Key) -> None:
         self.sysroot = sysroot
@@ -94,7 +94,7 @@ class Checker:
             seen.rows[target].checks = tuple(map(_harden, checks)) if strict else checks
 
     def _certificate(self) -> tuple[bytes, str]:
-        """Return our certificate (DER), empty where signatures are not looked at, and why."""
+        """Return our certificate (DER), empty where signatures are not checked, and why."""
         try:
             return (
                 self.key.published.read_bytes() if self.key.signer.identity else b"",
@@ -104,12 +104,12 @@ class Checker:
             return b"", f"{self.sysroot.inside(self.key.published)} cannot be read: {error.strerror}"
 
     def _demand(self, kernel: Kernel) -> tuple[Demand, Optional[Acceptance]]:
-        """Return what a kernel demands; where that could not be looked at now, the outcome of its check of trust."""
+        """Return what a kernel demands; where that could not be read now, the outcome of its check of trust."""
         if kernel.release not in self.demands:
             try:
                 self.demands[kernel.release] = self.trust.demand(kernel)
             except OSError as error:
-                return Demand(doubt="it could not be looked at"), _interrupted(error)
+                return Demand(doubt="it could not be read"), _interrupted(error)
         return self.demands[kernel.release], None
 
     async def _trust(self, kernel: Kernel, signed: bool) -> Acceptance:

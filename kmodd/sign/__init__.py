@@ -37,7 +37,7 @@ class Keyring:
         passphrase_file: Optional[str] = None,
         environment: Optional[Mapping[str, str]] = None,
     ) -> None:
-        """Take in-root paths; private may be a pkcs11: URI, passphrase_file holds its PIN or the key's passphrase.
+        """The paths are in-root; private may be a pkcs11: URI, passphrase_file holds its PIN or the key's passphrase.
 
         environment: more variables for sign-file, such as PKCS11_MODULE_PATH.
         """

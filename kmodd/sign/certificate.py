@@ -15,7 +15,7 @@ import re
 from ..system.run import run
 
 COMMON_NAME_LENGTH = 64  # ub-common-name in RFC 5280; openssl refuses more
-#: What openssl req is told to make. EL8's kernel (4.18) knows no ECDSA signatures, which came with Linux 5.13;
+#: What openssl req is to make. EL8's kernel (4.18) knows no ECDSA signatures, which came with Linux 5.13;
 #: P-384 is the curve of the kernel's own generated keys.
 ALGORITHMS = {
     "rsa": ("rsa:3072",),
@@ -23,7 +23,7 @@ ALGORITHMS = {
 }
 #: 1.3.6.1.4.1.2312.16.1.2 says "modules only": shim refuses a boot loader or kernel that is signed by such a key
 #: (verify_eku in shim.c), so ours does no more harm than it must when it is stolen. The kernel
-#: does not look at extended key usages, but SUSE's wants codeSigning (CONFIG_CHECK_CODESIGN_EKU). shim takes only
+#: ignores extended key usages, but SUSE's wants codeSigning (CONFIG_CHECK_CODESIGN_EKU). shim takes only
 #: certificates whose DER begins with 30 82 (verify_x509 in shim.c).
 REQUEST = """\
 [req]

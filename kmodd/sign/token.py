@@ -16,7 +16,7 @@ from typing import Union
 from ..core.errors import Problem
 from ..system.run import Finished, find_accident, run
 
-#: How openssl is told to use the token: for OpenSSL 3 by pkcs11-provider, before and beside it by libp11's engine.
+#: How openssl is made to use the token: for OpenSSL 3 by pkcs11-provider, before and beside it by libp11's engine.
 ROADS = (
     (("list", "-providers", "-provider", "pkcs11"), ("-provider", "pkcs11", "-provider", "default")),
     (("engine", "pkcs11"), ("-engine", "pkcs11", "-keyform", "engine")),

@@ -40,5 +40,5 @@ class IntreeSource(SourceKind):
     ) -> Optional[Path]:
         assert kernel is not None and owner is not None
         self.sources.check_kept(module, kernel, planned)
-        self.sources.lay(module, kernel, patched, destination, owner)
+        self.sources.copy_part(module, kernel, patched, destination, owner)
         return None

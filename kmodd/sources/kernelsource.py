@@ -155,7 +155,7 @@ class KernelSources:
         with explained(f"keeping the source of {kernel.release}"):
             delete_tree(fresh)
             (fresh / "tree").mkdir(parents=True)
-            absent = [path for path in sorted(wanted) if not _take(top, path, fresh / "tree", None)]
+            absent = [path for path in sorted(wanted) if not _copy_path(top, path, fresh / "tree", None)]
             replace_file(fresh / "symbols", "".join(f"{name}\n" for name in _symbols(top)).encode())
             record = {"sha256": sha256, "paths": sorted(wanted), "absent": absent, "signed": signed}
             replace_file(fresh / "record.json", json.dumps(record).encode())
@@ -171,7 +171,7 @@ class KernelSources:
                     delete_tree(path)
 
     # -- a module's part of it -------------------------------------------------------------------------------------
-    def lay(self, module: Module, kernel: Kernel, more: Iterable[str], top: Path, owner: tuple[int, int]) -> None:
+    def copy_part(self, module: Module, kernel: Kernel, more: Iterable[str], top: Path, owner: tuple[int, int]) -> None:
         """Put a module's part of the source, and more paths where the source has them, at their places below top.
 
         owner: uid and gid. Raises Problem kernel-source-path, config-unknown.
@@ -181,7 +181,7 @@ class KernelSources:
         with explained(f"copying the source of {module.name}"):
             tree.make_top(top, owner)
             for path in sorted({*companions(module), *more}):
-                if not _take(directory / "tree", path, top, owner) and path in module.file.source.kernel:
+                if not _copy_path(directory / "tree", path, top, owner) and path in module.file.source.kernel:
                     text = f"{module.path}: source.kernel: {kernel.source_package} has no {path}"
                     raise Problem("kernel-source-path", text, "correct it", transient=False)
 
@@ -212,7 +212,7 @@ def companions(module: Module) -> set[str]:
     return wanted
 
 
-def _take(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:
+def _copy_path(top: Path, path: str, destination: Path, owner: Optional[tuple[int, int]]) -> bool:
     """Copy a directory or file below top to the same place below destination; tells whether it is there at all.
 
     No link is followed.

@@ -1,4 +1,4 @@
-"""Which objects a source's Makefiles say that they build, as far as that can be told without running make.
+"""Which objects a source's Makefiles say that they build, as far as that can be determined without running make.
 
 Kbuild's words: obj-m, in Kbuild or else Makefile (Documentation/kbuild/modules.rst). Must not: run anything, or be
 relied on: a Makefile is a program, and what it really yields is seen after the build.

@@ -1,7 +1,7 @@
 """Who may change what becomes signed code: root alone, unless the module file says otherwise.
 
 The rule is that of reading.find_weakness, for every file and directory of a source, and for the way there from the
-root directory. Pure. Must not: look at files itself.
+root directory. Pure. Must not: read files itself.
 """
 
 from __future__ import annotations

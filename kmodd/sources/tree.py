@@ -70,7 +70,7 @@ class Tree:
         """Return the sha256 of names, kinds, executable bits and contents. Raises OSError, Problem."""
         descriptor = self.top.open()
         try:
-            return _take(descriptor, self.top.path, self.top.reader, None, None)
+            return _read(descriptor, self.top.path, self.top.reader, None, None)
         finally:
             os.close(descriptor)
 
@@ -88,10 +88,10 @@ def copy(top: int, shown: str, reader: Reader, destination: Path, owner: Optiona
     shown: what errors call it. reader: whose rights count. Raises OSError, Problem.
     """
     make_top(destination, owner)
-    return _take(top, shown, reader, destination, owner)
+    return _read(top, shown, reader, destination, owner)
 
 
-def _take(top: int, shown: str, reader: Reader, destination: Optional[Path], owner: Optional[tuple[int, int]]) -> str:
+def _read(top: int, shown: str, reader: Reader, destination: Optional[Path], owner: Optional[tuple[int, int]]) -> str:
     """Read what counts of an open directory, copy it where there is a destination, and return the sha256."""
     full = hashlib.sha256()
     left = MOST_BYTES
@@ -104,7 +104,7 @@ def _take(top: int, shown: str, reader: Reader, destination: Optional[Path], own
             if target:
                 os.symlink(link, os.fsencode(target))
         elif stat.S_ISREG(mode):
-            digest, mode, size = _take_file(entry, f"{shown}/{entry.path}", reader, target, left)
+            digest, mode, size = _read_file(entry, f"{shown}/{entry.path}", reader, target, left)
             left -= size
             full.update((b"x" if mode & 0o111 else b"f") + name + b"\0" + digest.encode() + b"\0")
         elif stat.S_ISDIR(mode):
@@ -119,7 +119,7 @@ def _take(top: int, shown: str, reader: Reader, destination: Optional[Path], own
     return full.hexdigest()
 
 
-def _take_file(entry: Entry, shown: str, reader: Reader, target: Optional[Path], most: int) -> tuple[str, int, int]:
+def _read_file(entry: Entry, shown: str, reader: Reader, target: Optional[Path], most: int) -> tuple[str, int, int]:
     """Read a file, copy it where there is a target; returns its sha256, mode and size. Raises OSError, Problem."""
     with os.fdopen(open_at(entry.directory, entry.name, shown, reader), "rb") as stream:
         found = os.fstat(stream.fileno())

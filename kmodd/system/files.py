@@ -29,19 +29,19 @@ _SENTENCES = {
 }
 
 
-#: Errors that are facts about a file. Any other says that it could not be looked at now: no descriptor, memory or disk.
+#: Errors that are facts about a file. Any other says that it could not be read now: no descriptor, memory or disk.
 FACTS = frozenset({
     errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.ELOOP, errno.ENAMETOOLONG, errno.EINVAL,
     errno.ENOEXEC,
 })  # fmt: skip
 
 
-#: Accidents of one place on a disk. All others, such as want of descriptors, befall whatever is looked at.
+#: Accidents of one place on a disk. All others, such as want of descriptors, befall whatever is read.
 LOCAL = frozenset({errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.ENODATA, errno.ESTALE})
 
 
 def find_accident(error: Exception) -> str:
-    """Return what kept something from being looked at, "" where the error is what was found of it."""
+    """Return what kept something from being read, "" where the error is what was found of it."""
     if isinstance(error, Problem):
         return error.message if error.transient else ""
     if isinstance(error, OSError):
@@ -52,7 +52,7 @@ def find_accident(error: Exception) -> str:
 def look_up(path: Path) -> Optional[os.stat_result]:
     """Return the stat data of what a path leads to, None where there is no such.
 
-    Raises OSError where that could not be told, which Path.exists and the like take for absence, or do not, as Python's
+    Raises OSError where that could not be determined. Path.exists and the like call that absence, or not, as Python's
     versions differ.
     """
     try:
@@ -64,13 +64,13 @@ def look_up(path: Path) -> Optional[os.stat_result]:
 
 
 def is_file(path: Path) -> bool:
-    """Tell whether a path leads to a plain file. Raises OSError where that could not be told."""
+    """Tell whether a path leads to a plain file. Raises OSError where that could not be determined."""
     found = look_up(path)
     return found is not None and stat.S_ISREG(found.st_mode)
 
 
 def is_link(path: Path) -> bool:
-    """Tell whether a path is a link. Raises OSError where that could not be told."""
+    """Tell whether a path is a link. Raises OSError where that could not be determined."""
     try:
         return stat.S_ISLNK(path.lstat().st_mode)
     except OSError as error:
@@ -80,7 +80,7 @@ def is_link(path: Path) -> bool:
 
 
 def is_directory(path: Path) -> bool:
-    """Tell whether a path leads to a directory. Raises OSError where that could not be told."""
+    """Tell whether a path leads to a directory. Raises OSError where that could not be determined."""
     found = look_up(path)
     return found is not None and stat.S_ISDIR(found.st_mode)
 

@@ -1,6 +1,6 @@
-"""Speaks the journal's native protocol (https://systemd.io/JOURNAL_NATIVE_PROTOCOL), and never waits for the journal.
+"""Sends entries to the journal, and never waits for it (https://systemd.io/JOURNAL_NATIVE_PROTOCOL).
 
-Entries that it has no room for are sent later, the oldest of too many are dropped and counted.
+Entries that its socket has no space for are sent later, the oldest of too many are dropped and counted.
 Must not: decide what an entry says.
 """
 
@@ -36,20 +36,20 @@ def encode(fields: Mapping[str, str]) -> bytes:
     return bytes(entry)
 
 
-def _told(dropped: int) -> dict[str, str]:
+def _loss(dropped: int) -> dict[str, str]:
     """Return the entry that says how many others were dropped."""
     text = f"log entries dropped count={dropped}"
     return {"MESSAGE": text, "PRIORITY": "4", "SYSLOG_IDENTIFIER": "kmodd", "KMODD_COUNT": str(dropped)}
 
 
 def send_line(descriptor: int, line: str) -> None:
-    """Write a line to a stream that leads to the journal (JOURNAL_STREAM), if it has room; it may be gone, too."""
+    """Write a line to a stream that leads to the journal (JOURNAL_STREAM), if that has space; it may be gone, too."""
     with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as stream:
         stream.send(f"{line}\n".encode(errors="backslashreplace"), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
 
 
 class Journal:
-    """A way to the journal."""
+    """A connection to the journal."""
 
     def __init__(self, path: str = JOURNAL_SOCKET) -> None:
         self.path = path
@@ -60,7 +60,7 @@ class Journal:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
 
     def send(self, fields: Mapping[str, str]) -> bool:
-        """Send an entry now or later; False where nobody takes entries."""
+        """Send an entry now or later; False where nobody receives entries."""
         with self._lock:
             self._pending.append(encode(fields))
             if len(self._pending) > MOST_PENDING:
@@ -80,7 +80,7 @@ class Journal:
                 return False
             self._pending.popleft()
             if self.dropped and not self._pending:
-                self._pending.append(encode(_told(self.dropped)))
+                self._pending.append(encode(_loss(self.dropped)))
                 self.dropped = 0
         return True
 

@@ -1,4 +1,4 @@
-"""The directory that kmod's tools are to take for a root: they follow its links as if there were none.
+"""The directory that kmod's tools use as a root: they follow its links as if there were none.
 
 depmod -b and modprobe -d put /lib/modules behind it. Must not: run them.
 """

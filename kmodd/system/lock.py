@@ -78,7 +78,7 @@ class Lock:
         try:
             descriptor = os.open(self.sysroot.lock, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except PermissionError:
-            return self._told_holder()
+            return self._written_holder()
         except OSError:
             return None
         try:
@@ -90,7 +90,7 @@ class Lock:
         finally:
             os.close(descriptor)
 
-    def _told_holder(self) -> Optional[str]:
+    def _written_holder(self) -> Optional[str]:
         """Return the holder for who may not open the lock: as it says itself, if that process is there still."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             told = self._progress()["holder"]

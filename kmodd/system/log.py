@@ -1,8 +1,8 @@
 """The only place that configures structlog: events with fields, in the past tense.
 
 On a terminal or in a file they are readable lines. Where stderr is the journal, they are entries with native fields:
-MESSAGE is that line, KMODD_MODULE and others are its facts, MESSAGE_ID is that of the event. Where the journal takes no
-entries, lines carry its priority prefix (sd-daemon(3)). Must not: decide what is worth logging.
+MESSAGE is that line, KMODD_MODULE and others are its facts, MESSAGE_ID is that of the event. Where the journal
+receives no entries, lines carry its priority prefix (sd-daemon(3)). Must not: decide what is worth logging.
 """
 
 from __future__ import annotations
@@ -60,12 +60,12 @@ def _fields(severity: str, event: Mapping[str, Any]) -> dict[str, str]:
     return fields
 
 
-#: One for the whole process: what waits for room must outlive a change of the level.
+#: One for the whole process: what waits for space must outlive a change of the level.
 _open_journal = functools.lru_cache(maxsize=1)(Journal)
 
 
 def _send(path: str, fields: Mapping[str, str]) -> bool:
-    """Send an entry to the journal; False where that takes none, or this process has no descriptor left for it."""
+    """Send an entry to the journal; False where that is not there, or this process has no descriptor left for it."""
     try:
         return _open_journal(path).send(fields)
     except OSError:
@@ -73,7 +73,7 @@ def _send(path: str, fields: Mapping[str, str]) -> bool:
 
 
 class Lines:
-    """Writes lines to a stream. One that takes none, on a full disk or with nobody at its other end, stops nobody."""
+    """Writes lines to a stream. One that cannot be written, as on a full disk, stops nobody."""
 
     def __init__(self, stream: TextIO) -> None:
         self.stream = stream

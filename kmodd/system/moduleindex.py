@@ -44,7 +44,7 @@ _BEGINNING = re.compile(rb"\Z|\xb0\x07\xf4\x57|# (?:Aliases|Soft dep|Weak dep|De
 
 # -- what is whole ---------------------------------------------------------------------------------------------------
 def read_state(directory: Path) -> State:
-    """Return the sizes and times of depmod's outputs. Raises OSError where they could not be told."""
+    """Return the sizes and times of depmod's outputs. Raises OSError where they could not be determined."""
     found = {}
     for name in sorted(DEPMOD_OUTPUTS):
         stat = look_up(directory / name)

@@ -1,4 +1,4 @@
-"""What systemd is told (sd_notify(3)). Without NOTIFY_SOCKET nothing is. Must not: decide when."""
+"""Messages to systemd (sd_notify(3)); none without NOTIFY_SOCKET. Must not: decide when."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ LATER = 0.5  # seconds until a full socket is tried again
 
 
 class Notifier:
-    """Speaks to the service manager, and never waits for it: what it has no room for is said later.
+    """Speaks to the service manager, and never waits for it: what its socket has no space for is said later.
 
     Needs a running event loop only for that.
     """

@@ -1,6 +1,6 @@
 """Opening what others than root may have a hand in: once, by descriptors, and as those who may change it.
 
-Who may write a directory may put a link in place of what lies there between two looks at the same path. So a path is
+Who may write a directory may put a link in place of what lies there between two uses of the same path. So a path is
 walked once, component by component, and what counts is the descriptor that this leads to. What others than root may
 change is opened with their rights instead of root's, so that a hard link or a directory that was moved there shows
 them nothing new. Must not: write, or judge contents.

@@ -1,9 +1,9 @@
 """The only place that starts processes: argv, a clean environment, a time limit, and one error that explains itself.
 
 A child leads its own process group, which is killed on cancellation and time-out, and dies with this process
-(PR_SET_PDEATHSIG). What a program says is told from what happened to it: killed, not able to begin, or out of what a
-machine can run out of, it has said nothing of what it was asked. Must not: use a shell, or interpret what a program
-prints beyond that.
+(PR_SET_PDEATHSIG). A program that was killed, could not begin, or ran out of memory or the like has given no answer:
+that is an error of its own kind, whatever its exit status. Must not: use a shell, or interpret what a program prints
+beyond that.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ SHORT = re.compile(
     r"|Disk quota exceeded|Stale file handle|Interrupted system call|Text file busy|Structure needs cleaning",
     re.IGNORECASE,
 )
-SAID = 1 << 16  # bytes of what it printed last that are looked at
+SAID = 1 << 16  # bytes of what it printed last that are read
 MOMENT = 2.0  # seconds that a killed program is waited for; one that waits for a disk dies later
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -102,7 +102,7 @@ class Finished:
 
 
 def find_program(name: str) -> Optional[str]:
-    """Return the absolute path of a program, looked for in the fixed PROGRAM_PATH only."""
+    """Return the absolute path of a program, searched in the fixed PROGRAM_PATH only."""
     return shutil.which(name, path=os.environ.get("KMODD_PROGRAM_PATH", PROGRAM_PATH))
 
 
@@ -179,7 +179,7 @@ async def run(
     )
     with contextlib.ExitStack() as stack:
         out = _Output(stack.enter_context(output.open("ab", buffering=0)) if output else None)
-        out.room = output_limit if together else None
+        out.left = output_limit if together else None
         errors = _Output(None)
         status = await _end(name, order, stdin or b"", out, errors, timeout, outlives)
     done = Finished(status, bytes(out.kept), bytes(errors.kept))
@@ -200,7 +200,7 @@ async def _end(
     except (OSError, MemoryError, RuntimeError) as error:
         raise _unstarted(name, error) from error
     try:
-        work = child.follow(stdin, out.take, errors.take)
+        work = child.follow(stdin, out.add, errors.add)
         # not wait_for: before Python 3.12 it could swallow a cancellation that came with the result
         await asyncio.wait([work], timeout=timeout)
         if not work.done():
@@ -220,26 +220,26 @@ async def _end(
 
 
 class _Output:
-    """What a program prints, as it comes: kept, or written to a file; room: bytes that are left, None for no end."""
+    """What a program prints, kept or written to a file. left: bytes that may still come, None for no limit."""
 
     def __init__(self, sink: Optional[BinaryIO]) -> None:
         self.sink = sink
         self.kept = bytearray()
-        self.room: Optional[int] = None
+        self.left: Optional[int] = None
         self.cut = False
 
-    def take(self, chunk: bytes) -> None:
-        """Take a piece. Raises OSError."""
-        taken = chunk if self.room is None else chunk[: max(self.room, 0)]
+    def add(self, chunk: bytes) -> None:
+        """Add a piece. Raises OSError."""
+        kept = chunk if self.left is None else chunk[: max(self.left, 0)]
         if self.sink is None:
-            self.kept += taken
-        elif taken:
-            self.sink.write(taken)
-        if self.sink is not None and len(taken) < len(chunk) and not self.cut:
+            self.kept += kept
+        elif kept:
+            self.sink.write(kept)
+        if self.sink is not None and len(kept) < len(chunk) and not self.cut:
             self.cut = True
             self.sink.write(b"\n[kmodd: more output was dropped]\n")
-        if self.room is not None:
-            self.room -= len(chunk)
+        if self.left is not None:
+            self.left -= len(chunk)
 
 
 def feed(argv: Sequence[str], text: bytes, env: Mapping[str, str]) -> bool:

@@ -1,7 +1,7 @@
-"""Whether the kernel would take what is installed, told by what its own tools say and by the files on disk.
+"""Whether the kernel would take what is installed, by what its own tools say and by the files on disk.
 
 For each object: it is the file that modprobe would pick, all that it needs is there in the version that it was built
-with, it takes its options, nobody blacklisted it, and its signature is ours (DESIGN section 6). Must not: change
+with, it takes its options, nobody blacklisted it, and its signature is ours. Must not: change
 anything but its own memory of unchanged files, or decide what to do about a fault.
 """
 
@@ -35,7 +35,7 @@ EDITION = 11  # of the checks: raise it when an unchanged file may be judged oth
 
 @dataclass(frozen=True)
 class Answer:
-    """What is remembered of a target: key is what it depends on, beyond is other modules that were looked at for it."""
+    """What is remembered of a target: key is what it depends on, beyond: other modules that were read for it."""
 
     key: str
     beyond: tuple[Path, ...]
@@ -43,7 +43,7 @@ class Answer:
 
 
 class Verifier:
-    """Checks installed targets; what did not change since the last look is not looked at again.
+    """Checks installed targets; what did not change since the last pass is not checked again.
 
     anew: forget what is remembered, and tell of the checks that passed, too.
     """
@@ -66,7 +66,7 @@ class Verifier:
                     self._known[Target(module, kernel)] = Answer(key, tuple(map(Path, beyond)), found)
 
     def forget(self) -> None:
-        """Check everything anew at the next look. Must not be called during one."""
+        """Check everything anew in the next pass. Must not be called during one."""
         self._digests.clear()
         self._known.clear()
         self._signed.clear()

@@ -37,7 +37,7 @@ class Closures:
         self.providers: dict[tuple[Path, str], tuple[list[Fault], list[Fault]]] = {}
 
     async def check(self, every: Sequence[Finding]) -> None:
-        """Check what objects need of others, and that these would load themselves: told when all know their symbols."""
+        """Check what objects need of others, and that these would load, once the symbols of all are known."""
         parts: list[tuple[Finding, Parsed, dict[Path, Parsed]]] = []
         for finding in every:
             if finding.parsed is not None and not finding.is_interrupted("modprobe"):
@@ -145,8 +145,8 @@ class Closures:
     def _signature(self, parsed: Parsed) -> tuple[list[Fault], list[Fault]]:
         """Return why the kernel refuses a module that is not ours for its signature, and why it may.
 
-        The certificates that it trusts are in the kernel and in the firmware, so what can be told is whether it has
-        the signer of the kernel's own modules, or ours, which is judged by itself. Over what it is, cannot be told.
+        The certificates that it trusts are in the kernel and in the firmware. So only this can be determined: whether it
+        has the signer of the kernel's own modules, or ours, which is judged by itself; not what was signed.
         """
         name, signed, demand = parsed.name, parsed.signed, self.view.demand
         if signed.damage:

@@ -116,7 +116,7 @@ def find_signer(signature: bytes) -> bytes:
 
 
 def is_by(signature: bytes, certificate: bytes) -> bool:
-    """Tell whether a signature names the key of a certificate (DER) as its signer, as the kernel looks for it.
+    """Tell whether a signature names the key of a certificate (DER) as its signer, as the kernel finds it.
 
     signature: in order, as find_damage has it. Of a certificate that cannot be read it is for openssl to say.
     """

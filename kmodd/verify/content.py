@@ -1,6 +1,6 @@
 """An installed object's bytes: decompressed, and without the signature behind them.
 
-Which compression it is, is told by the first bytes, as kmod does, not by the suffix. Sources: kmod's libkmod-file.c,
+Which compression it is, is read from the first bytes, as kmod does, not by the suffix. Sources: kmod's libkmod-file.c,
 include/linux/module_signature.h, mod_check_sig(). Must not: judge what an object needs or says.
 """
 
@@ -64,7 +64,7 @@ def _whole(plain: bytes, ended: bool) -> bytes:
 
 
 def split(data: bytes) -> Signed:
-    """Take a signature off an object, as module_sig_check() does."""
+    """Remove the signature from an object, as module_sig_check() does."""
     if not data.endswith(MAGIC) or len(data) == len(MAGIC):
         return Signed(data)
     end, view = len(data) - len(MAGIC), memoryview(data)

@@ -1,6 +1,6 @@
 """One examination of all installed targets of one kernel: each object by itself, then all beside each other.
 
-What could not be looked at, since a tool was killed or the machine ran out of something, is no finding: that check is
+What could not be read, since a tool was killed or the machine ran out of something, is no finding: that check is
 interrupted. Must not: change anything, or remember findings.
 """
 
@@ -37,11 +37,11 @@ class Examination:
         self.large = asyncio.Lock()
 
     async def all(self, questions: Sequence[Question]) -> list[tuple[list[Check], tuple[Path, ...]]]:
-        """Return the checks of each target, and the other modules that were looked at for it."""
+        """Return the checks of each target, and the other modules that were read for it."""
         try:
             await self.view.read()
         except (Problem, OSError, MemoryError) as error:
-            accident = f"the kernel's own files could not be looked at: {find_accident(error) or error}"
+            accident = f"the kernel's own files could not be read: {find_accident(error) or error}"
             name = module_name(questions[0].installed.objects[0].path)
             return [([Check(name, "object", "interrupted", accident, "check-interrupted", AGAIN)], ())] * len(questions)
         found = await asyncio.gather(*(self._target(question) for question in questions))

@@ -1,6 +1,6 @@
 """What is asked of an installed target, and what was found of its objects so far.
 
-Must not: look at anything.
+Must not: read anything.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ DAMAGED = "remove the file and run kmoddctl sync"
 
 @dataclass(frozen=True)
 class Question:
-    """An installed target to look at.
+    """An installed target to be checked.
 
     at_boot: canonical names that are loaded at boot. certificate: ours, DER; empty where signatures are not to be
-    looked at, for the reason that unsigned gives. demand: the kernel's.
+    checked, for the reason that unsigned gives. demand: the kernel's.
     """
 
     target: Target
@@ -42,7 +42,7 @@ class Question:
 
 @dataclass
 class Finding:
-    """What was found of one object so far. beyond: other modules that were looked at for it."""
+    """What was found of one object so far. beyond: other modules that were read for it."""
 
     target: Target
     name: str

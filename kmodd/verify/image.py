@@ -2,7 +2,7 @@
 
 modules.builtin.modinfo names parameters, but not whether they are shown. Formats: Documentation/arch/x86/boot.rst
 (setup_sects, payload_offset), Elf64_Ehdr of elf(5), struct kernel_param of include/linux/moduleparam.h; see
-param_sysfs_builtin() of kernel/params.c. Only images of x86-64 hold an ELF file. Must not: look at modules.
+param_sysfs_builtin() of kernel/params.c. Only images of x86-64 hold an ELF file. Must not: read modules.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class _Shell:
     ended: Optional[bool] = False
 
     def run(self, words: Sequence[str], certain: bool) -> None:
-        """Take a command that is run, or may be where that is not certain."""
+        """Note a command that is run, or may be where that is not certain."""
         program, rest = os.path.basename(words[0]), words[1:]
         if program in SUCCEEDING | FAILING:
             self.status = program in SUCCEEDING if certain else None
@@ -58,23 +58,23 @@ class _Shell:
         elif program == "modprobe":
             self._modprobe(rest, certain)
         else:
-            self._take(None, None)
+            self._note(None, None)
 
     def _modprobe(self, words: Sequence[str], certain: bool) -> None:
         flags = [word for word in words if word.startswith("-")]
         named = [word for word in words if not word.startswith("-")]
         if not named or not HARMLESS.issuperset(flags) or (self._is_own(named[0]) and IGNORING.isdisjoint(flags)):
-            self._take(None, None)
+            self._note(None, None)
         elif not self._is_own(named[0]):
             self.status = None  # another module, which may load or not
         else:
-            self._take(True if certain else None, True if certain else None)
+            self._note(True if certain else None, True if certain else None)
             self.options = " ".join(named[1:])
 
     def _is_own(self, word: str) -> bool:
         return canonical(word) == self.name
 
-    def _take(self, loaded: Optional[bool], status: Optional[bool]) -> None:
+    def _note(self, loaded: Optional[bool], status: Optional[bool]) -> None:
         self.loaded = self.loaded or loaded
         self.status = status
 

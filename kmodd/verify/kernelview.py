@@ -20,7 +20,7 @@ from ..system.files import find_accident, is_file, stat_signature
 from . import cms, content, elf, image, loader, names, symbols
 from .probe import Probe, module_name
 
-REFERENCES = 20  # of the kernel's own modules that are looked at for one with init and exit functions
+REFERENCES = 20  # of the kernel's own modules that are read to find one with init and exit functions
 SIGNERS = 5  # of them whose signers are compared, where signatures are demanded
 
 
@@ -72,7 +72,7 @@ class KernelView:
                 raise
             self.lack = f"the kernel's symvers cannot be read: {error}"
         await self._read_reference()
-        self.taken = await asyncio.to_thread(names.read_taken, self.directory)
+        self.taken = await asyncio.to_thread(names.read_names, self.directory)
         self.own_line = await asyncio.to_thread(self.probe.running_line)
 
     async def parse(self, path: Path) -> Parsed:
@@ -101,7 +101,7 @@ class KernelView:
     async def settle_name(self, name: str) -> None:
         """Learn from the kernel's image whether a name is taken that only its parameters may have taken.
 
-        Raises Problem, OSError and MemoryError where it could not be looked at.
+        Raises Problem, OSError and MemoryError where it could not be read.
         """
         if name not in self.taken.maybe:
             return
@@ -116,9 +116,9 @@ class KernelView:
             return
 
     async def _read_reference(self) -> None:
-        """Read what the kernel's own modules tell of all; nothing where there is none to look at.
+        """Read what the kernel's own modules tell of all; nothing where there is none to read.
 
-        Raises Problem, OSError and MemoryError where they could not be looked at.
+        Raises Problem, OSError and MemoryError where they could not be read.
         """
         try:
             lines = (self.directory / "modules.order").read_text().splitlines()

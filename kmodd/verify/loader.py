@@ -1,9 +1,9 @@
-"""What the kernel's loader refuses in an object itself, before it looks at what the object needs.
+"""What the kernel's loader refuses in an object itself, before it resolves what the object needs.
 
 Sources: elf_validity_check() and its successors, simplify_symbols(), percpu_modalloc() and mod_sysfs_init() of
 kernel/module, module_enforce_rwx_sections(), apply_relocate_add() of arch/x86/kernel/module.c; struct module of
 include/linux/module.h. What a damaged object would make the kernel do besides refusing it is found as far as indices,
-offsets, types and ranges tell. Pure. Must not: look at symbols of others.
+offsets, types and ranges tell. Pure. Must not: read symbols of others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ X86_64 = 62
 #: Of a relocation on x86-64: type -> bytes that it writes. All others are refused.
 WIDTHS = {0: 0, 1: 8, 2: 4, 4: 4, 10: 4, 11: 4, 24: 8}
 NONE, ABSOLUTE_32, SIGNED_32 = 0, 10, 11
-RELATIVE, REACH = (2, 4), 1 << 31  # the kernel does not look whether those overflow
+RELATIVE, REACH = (2, 4), 1 << 31  # the kernel does not check whether those overflow
 #: Between which addresses, as signed numbers, code and data of the kernel and of its modules lie.
 KERNEL = (-(1 << 31), -(1 << 24))
 HINT = "remove the file and run kmoddctl sync; if it is built so again, its source or the compiler is at fault"
@@ -45,7 +45,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class Shape:
-    """An object taken apart as far as its tables hold together. name: the one that the kernel lists it by."""
+    """An object parsed as far as its tables hold together. name: the one that the kernel lists it by."""
 
     machine: int
     order: str

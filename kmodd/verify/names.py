@@ -39,10 +39,10 @@ def _read(path: Path) -> bytes:
         return b""
 
 
-def read_taken(directory: Path) -> Taken:
+def read_names(directory: Path) -> Taken:
     """Return the names that a kernel has taken. directory: /lib/modules/<release>. A missing file has none.
 
-    Raises OSError where one could not be looked at.
+    Raises OSError where one could not be read.
     """
     lines = _read(directory / "modules.builtin").decode(errors="replace").splitlines()
     entries = _read(directory / "modules.builtin.modinfo").split(b"\0")

@@ -24,7 +24,7 @@ class OwnCopies:
     async def why_left(self, name: str, own: Path, ours: Path) -> str:
         """Return why an object is to be left to the kernel, whose own copy is `own`; "" where ours counts.
 
-        Raises OSError and Problem where one could not be looked at.
+        Raises OSError and Problem where one could not be read.
         """
         try:
             (theirs, their_source), (mine, my_source) = await self._read(own), await self._read(ours)

@@ -126,7 +126,7 @@ class Probe:
     def running_line(self) -> str:
         """Return the command line of the running kernel, whose options modprobe passes for any kernel.
 
-        Raises OSError where it could not be looked at.
+        Raises OSError where it could not be read.
         """
         try:
             return Path(RUNNING_LINE).read_text(errors="replace").strip()
@@ -138,7 +138,7 @@ class Probe:
     def blacklisting(self, name: str) -> str:
         """Return the file of somebody else that blacklists a module, as seen from inside the root, or "".
 
-        Raises OSError where one could not be looked at.
+        Raises OSError where one could not be read.
         """
         for path in self.configurations():
             try:

@@ -24,7 +24,7 @@ GPL = frozenset({"GPL", "GPL v2", "GPL and additional rights", "Dual BSD/GPL", "
 
 
 class Symvers:
-    """A symvers file by symbol; a line is taken apart when it is asked for."""
+    """A symvers file by symbol; a line is parsed when it is asked for."""
 
     def __init__(self, data: bytes) -> None:
         self.lines: dict[bytes, bytes] = {}
@@ -67,7 +67,7 @@ def is_same_magic(ours: str, theirs: str, versioned: bool) -> bool:
 
 
 def needed(contents: Contents) -> frozenset[str]:
-    """Return the symbols that the kernel looks at when it loads an object: module_layout for its CRC alone."""
+    """Return the symbols that the kernel compares when it loads an object: module_layout for its CRC alone."""
     return frozenset(contents.needs) | ({LAYOUT} if contents.versioned else frozenset())
 
 

@@ -4,7 +4,7 @@ Level-triggered: what should be watched is computed from the disk and the differ
 events that may have changed it. So events may be dropped, merged or lost to an overflow; a directory that is newly
 watched is a trigger, because nobody saw what happened in it before. Idle costs nothing: there is no timer and no
 polling, and opening or reading a file is no event.
-Must not: look into files, or know what a change means.
+Must not: read files, or know what a change means.
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ async def settle(
     now = asyncio.get_running_loop().time
     began = now()
     last = began if triggers.moving else began - quiet
-    reasons = triggers.take()
+    reasons = triggers.collect()
     told: Optional[int] = None
     unreadable = False
     while True:
@@ -105,7 +105,7 @@ async def settle(
                 told, began = None, now()
             pause = min(last + quiet, began + longest) - now()
             if pause <= 0:
-                return first_reasons(reasons, triggers.take())
+                return first_reasons(reasons, triggers.collect())
         if await triggers.arrival(pause):
             last = now() if triggers.moving else last
-            reasons = first_reasons(reasons, triggers.take())
+            reasons = first_reasons(reasons, triggers.collect())

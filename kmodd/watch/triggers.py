@@ -40,7 +40,7 @@ class Triggers:
                 waiter.set_result(None)
 
     def __bool__(self) -> bool:
-        """Tell whether a trigger came whose reason was not taken yet."""
+        """Tell whether a trigger came whose reason was not collected yet."""
         return bool(self._reasons)
 
     async def arrival(self, timeout: Optional[float] = None) -> bool:
@@ -55,8 +55,8 @@ class Triggers:
                 self._waiters.discard(waiter)
         return bool(self._reasons)
 
-    def take(self) -> tuple[str, ...]:
-        """Return the reasons since they were last taken, first ones first, and forget them."""
+    def collect(self) -> tuple[str, ...]:
+        """Return the reasons since they were last collected, first ones first, and forget them."""
         reasons = tuple(self._reasons)
         self._reasons.clear()
         self.moving = False

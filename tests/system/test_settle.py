@@ -32,7 +32,7 @@ NEVER = 3 * LIMIT  # seconds
 async def heard(triggers: Triggers) -> tuple[str, ...]:
     """Wait until the triggers has rung, and return the reasons."""
     await triggers.arrival()
-    return triggers.take()
+    return triggers.collect()
 
 
 # -- triggers -------------------------------------------------------------------------------------------------------

@@ -339,7 +339,7 @@ def test_start_and_stop_may_be_repeated(root: Path) -> None:
             await asyncio.sleep(0)
             watcher.stop()  # with events unread
             watcher.stop()
-            triggers.take()
+            triggers.collect()
             watcher.rearm()
             await silent(triggers, watcher)
 

@@ -71,7 +71,7 @@ def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Pa
         watcher.start()
         try:
             for verb in (["-i", "--nosignature", str(package)], ["-e", "kernel-devel"]):
-                triggers.take()
+                triggers.collect()
                 told.clear()
                 child = await start(rpm(tmp_path, *verb))
                 ending = asyncio.ensure_future(end_transaction() if verb[0] == "-i" else turns())
@@ -90,7 +90,7 @@ def test_transaction_is_waited_for_and_its_end_rings(tmp_path: Path, package: Pa
                     # the lock's end is the last thing that rings
                     assert reasons[-1] == "an rpm transaction ended"
                     assert inside in watcher.watched
-                assert not await triggers.arrival(0.5), triggers.take()
+                assert not await triggers.arrival(0.5), triggers.collect()
         finally:
             watcher.stop()
 
@@ -108,7 +108,7 @@ def test_queries_do_not_ring(tmp_path: Path, package: Path) -> None:
             for words in (["-qa"], ["-q", "--whatprovides", "kernel-devel"], ["-V", "kernel-devel"]):
                 child = await start(rpm(tmp_path, *words))
                 assert await child.wait() == 0
-            assert not await triggers.arrival(0.5), triggers.take()
+            assert not await triggers.arrival(0.5), triggers.collect()
         finally:
             watcher.stop()
 

@@ -92,14 +92,14 @@ async def rings(triggers: Triggers, watcher: Optional[Watcher] = None) -> str:
     assert await triggers.arrival(LIMIT), "did not ring"
     reasons: list[str] = []
     while triggers:
-        reasons += triggers.take()
+        reasons += triggers.collect()
         await until(lambda: is_at_rest(watcher or WATCHERS[triggers]))
     return "; ".join(reasons)
 
 
 async def silent(triggers: Triggers, watcher: Optional[Watcher] = None) -> None:
     await until(lambda: is_at_rest(watcher or WATCHERS[triggers]))
-    assert not triggers, triggers.take()
+    assert not triggers, triggers.collect()
 
 
 def write(path: Path) -> None:

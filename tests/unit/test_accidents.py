@@ -1,4 +1,4 @@
-"""What an accident keeps from being looked at is neither absent nor broken: it stays, and is looked at again."""
+"""What an accident keeps from being read is neither absent nor broken: it stays, and is read again."""
 
 from __future__ import annotations
 

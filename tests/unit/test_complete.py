@@ -1,4 +1,4 @@
-"""What shells are told to complete: scripts that know all commands, and names that are told at once."""
+"""What shells complete: scripts that know all commands, and names that are printed at once."""
 
 from __future__ import annotations
 

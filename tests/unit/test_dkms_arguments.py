@@ -104,10 +104,10 @@ def test_only_a_transaction_above_this_process_is_its_own(tmp_path: Path, monkey
         assert transaction.find_transaction(sysroot) == holder.pid
         mark = transaction.SafeUpgrade(sysroot, "a", "1")
         mark.mark(holder.pid)
-        assert not transaction.SafeUpgrade(sysroot, "a", "2").take(holder.pid)
-        assert (mark.take(holder.pid), mark.take(holder.pid)) == (True, False)
+        assert not transaction.SafeUpgrade(sysroot, "a", "2").claim(holder.pid)
+        assert (mark.claim(holder.pid), mark.claim(holder.pid)) == (True, False)
         mark.mark(holder.pid)
         monkeypatch.undo()
-        assert not mark.take(holder.pid), "another process of that pid"
+        assert not mark.claim(holder.pid), "another process of that pid"
     finally:
         holder.communicate(b"\n")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import re
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,6 +151,12 @@ DIALECT = re.compile(
     r"\blooks? (?:again|itself|at everything)\b|\ba look\b|\buntaken\b|\btakes? notice\b|\bnobody foresaw\b",
     re.IGNORECASE,
 )
+#: And those that are gone from the docstrings and comments of kmodd.
+GONE = re.compile(
+    r"\blook(?:s|ed|ing)? at\b|\b(?:a|the|every|each|next|last|first|two) looks?\b|\bnews\b|\bmaterial\b|"
+    r"\bno eyes\b|\bforesaw\b|\btaken? out\b|\bcannot be taken\b|\broom for\b|\bwho does not\b",
+    re.IGNORECASE,
+)
 CAPTURED = ("gallery.md", "power-on.md")  # what programs printed
 
 
@@ -160,6 +167,23 @@ CAPTURED = ("gallery.md", "power-on.md")  # what programs printed
 )
 def test_documents_use_the_words_of_the_field(path: Path) -> None:
     assert DIALECT.findall(" ".join(path.read_text().split())) == []
+
+
+def comments(path: Path) -> str:
+    """Return the docstrings and comments of a file, each as one line."""
+    with path.open("rb") as stream:
+        found = [
+            token.string
+            for token in tokenize.tokenize(stream.readline)
+            if token.type == tokenize.COMMENT or (token.type == tokenize.STRING and token.string.startswith('"""'))
+        ]
+    return "\n".join(" ".join(text.split()) for text in found)
+
+
+@pytest.mark.parametrize("path", sorted((TOP / "kmodd").rglob("*.py")), ids=ids)
+def test_docstrings_and_comments_use_the_words_of_the_field(path: Path) -> None:
+    text = comments(path)
+    assert DIALECT.findall(text) + GONE.findall(text) == []
 
 
 # -- the architecture page and its decisions ---------------------------------------------------------------------------

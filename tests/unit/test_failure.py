@@ -1,4 +1,4 @@
-"""What is told of a failed build's log: real texts of gcc, modpost, make, the shell and the kernel's killer."""
+"""What is found in a failed build's log: real texts of gcc, modpost, make, the shell and the kernel's killer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a look means for a reboot and for a monitoring system."""
+"""What a snapshot means for a reboot and for a monitoring system."""
 
 from __future__ import annotations
 

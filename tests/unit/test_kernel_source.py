@@ -131,7 +131,7 @@ def test_sources_of_other_kernels_are_let_go(sources: KernelSources, tmp_path: P
 def lay(sources: KernelSources, unpacked: Path, what: Module, *more: str) -> list[str]:
     sources.keep(KERNEL, "1", unpacked, companions(what) | set(more))
     top = unpacked.parent / "laid"
-    sources.lay(what, KERNEL, more, top, OWNER)
+    sources.copy_part(what, KERNEL, more, top, OWNER)
     return sorted(str(p.relative_to(top)) for p in top.rglob("*") if not p.is_dir())
 
 
@@ -170,5 +170,5 @@ def test_symbol_that_no_kconfig_knows_is_a_problem(sources: KernelSources, unpac
     known = module("drivers/md/bcache", config='CONFIG_BCACHE = "m", CONFIG_MD_X = "y"')
     assert lay(sources, unpacked, known)
     with pytest.raises(Problem, match=r"m\.toml: build\.config\.CONFIG_BCASHE: no Kconfig") as caught:
-        sources.lay(module("drivers/md/bcache", config='CONFIG_BCASHE = "m"'), KERNEL, (), unpacked / "x", OWNER)
+        sources.copy_part(module("drivers/md/bcache", config='CONFIG_BCASHE = "m"'), KERNEL, (), unpacked / "x", OWNER)
     assert (caught.value.code, caught.value.hint) == ("config-unknown", "did you mean CONFIG_BCACHE?")

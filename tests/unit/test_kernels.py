@@ -1,4 +1,4 @@
-"""What is told of a kernel from the files of its packages, as they are, half there, or left over."""
+"""What is read of a kernel from the files of its packages, as they are, half there, or left over."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What systemd is told, by a real datagram socket."""
+"""Messages to systemd, received by a real datagram socket."""
 
 from __future__ import annotations
 

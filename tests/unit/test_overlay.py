@@ -87,7 +87,7 @@ def overlay(root: Path) -> Overlay:
 def test_what_the_module_brings_is_real_and_all_else_a_link_into_the_build_tree(root: Path) -> None:
     made = overlay(root)
     put(made.top / "net/ceph/Makefile", "ours")
-    made.lay(source("net/ceph"), ["include/linux/ceph/osdmap.h", "net/core/new.h", "Makefile/x"], [])
+    made.complete(source("net/ceph"), ["include/linux/ceph/osdmap.h", "net/core/new.h", "Makefile/x"], [])
     real = {str(p.relative_to(made.top)) for p in made.top.rglob("*") if not p.is_symlink() and not p.is_dir()}
     assert real == {"net/ceph/Makefile", "include/linux/ceph/osdmap.h", "Module.symvers"}
     links = {str(p.relative_to(made.top)): os.readlink(p) for p in made.top.rglob("*") if p.is_symlink()}
@@ -106,7 +106,7 @@ def test_dependencies_symbols_leave_the_kernels_symvers(root: Path) -> None:
     made = overlay(root)
     theirs = root.parent / "theirs"
     theirs.write_text("0xff\tceph_create\tnet/ceph/libceph\tEXPORT_SYMBOL\t\n")
-    made.lay(source("fs/ceph"), [], [theirs])
+    made.complete(source("fs/ceph"), [], [theirs])
     assert "ceph_create" not in (made.top / "Module.symvers").read_text()
     assert "ceph_create" in (root / "usr/src/kernels" / K / "Module.symvers").read_text()
 
@@ -118,7 +118,7 @@ config = { CONFIG_A = "y", CONFIG_B = "n", CONFIG_C = "m", CONFIG_D = 5 }
 
 def test_make_and_the_compiler_see_the_same_configuration(root: Path) -> None:
     made = overlay(root)
-    made.lay(source("net/ceph", more=CONFIG), [], [])
+    made.complete(source("net/ceph", more=CONFIG), [], [])
     conf = dict(line.split("=") for line in (made.top / "include/config/auto.conf").read_text().splitlines())
     assert conf == {"CONFIG_A": "y", "CONFIG_B": "", "CONFIG_C": "m", "CONFIG_D": "5"}
     header = made.top / "include/generated/autoconf.h"

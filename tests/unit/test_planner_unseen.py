@@ -1,4 +1,4 @@
-"""What could not be looked at is nobody's fault: nothing is done with the target, and it is looked at again."""
+"""What could not be read is nobody's fault: nothing is done with the target, and it is read again."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from kmodd.core.actions import Wait
 from kmodd.core.model import Fault, Snapshot, Unseen, Verdict
 from kmodd.core.planner import judge, plan
 
-UNREAD = Unseen(Fault("look-interrupted", "m could not be looked at", ""), NOW + 60)
+UNREAD = Unseen(Fault("look-interrupted", "m could not be read", ""), NOW + 60)
 UNCHECKED = Unseen(Fault("check-interrupted", "modprobe was killed", ""), NOW + 60)
 FOUND = Fault("object-shadowed", "modprobe would load another file", "")
 ENDLESS = Fault("dkms-conf-timeout", "m's dkms.conf: bash did not come to its end in time", "look at it")

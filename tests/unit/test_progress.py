@@ -1,4 +1,4 @@
-"""How far a build is, told by its log as it grows."""
+"""How far a build is, by its log as it grows."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from objects import Made
 
 from kmodd.core.model import Kernel
 from kmodd.verify import bootline, loader
-from kmodd.verify.names import Taken, check, read_taken
+from kmodd.verify.names import Taken, check, read_names
 
 TAKEN = Taken(frozenset({"loop", "crc32"}), frozenset({"printk", "loop"}), frozenset({"ghes"}))
 
@@ -34,12 +34,12 @@ def test_name_is_free_or_taken(file: str, inner: str, faults: list[str], doubts:
 
 
 def test_taken_names_are_read(tmp_path: Path) -> None:
-    assert read_taken(tmp_path) == Taken(shown=frozenset({"kernel"}))
+    assert read_names(tmp_path) == Taken(shown=frozenset({"kernel"}))
     (tmp_path / "modules.builtin").write_text("kernel/drivers/block/loop.ko\nkernel/lib/crc-t10.ko\n")
     entries = (b"loop.license=GPL", b"printk.parmtype=time:bool", b"e1000.version=7", b"x.license=a.parmtype=b")
     (tmp_path / "modules.builtin.modinfo").write_bytes(b"\0".join(entries) + b"\0")
     taken = Taken(frozenset({"loop", "crc_t10"}), frozenset({"kernel", "e1000"}), frozenset({"printk"}))
-    assert read_taken(tmp_path) == taken
+    assert read_names(tmp_path) == taken
 
 
 @pytest.mark.parametrize(

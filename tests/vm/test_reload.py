@@ -282,7 +282,7 @@ def test_plan_names_users_before_what_they_use_and_leaves_out_what_must_stay(fou
 
 
 def test_reload_that_was_killed_is_finished_by_the_next_look(found: Found) -> None:
-    assert "a_slow was taken out to be reloaded, and is not back yet" in " ".join(found.ran["killed"].stdout.split())
+    assert "a_slow was unloaded to be reloaded, and is not back yet" in " ".join(found.ran["killed"].stdout.split())
     assert found.facts("after")["a_slow"] == found.new["a_slow"]
 
 

@@ -138,15 +138,15 @@ class _Planning:
         installs = [d for d in decisions if isinstance(d, InstallModule)]
         installs += [InstallModule(build.target, "once it is built") for build in builds]
         files = self._dropins({action.target.module for action in installs})
-        waits = [d for d in decisions if isinstance(d, Wait)] + self._looks()
+        waits = [d for d in decisions if isinstance(d, Wait)] + self._waits_for_reading()
         depmods, depmod_waits = self._depmods(installs, removals, files)
         busy = {action.subject.kernel for action in (*builds, *installs, *removals, *depmods)}
         reloads = [] if files else self._reloads(busy)
         found: list[Action] = [*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits]
         return tuple(sorted(found, key=lambda action: action.phase))
 
-    def _looks(self) -> list[Wait]:
-        """Return waits for what is looked at again, since it could not be."""
+    def _waits_for_reading(self) -> list[Wait]:
+        """Return waits for what could not be read, and is read again."""
         found = ((target, row.unseen or row.unchecked) for target, row in sorted(self.snapshot.targets.items()))
         return [
             Wait.of(target, seen.fault, seen.until)

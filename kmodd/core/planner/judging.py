@@ -24,7 +24,7 @@ class Judging:
         return found
 
     def _judge_broken(self, broken: BrokenFile, release: str) -> dict[Target, Judgement]:
-        """Judge the module of a file that cannot be taken: failed, but for what root had installed before others could
+        """Judge the module of a file that cannot be used: failed, but for what root had installed before others could
         change the file.
         """
         fault = broken.fault

@@ -114,7 +114,7 @@ async def enrolment(host: Host) -> AsyncIterator[Finding]:
         else:
             good.append(kernel)
     if good:
-        yield Finding("enrolment", "ok", f"what kmodd signs is taken by {_names(good)}")
+        yield Finding("enrolment", "ok", f"what kmodd signs is accepted by {_names(good)}")
 
 
 async def depmods(host: Host) -> AsyncIterator[Finding]:

@@ -90,7 +90,7 @@ def _copy_source(work: Work, place: Path) -> None:
     """Copy a source tree to where its name and version put it, as dkms does. Raises Refusal, Problem."""
     conf = f"{work.sysroot.inside(place.resolve()) if not work.sysroot.is_host else place.resolve()}/dkms.conf"
     if work.scope.inside:
-        text = f"{place} cannot be taken inside an rpm transaction."
+        text = f"{place} cannot be copied inside an rpm transaction."
         raise Refusal(10, text, "The package should install it as /usr/src/NAME-VERSION.")
     seen = look_at(work.arguments.root)
     confs = seen.confs()

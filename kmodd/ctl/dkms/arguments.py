@@ -105,7 +105,7 @@ def parse(words: Sequence[str]) -> Arguments:
         elif name in VALUES:
             if not equals:
                 value = pending.pop(0) if pending else ""
-            _take(found, VALUES[name], value)
+            _store(found, VALUES[name], value)
         elif word in IGNORED:
             continue
         elif word.startswith("-"):
@@ -116,7 +116,7 @@ def parse(words: Sequence[str]) -> Arguments:
     return found
 
 
-def _take(found: Arguments, name: str, value: str) -> None:
+def _store(found: Arguments, name: str, value: str) -> None:
     if name == "module":
         module, slash, version = value.partition("/")
         found.module, found.version = module, version if slash else found.version
@@ -131,7 +131,7 @@ def _take(found: Arguments, name: str, value: str) -> None:
 
 
 def _name(found: Arguments, word: str) -> None:
-    """Take a word without an option: the action, a source, an archive, or module/version."""
+    """Parse a word without an option: the action, a source, an archive, or module/version."""
     if word in ACTIONS:
         if found.action:
             raise Refusal(4, "Cannot specify more than one action.")
@@ -143,7 +143,7 @@ def _name(found: Arguments, word: str) -> None:
     elif os.path.isfile(word):
         found.archive = word
     elif not found.module:
-        _take(found, "module", word)
+        _store(found, "module", word)
     else:
         found.surplus.append(word)
 

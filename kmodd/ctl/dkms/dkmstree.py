@@ -1,6 +1,6 @@
 """What is added, and what of it is installed, in DKMS's words; and the module files that stand for it.
 
-Added is what has a link NAME/VERSION/source in DKMS's own tree, as scripts look for it, or is a registered and enabled
+Added is what has a link NAME/VERSION/source in DKMS's own tree, as scripts expect it, or is a registered and enabled
 module with a dkms.conf. Of one name one version is kept built: the one that the module file refers to. Only files are
 read, never rpm's database, so that it works in the midst of a transaction. Must not: print, or decide.
 """

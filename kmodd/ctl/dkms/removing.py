@@ -18,11 +18,11 @@ def unbuild(work: Work) -> int:
 
 
 def remove(work: Work) -> int:
-    """Take a version out of kernels, or out of everything."""
+    """Remove a version from some kernels, or from everything."""
     chosen = work.arguments
     work.scope.check_module("remove")
     pid = work.scope.transaction if chosen.safe_upgrade else None
-    if pid is not None and SafeUpgrade(work.sysroot, chosen.module, chosen.version).take(pid):
+    if pid is not None and SafeUpgrade(work.sysroot, chosen.module, chosen.version).claim(pid):
         raise Refusal(0, "Remove cancelled because --rpm_safe_upgrade scenario detected.")
     return drop(work, "remove")
 

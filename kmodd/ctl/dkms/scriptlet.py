@@ -60,7 +60,7 @@ def _began(pid: int) -> str:
 
 
 class SafeUpgrade:
-    """Remembers what was added by which transaction, so that a removal by the same one can be told (dkms(8))."""
+    """Remembers what was added by which transaction, so that a removal by the same one is recognized (dkms(8))."""
 
     def __init__(self, sysroot: Sysroot, name: str, version: str) -> None:
         self.sysroot = sysroot
@@ -71,7 +71,7 @@ class SafeUpgrade:
         with explained(f"writing {self.sysroot.inside(self.path)}"):
             replace_file(self.path, f"{pid} {_began(pid)}".encode())
 
-    def take(self, pid: int) -> bool:
+    def claim(self, pid: int) -> bool:
         """Tell whether this very transaction added it, and forget it."""
         try:
             said = self.path.read_text()

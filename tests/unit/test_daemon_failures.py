@@ -1,4 +1,4 @@
-"""Whatever a look, a callback or a stream raises, the daemon goes on, and says so once."""
+"""Whatever a pass, a callback or a stream raises, the daemon goes on, and says so once."""
 
 from __future__ import annotations
 

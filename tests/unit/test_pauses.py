@@ -1,4 +1,4 @@
-"""When what could not be looked at is looked at again."""
+"""When what could not be read is read again."""
 
 from __future__ import annotations
 

@@ -77,14 +77,14 @@ def test_only_what_the_settings_allow_is_fetched_one_at_a_time(
     dnf.chmod(0o755)
 
     async def go() -> int:
-        knocks: list[str] = []
-        fetching = Fetching(Sysroot(tmp_path), settings_of(settings), knocks.append)
+        triggers: list[str] = []
+        fetching = Fetching(Sysroot(tmp_path), settings_of(settings), triggers.append)
         for _ in range(4):  # what is fetched and still missing is not fetched again at once
             fetching.start([OTHER, SAME, DEVEL, OTHER, SOURCE, DEVEL])
             assert len(fetching.running) <= 1
             await asyncio.gather(*fetching.running.values())
         await turns()
-        return len(knocks)
+        return len(triggers)
 
     assert asyncio.run(go()) == len(remedies)
     ran = (tmp_path / "ran").read_text().splitlines() if remedies else []
