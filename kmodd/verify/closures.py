@@ -145,7 +145,7 @@ class Closures:
     def _signature(self, parsed: Parsed) -> tuple[list[Fault], list[Fault]]:
         """Return why the kernel refuses a module that is not ours for its signature, and why it may.
 
-        The certificates that it trusts are in the kernel and in the firmware. So only this can be determined: whether it
+        The certificates that it trusts are in the kernel and in the firmware. Only this can be determined: whether it
         has the signer of the kernel's own modules, or ours, which is judged by itself; not what was signed.
         """
         name, signed, demand = parsed.name, parsed.signed, self.view.demand
