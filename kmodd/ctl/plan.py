@@ -27,17 +27,19 @@ def _of_wait(action: dict[str, Any]) -> str:
     return _of_target(action) + (time.strftime(" until %H:%M:%S", time.localtime(until)) if until else "")
 
 
-#: What each kind of action is about, in words.
+#: What actions are about, in words, where it is more than a target or a kernel.
 SUBJECTS: dict[str, Callable[[dict[str, Any]], str]] = {
-    "build": _of_target,
-    "install": _of_target,
-    "remove": _of_target,
     "write": _of_file,
     "delete": _of_file,
-    "depmod": lambda action: str(action["kernel"]),
     "reload": lambda action: f"{', '.join(action['objects'])} of {_of_target(action)}",
     "wait": _of_wait,
 }
+
+
+def _subject(action: dict[str, Any]) -> str:
+    if action["kind"] in SUBJECTS:
+        return SUBJECTS[action["kind"]](action)
+    return _of_target(action) if "target" in action else str(action["kernel"])
 
 
 def run_plan(options: argparse.Namespace) -> int:
@@ -58,7 +60,7 @@ def sentence(action: dict[str, Any]) -> str:
     """Return an action as a line."""
     kind = action["kind"]
     hint = f" → {action['hint']}" if action.get("hint") else ""
-    return f"{kind:<8} {SUBJECTS[kind](action)}: {action['reason']}{hint}"
+    return f"{kind:<8} {_subject(action)}: {action['reason']}{hint}"
 
 
 COMMANDS = {"plan": Command(add_nothing, run_plan)}
