@@ -15,7 +15,7 @@ LONGEST_INTEGER = 20  # characters; more would not fit 64 bits, and long ones ta
 
 
 class Malformed(Exception):
-    """What came is no Varlink. part: the part of the message that is wrong, or "message"."""
+    """A received message is not Varlink. part: the part of the message that is wrong, or "message"."""
 
     def __init__(self, part: str) -> None:
         super().__init__(f"malformed {part}")
@@ -37,7 +37,7 @@ class Reply(NamedTuple):
 
 
 class Decoder:
-    """Cuts what comes into messages, in whatever pieces it comes.
+    """Splits received bytes into messages, in whatever pieces they come.
 
     limit: bytes of one message. What is wrong once stays wrong: after Malformed nothing else comes.
     """

@@ -143,7 +143,7 @@ class Server:
             del self.users[connection.uid]
 
     def _end_another(self, own: int) -> bool:
-        """End a connection for somebody who has `own`: of the user with the most, or one on which nothing is asked."""
+        """End a connection, so that a user who has `own` gets one: of the user with the most, or one that is idle."""
         greediest = max(self.greedy, key=lambda uid: len(self.users[uid]), default=None)
         if greediest is not None and len(self.users[greediest]) > own + 1:
             among = self.users[greediest]

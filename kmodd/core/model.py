@@ -60,7 +60,7 @@ class Target:
 class Check:
     """One check of an object by verify; message says why it came out so.
 
-    outcome: passed, failed, warning, untold (it cannot be told, which counts as a warning), skipped (there is nothing
+    outcome: passed, failed, warning, untold (it is not known, which counts as a warning), skipped (there is nothing
     to compare with), or interrupted (it could not be made now, which says nothing of the object).
     """
 
@@ -95,7 +95,7 @@ class Kernel:
     release: str
     present: bool = True  # False: a leftover directory of a removed kernel
     running: bool = False
-    default_boot: Optional[bool] = None  # whether it boots next; None where that cannot be told
+    default_boot: Optional[bool] = None  # whether it boots next; None where that cannot be determined
     flavour: str = ""
     architecture: str = "x86_64"
     build_tree: Optional[str] = None  # in-root path of a usable tree

@@ -144,7 +144,7 @@ class BootRecord(Part):
 
 
 class Depmod(Part):
-    """The last depmod of kmodd's that ended well. Sizes are in bytes, times of files (mtime) in ns."""
+    """The last depmod run by kmodd that succeeded. Sizes are in bytes, times of files (mtime) in ns."""
 
     inputs: str  # identifies our objects and the configuration that it ran with
     outputs: dict[str, tuple[int, int]] = {}  # what it wrote, as it is on the disk: size and time

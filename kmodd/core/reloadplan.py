@@ -1,4 +1,4 @@
-"""Which objects in the running kernel's memory can give way to the installed ones, and what is to be said of them.
+"""Which loaded objects can be replaced by the installed ones, and what is reported of those that cannot.
 
 Pure. An object is unloaded together with what uses its symbols and with what of its module and of build.depends is
 stale, or not at all: a half exchanged set might not load. Nothing in use is touched, and no try is made twice with the

@@ -1,6 +1,6 @@
 """The bash program that reads a dkms.conf and says what is in it: a field, then a NUL, three fields a value.
 
-The words: mark, conf, release, architecture, build tree, module, version, then the overrides' directory.
+Its arguments: mark, conf, release, architecture, build tree, module, version, then the overrides' directory.
 """
 
 from __future__ import annotations

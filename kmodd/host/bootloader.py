@@ -69,7 +69,7 @@ class BootReader:
         self.sysroot = sysroot
 
     def default(self, releases: Collection[str]) -> Optional[str]:
-        """Return the release that boots next, "" where it is none of these, None where it cannot be told."""
+        """Return the release that boots next, "" where it is none of these, None where it cannot be determined."""
         try:
             entry = self._chosen()
         except (OSError, UnicodeDecodeError):  # mostly: not readable by this user
@@ -77,7 +77,7 @@ class BootReader:
         return entry.release(releases) if entry else None
 
     def _chosen(self) -> Optional[Entry]:
-        """Return the entry that boots next, None where that cannot be told. Raises OSError and UnicodeDecodeError."""
+        """Return the entry that boots next, None where that is not known. Raises OSError and UnicodeDecodeError."""
         return self._grub() if self._has_grub() else self._systemd_boot()
 
     def _read(self, path: str) -> str:
@@ -118,7 +118,7 @@ class BootReader:
         return self._resolved([entry.options for entry in found], fields=True)
 
     def _of_grub_cfg(self, release: str) -> Optional[CommandLines]:
-        """Return what a grub.cfg that names kernels itself says; which of several entries boots is not told by it."""
+        """Return what a grub.cfg that names kernels itself says; it does not say which of several entries boots."""
         names = {f"vmlinuz-{release}", f"vmlinux-{release}", f"kernel-{release}"}
         text = "".join(self._read(path) for path in CONFIGURATIONS)
         found = [item.rest for item in grubscript.loaded(text) if item.image.rpartition("/")[2] in names]

@@ -80,7 +80,7 @@ class TrustReader:
         return [CommandLine(text).enforcing(kernel.config) for text in kernel.command_lines]
 
     def _doubt(self, kernel: Kernel) -> str:
-        """Return why it cannot be told whether a kernel refuses modules that it does not certainly refuse."""
+        """Return why it cannot be determined whether a kernel refuses modules that it does not certainly refuse."""
         word = next(filter(None, self._enforcing(kernel)), "") if kernel.signature_hash else ""
         if word:
             return f"only some of its boot entries have {word}"

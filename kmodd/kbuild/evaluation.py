@@ -1,4 +1,4 @@
-"""Running a script of others for what it prints alone: unprivileged, offline, and with nothing writable at all.
+"""Runs a script of others only for what it prints: unprivileged, offline, and with nothing writable at all.
 
 Must not: know what the script is, or judge what it prints.
 """

@@ -47,7 +47,7 @@ async def apply(
 
 
 class _Patching:
-    """One patch on its way into the source."""
+    """Applies one patch to the source."""
 
     def __init__(self, workspace: Workspace, number: int, path: Path, patch: Patch, name: str, directory: str) -> None:
         self.workspace = workspace

@@ -67,7 +67,7 @@ class Member(tarfile.TarInfo):
 
 
 class Unpacking:
-    """One archive on its way into a directory, the current one."""
+    """Unpacks one archive into the current directory."""
 
     def __init__(self, strip: int, most_files: int, most_bytes: int) -> None:
         self.strip = strip

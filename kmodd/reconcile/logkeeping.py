@@ -130,7 +130,7 @@ def _make_file(path: Path, gid: int) -> None:
 
 
 def _protect(path: Path, mode: int, gid: int) -> None:
-    """Give a directory or a plain file its mode and group; who is not root can give none but what is his."""
+    """Set the mode and group of a directory or a plain file; without root, only a group of one's own can be set."""
     found = path.lstat()
     if not (stat.S_ISDIR(found.st_mode) or stat.S_ISREG(found.st_mode)):
         return

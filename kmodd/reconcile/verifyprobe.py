@@ -54,7 +54,7 @@ class Checker:
     async def fill(self, seen: Observation, strict: bool) -> None:
         """Fill checks of what is installed and undamaged, also where modules.dep is stale.
 
-        strict: what cannot be told counts as failed.
+        strict: what cannot be determined counts as failed.
         """
         certificate, unsigned = self._certificate()
         questions = []
@@ -151,5 +151,5 @@ def _omission(kernel: Kernel, installed: Installed) -> tuple[Check, ...]:
 
 
 def _harden(check: Check) -> Check:
-    """Return a check as verify.strict has it: what cannot be told counts as failed."""
+    """Return a check as verify.strict has it: what cannot be determined counts as failed."""
     return replace(check, outcome="failed") if check.outcome == "untold" else check

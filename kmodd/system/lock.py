@@ -91,7 +91,7 @@ class Lock:
             os.close(descriptor)
 
     def _written_holder(self) -> Optional[str]:
-        """Return the holder for who may not open the lock: as it says itself, if that process is there still."""
+        """Return the holder where the lock may not be opened: as its file says, if that process still runs."""
         with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
             told = self._progress()["holder"]
             if _began(int(told["pid"])) == str(told["began"]):

@@ -58,7 +58,7 @@ def find_flaw(directory: Path, known: Mapping[str, tuple[int, int]]) -> str:
 
     known: outputs as they were when they were known to be whole and on the disk; those that did not change since are
     not read. What another depmod wrote is read, and found empty, cut, or with holes; where it lost its content
-    otherwise cannot be told.
+    otherwise cannot be determined.
     """
     state = read_state(directory)
     builtin = look_up(directory / "modules.builtin")

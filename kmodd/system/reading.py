@@ -1,4 +1,4 @@
-"""Opening what others than root may have a hand in: once, by descriptors, and as those who may change it.
+"""Opens what others than root may change: once, by descriptors, and with the rights of those others.
 
 Who may write a directory may put a link in place of what lies there between two uses of the same path. So a path is
 walked once, component by component, and what counts is the descriptor that this leads to. What others than root may

@@ -1,4 +1,4 @@
-"""What objects need of others, and whether these would load themselves: ours, by their checks, and others.
+"""Whether the modules that an object needs would load: ours by their own checks, and others.
 
 Must not: check anything of an object that others do not matter for.
 """

@@ -136,7 +136,7 @@ class Examination:
 
 
 def _is_large(path: Path) -> bool:
-    """Tell whether an object may take much memory. What cannot be told, reading it tells."""
+    """Tell whether reading an object may need much memory; where that is not known, it is read to find out."""
     try:
         size = path.stat().st_size
     except OSError:

@@ -1,4 +1,4 @@
-"""What the command of an install line of modprobe.d does for its module: loads it, does not, or cannot be told.
+"""What the command of an install line of modprobe.d does for its module: loads it, does not, or cannot be determined.
 
 Sources: modprobe.d(5); module_do_install_commands() and kmod_module_probe_insert_module() of libkmod-module.c, which
 pass the command to sh(1). Only lists of simple commands are read, and what they do is known of few. Pure.
@@ -27,7 +27,7 @@ SUCCEEDING, FAILING = frozenset({"true", ":"}), frozenset({"false"})
 class Effect:
     """What a command does for its module.
 
-    loads: whether it loads it, None where that cannot be told. options: what it passes beside those of modprobe.d.
+    loads: whether it loads it, None where that is not known. options: what it passes beside those of modprobe.d.
     """
 
     loads: Optional[bool]
@@ -39,7 +39,7 @@ UNTOLD = Effect(None)
 
 @dataclass
 class _Shell:
-    """A shell as far as a list of commands was read. status: of the last command, None where it cannot be told."""
+    """A shell as far as a list of commands was read. status: of the last command, None where it is not known."""
 
     name: str
     status: Optional[bool] = True

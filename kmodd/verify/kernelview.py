@@ -83,7 +83,7 @@ class KernelView:
         return await asyncio.shield(known)
 
     def drop(self, path: Path) -> None:
-        """Do not hold a module's file any longer; who wants it again reads it again."""
+        """Release a module's file; it is read again when it is needed again."""
         self._read.pop(path, None)
 
     async def _parse(self, path: Path) -> Parsed:

@@ -1,7 +1,7 @@
 """Whether the kernel's own copy of an object is at least as new as ours, by what modinfo calls version and srcversion.
 
 DKMS installs nothing over a newer or equal one (its "module version sanity check"). Where neither has a version it
-takes them for equal, and ours is not installed; here what cannot be told is no reason to leave ours out.
+takes them for equal, and ours is not installed; here what cannot be determined is no reason to leave ours out.
 Must not: decide what is installed.
 """
 

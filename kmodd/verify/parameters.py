@@ -2,7 +2,7 @@
 
 Sources: parse_args() and next_arg() of kernel/params.c and lib/cmdline.c, kstrtox.c, struct kernel_param and what it
 points to (include/linux/moduleparam.h), and the `parmtype` entries that module_param() leaves in .modinfo. What only
-code of the module's own decides cannot be told. Pure.
+code of the module's own decides cannot be determined. Pure.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ SPECIAL = frozenset({"dyndbg", "async_probe"})  # taken by load_module() itself
 
 @dataclass(frozen=True)
 class Parameter:
-    """What a parameter takes.
+    """The values that a parameter accepts.
 
     kind: "int", "array of charp", "string", as in a parmtype of .modinfo; "" where code of the module's own decides.
     most: elements of an array, or bytes of a string's buffer with the NUL at its end; 0 where that is not known.
@@ -148,7 +148,7 @@ def _known(contents: Contents, table: Mapping[str, Parameter]) -> dict[str, Para
 def check(
     name: str, contents: Contents, options: str, table: Mapping[str, Parameter] = {}
 ) -> tuple[list[Fault], list[Fault]]:
-    """Return what makes a load fail, and what the kernel only warns of or what cannot be told.
+    """Return what makes a load fail, and what the kernel only warns of or what cannot be determined.
 
     options: as modprobe passes them. table: what `read` found.
     """

@@ -122,7 +122,7 @@ def find_refusals(target: Target, snapshot: Snapshot) -> list[Fault]:
 
 
 class _Planning:
-    """One planning."""
+    """Plans for one snapshot."""
 
     def __init__(self, snapshot: Snapshot, policy: Policy, now: float) -> None:
         self.snapshot = snapshot

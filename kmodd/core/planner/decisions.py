@@ -40,7 +40,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Unknown:
-    """What is to become of a target cannot be told, since something of it could not be read."""
+    """What is to become of a target cannot be determined, since something of it could not be read."""
 
     seen: Unseen
     rule: int = 3

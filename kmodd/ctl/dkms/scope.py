@@ -84,7 +84,7 @@ class Scope:
 
     # -- having it done --------------------------------------------------------------------------------------------
     def defer(self, what: str) -> bool:
-        """Inside a transaction, say who does the rest and when; tells whether it is so."""
+        """Inside a transaction, print that kmodd does the rest later; tells whether this is one."""
         if not self.inside:
             return False
         running = Lock(self.sysroot).holder() is not None
