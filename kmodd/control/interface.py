@@ -90,6 +90,7 @@ type Attempt (
 )
 
 # A module on a kernel.
+# next_try: when what failed is tried again by itself, or looked at again; null: not before something changes.
 # init_refused: objects whose own init function found no device at the kernel's last boot; when, since the epoch.
 type Target (
   module: string,
@@ -105,7 +106,8 @@ type Target (
   stale_in_memory: ?(reason: string, hint: string),
   fingerprint: string,
   warnings: []string,
-  last_attempt: ?Attempt
+  last_attempt: ?Attempt,
+  next_try: ?float
 )
 
 type BrokenFile (file: string, problem: string, message: string, hint: string)
@@ -156,8 +158,12 @@ method Logs(module: string, kernel: ?string) -> (schema: int, log: string, text:
 # Live events; the first ones tell of what is under way. Wants "more".
 method Subscribe() -> (event: Event)
 
-# Look again, and wait (the default) until nothing is left to do. With "more", events come meanwhile. For root.
-method Sync(wait: ?bool) -> (event: ?Event, status: ?Document)
+# What a step came to that failed. kernel, module: "" where it is of none.
+type Failure (module: string, kernel: string, problem: string, message: string, hint: string)
+
+# Look again, and wait (the default) until nothing is left to do. What failed for a passing reason is tried again at
+# once. failures: of steps, since the call. With "more", events come meanwhile. For root.
+method Sync(wait: ?bool) -> (event: ?Event, status: ?Document, failures: ?[]Failure)
 
 # Build a module again although nothing changed, or, without a name, whatever failed; targets are those. For root.
 method Rebuild(module: ?string, kernel: ?string) -> (targets: [](module: string, kernel: string))

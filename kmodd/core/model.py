@@ -303,6 +303,7 @@ class Policy:
 
     retry_first: float = 60
     retry_longest: float = 3600
+    retry_now: float = 0  # what failed before this moment, in seconds since the epoch, is tried again without a pause
 
 
 @dataclass(frozen=True)
@@ -314,11 +315,14 @@ class Judgement:
     problem: str = ""
     hint: str = ""
     rule: int = field(default=0, compare=False)  # which of planner.RULES decided; 0 where none did
+    until: Optional[float] = field(default=None, compare=False)  # when it is tried again by itself, s since the epoch
 
     @classmethod
-    def of(cls, verdict: Verdict, fault: Fault, rule: int = 0, more: str = "") -> Judgement:
+    def of(
+        cls, verdict: Verdict, fault: Fault, rule: int = 0, more: str = "", until: Optional[float] = None
+    ) -> Judgement:
         """Return the verdict that follows from a fault. more: is put behind its message."""
-        return cls(verdict, fault.message + more, fault.problem, fault.hint, rule)
+        return cls(verdict, fault.message + more, fault.problem, fault.hint, rule, until)
 
     @property
     def fault(self) -> Fault:

@@ -13,6 +13,7 @@ from typing import Optional
 from ..alert import Alerts
 from ..core.actions import BuildModule
 from ..core.documents.choosing import Document
+from ..core.documents.failures import failures_document
 from ..core.documents.plan import plan_document
 from ..core.documents.status import status_document
 from ..core.errors import Problem
@@ -24,7 +25,7 @@ from ..core.sysroot import Sysroot
 from ..host.settingsfile import read_settings
 from ..kbuild.sandbox import build_owner
 from ..reconcile import policy_of
-from ..reconcile.reconciler import Reconciler, Wanted
+from ..reconcile.reconciler import Reconciler, Wanted, retry_now
 from ..reconcile.unexpected import as_problem
 from ..system.lock import Lock
 from ..system.log import configure
@@ -63,7 +64,7 @@ def bring_up(
             raise
         raise Problem(problem.code, f"{problem.message} and brings it up to date by itself", problem.hint) from problem
     try:
-        snapshot = asyncio.run(_apply(sysroot, settings, again, wanted))
+        snapshot, failures = asyncio.run(_apply(sysroot, settings, again, wanted))
     finally:
         lock.release()
     now = time.time()
@@ -71,11 +72,14 @@ def bring_up(
     alerts = Alerts(sysroot, SettingsSource(settings), build_owner)
     # the files that the daemon keeps up to date after its passes
     alerts.write(None, make_report(snapshot, judgements, now, None))
-    return status_document(snapshot, judgements, holder=None, looked=now)
+    return {**status_document(snapshot, judgements, holder=None, looked=now), "failures": failures}
 
 
-async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], wanted: Wanted) -> Snapshot:
-    """Do what is due and wanted; returns what was observed when nothing was left."""
+async def _apply(
+    sysroot: Sysroot, settings: Settings, again: Sequence[Target], wanted: Wanted
+) -> tuple[Snapshot, list[dict[str, str]]]:
+    """Do what is due and wanted; returns what was observed when nothing was left, and the steps that failed."""
+    began = time.time()
     triggers = Triggers()
     triggers.add("kmoddctl sync")
 
@@ -87,8 +91,10 @@ async def _apply(sysroot: Sysroot, settings: Settings, again: Sequence[Target], 
     reconciler = Reconciler(sysroot, SettingsSource(settings), lambda _: None, wanted=wanted, brief=True)
     reconciler.heal()
     reconciler.ask_again(again)
+    retry_now(reconciler)
     try:
-        return await reconciler.run_to_end()
+        snapshot = await reconciler.run_to_end()
+        return snapshot, failures_document(snapshot, began, reconciler.step_failures.since(began))
     except Exception as error:
         raise as_problem(error, "syncing") from error
     finally:

@@ -146,6 +146,8 @@ def _problems(document: Document) -> list[str]:
     order = (*WORST_FIRST, "stale", "warning", "note")
     for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
         lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
+        if verdict in ("failed", "waiting"):
+            lines += [f"    {text}" for text in _next_try(targets)]
     for warning in document.get("warnings", ()):
         lines += _paragraph("", "warning", warning["message"], warning["hint"])
     for broken in document["problems"]:
@@ -172,6 +174,12 @@ def _subject(targets: Sequence[Document]) -> str:
 
 def _list(names: Sequence[str], what: str) -> str:
     return ", ".join(names) if len(names) <= 2 else f"{len(names)} {what}"
+
+
+def _next_try(targets: Sequence[Document]) -> list[str]:
+    """Return when the first of some targets is tried again by itself, as a line or none."""
+    times = [target["next_try"] for target in targets if target.get("next_try") is not None]
+    return [f"tried again at {terminal.moment(min(times))}, or now by kmoddctl sync"] if times else []
 
 
 def advice(target: Document) -> str:
@@ -208,7 +216,8 @@ def _target(kernel: Document, target: Document) -> list[str]:
     mark = f" ({marks(kernel)})" if marks(kernel) else ""
     lines = [f"{paint(kernel['release'], 'title')}{mark}"]
     lines += _paragraph("  ", target["verdict"], target["reason"], advice(target))
-    rows: list[tuple[str, str]] = [("warning", warning) for warning in target["warnings"]]
+    rows = [("next try", text) for text in _next_try([target])]
+    rows += [("warning", warning) for warning in target["warnings"]]
     for item in target["objects"]:
         signer = f"signed by {item['signer'][:16]}" if item["signer"] else "unsigned"
         rows.append(("object", f"{item['path']}, {signer}"))

@@ -142,12 +142,17 @@ def sync_by_daemon(root: str, verbose: bool) -> Optional[dict[str, Any]]:
     progress = Progress(sys.stderr)
     with client:
         if not (progress.live or verbose):
-            return dict(client.call("Sync")["status"])
+            return _synced(client.call("Sync"))
         for reply in _ticking(client, client.stream("Sync"), progress):
             if reply.get("status"):
-                return dict(reply["status"])
+                return _synced(reply)
             progress.show(reply["event"])
     raise Problem("call-refused", "kmodd ended the sync without a status", "do versions differ?")
+
+
+def _synced(reply: dict[str, Any]) -> dict[str, Any]:
+    """Return the status that a sync left, with the steps that failed."""
+    return {**reply["status"], "failures": reply.get("failures") or []}
 
 
 def run_reload(options: argparse.Namespace) -> int:

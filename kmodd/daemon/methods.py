@@ -9,6 +9,7 @@ import asyncio
 import codecs
 import functools
 import os
+import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..control.server import Answer, Send
 from ..core.actions import Action
 from ..core.documents.choosing import check_names, choose
 from ..core.documents.explain import explain_document
+from ..core.documents.failures import failures_document
 from ..core.documents.plan import plan_document
 from ..core.errors import Problem
 from ..core.model import Target
@@ -28,6 +30,7 @@ from ..core.report import Report
 from ..core.sysroot import Sysroot
 from ..host.settingsfile import read_settings
 from ..kbuild.logfiles import LogReader
+from ..reconcile.reconciler import Reconciler, retry_now
 from ..system.files import explained
 from .events import Events
 from .passes import Passes
@@ -48,6 +51,7 @@ class Host(Protocol):
     passes: Passes
     events: Events
     actions: tuple[Action, ...]
+    reconciler: Reconciler
 
     def status(self, report: Report) -> dict[str, Any]:
         """Return the document of a report."""
@@ -150,6 +154,8 @@ class Methods:
                 await send(await subscription.next())
 
     async def sync(self, asked: Waiting, send: Optional[Send]) -> Document:
+        began = time.time()
+        retry_now(self.host.reconciler)
         self.host.trigger("Sync")
         if asked.wait is False:
             return {}
@@ -157,7 +163,9 @@ class Methods:
         try:
             if send is not None:
                 await self._narrate(work, send)
-            return {"status": self._render(await work)[0]}
+            report = await work
+            failures = failures_document(report.snapshot, began, self.host.reconciler.step_failures.since(began))
+            return {"status": self._render(report)[0], "failures": failures}
         finally:
             work.cancel()
 

@@ -74,6 +74,14 @@ class ConfReader:
         self._failed: dict[str, tuple[Fault, Optional[float]]] = {}  # and when it is tried again, in s since the epoch
         self._asked: set[str] = set()
         self._dirty = False
+        self._load()
+
+    def forget_pauses(self) -> None:
+        """Have every conf that did not end read again at the next pass."""
+        self._failed = {key: (fault, until) for key, (fault, until) in self._failed.items() if until is None}
+
+    def _load(self) -> None:
+        """Read what was found before."""
         with contextlib.suppress(OSError, ValueError, TypeError, AttributeError, KeyError):
             loaded = json.loads(self.memory.read_bytes())
             self._known = {str(k): Recipe.model_validate_json(text) for k, text in loaded["recipes"].items()}

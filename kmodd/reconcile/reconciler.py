@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Optional
 
 from ..core.actions import (
@@ -103,7 +104,8 @@ class Reconciler:
         self.damage = DamageReports()
         self.sweep = True  # there may be logs of what is gone
         self._work: Optional[TargetWork] = None
-        failures = StepFailures(self.alarm, settings)
+        self.retried = 0.0  # when all that failed was last to be tried again, in seconds since the epoch
+        self.step_failures = failures = StepFailures(self.alarm, settings)
         self.building = BuildStep(self.work, lambda: trigger("build ended"))
         self.installing = InstallStep(self.work, self.alarm)
         self.steps: Steps = {
@@ -136,7 +138,7 @@ class Reconciler:
 
     @property
     def policy(self) -> Policy:
-        return policy_of(self.settings.now)
+        return replace(policy_of(self.settings.now), retry_now=self.retried)
 
     @property
     def builds(self) -> list[Target]:
@@ -268,6 +270,15 @@ class Reconciler:
         waits = [a.until - time.time() for a in actions if isinstance(a, Wait) and a.until is not None]
         times = [when for when in (self.alarm.when, self.fetching.next_try()) if when is not None]
         return min((*waits, *(when - time.monotonic() for when in times)), default=None)
+
+
+def retry_now(reconciler: Reconciler) -> None:
+    """Have the next pass try what failed for a passing reason, whatever pause it waits for."""
+    reconciler.retried = time.time()
+    reconciler.blocked = None
+    reconciler.stuck.forget()
+    reconciler.fetching.forget()
+    reconciler.observer.inputs.confs.forget_pauses()
 
 
 def delete_leftovers(sysroot: Sysroot) -> None:

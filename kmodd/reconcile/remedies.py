@@ -55,6 +55,10 @@ class Fetching:
             self.running[remedy] = task
             task.add_done_callback(lambda _: self.trigger("fetch ended"))
 
+    def forget(self) -> None:
+        """Have what failed tried again without a pause."""
+        self._failed.clear()
+
     def next_try(self) -> Optional[float]:
         """Return when the first fetch that failed and is wanted still is due again, time.monotonic(); None for never.
 

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Generic, Optional, TypeVar
 
 from ..core.actions import Action, BuildModule, DropinAction, InstallModule, ReloadModule, RemoveModule, RunDepmod, Wait
+from ..core.documents.failures import StepFailure
 from ..core.errors import Problem
 from ..core.model import Dropin, Snapshot, Target
 from ..core.record import Installed
@@ -29,6 +31,7 @@ from .unexpected import as_problem, clean_up
 if TYPE_CHECKING:
     from .targets import TargetWork
 
+MOST_REPORTED = 100  # failures of steps that are remembered
 HOLD = 30.0  # seconds that finished objects wait for others of the same kernel, to share one depmod
 
 #: Returns who works on targets; made when it is first needed, since most passes need nobody.
@@ -69,10 +72,17 @@ class StepFailures:
     def __init__(self, alarm: Alarm, settings: SettingsSource) -> None:
         self.alarm = alarm
         self.settings = settings
+        self._reported: deque[tuple[float, StepFailure]] = deque(maxlen=MOST_REPORTED)
+
+    def since(self, moment: float) -> list[StepFailure]:
+        """Return what was reported since a moment, in seconds since the epoch."""
+        return [failure for when, failure in self._reported if when >= moment]
 
     def report(self, event: str, action: Action, problem: Problem) -> None:
         facts = {"problem": problem.code, "reason": problem.message, "hint": problem.hint}
         get_logger().error(event, **facts, **action.subject.fields())
+        subject = action.subject
+        self._reported.append((time.time(), StepFailure(subject.module, subject.kernel, problem.fault)))
         self.alarm.want_in(self.settings.now.retry.first)
 
 

@@ -34,6 +34,10 @@ class Stuck:
             facts = {"problem": problem.code, "reason": problem.message, "hint": problem.hint}
             get_logger().error("no progress", seconds=pause, **facts, **action.subject.fields())
 
+    def forget(self) -> None:
+        """Have nothing left alone any more."""
+        self._paused.clear()
+
     def until(self, action: Action) -> Optional[float]:
         """Return until when an action is left alone, time.monotonic(); None where it is not."""
         when, _ = self._paused.get(action, (0.0, 0))

@@ -10,7 +10,7 @@ from .. import versions
 from ..model import Judgement, Kernel, Snapshot, Target, fingerprint
 from ..modulefile import canonical
 from ..planner import find_refusals, judge_kernel
-from ..record import Attempt, InitRefusal
+from ..record import Attempt, InitRefusal, TargetRecord
 from ..reloadplan import Note, find_notes
 from ..rootwarnings import find_warnings, warning_rows
 
@@ -122,10 +122,21 @@ def target_row(target: Target, judgement: Judgement, snapshot: Snapshot, note: O
         "warnings": [
             *(record.built.warnings if record and record.built else ()),
             *snapshot.of(target).warnings,
+            *_failed_rebuild(record),
             *(f"the next build will be refused: {f.message}; {f.hint}" for f in find_refusals(target, snapshot)),
         ],
         "last_attempt": _attempt(attempt) if attempt else None,
+        "next_try": judgement.until,
     }
+
+
+def _failed_rebuild(record: Optional[TargetRecord]) -> list[str]:
+    """Return that building once more what is installed failed, where that was the last attempt."""
+    attempt, built = (record.attempt, record.built) if record is not None else (None, None)
+    if attempt is None or built is None or attempt.outcome != "failed" or attempt.stage != "build":
+        return []
+    text = f"the last build failed, and what is installed is from the one before: {attempt.message}"
+    return [text] if attempt.inputs == built.inputs else []
 
 
 def _refusal(refused: Sequence[InitRefusal]) -> Optional[dict[str, Any]]:

@@ -205,7 +205,8 @@ class Deciding:
         if not attempt.transient:
             return Failed(attempt.fault, 4)
         until = self.until(attempt)
-        if self.now >= until:
+        is_asked_for = attempt.ended < self.policy.retry_now <= self.now  # a clock that was set back asks for nothing
+        if self.now >= until or is_asked_for:
             return None
         return Wait.of(target, attempt.fault, until, rule=4)
 

@@ -49,13 +49,13 @@ class Judging:
             return Judgement(Verdict.EXCLUDED, decision.reason, problem, hint, rule)
         if isinstance(decision, Unknown):
             fault = decision.seen.fault
-            return Judgement.of(Verdict.WAITING, fault, rule)
+            return Judgement.of(Verdict.WAITING, fault, rule, until=decision.seen.until)
         if isinstance(decision, Failed):
             fault = decision.fault
             return Judgement.of(Verdict.FAILED, fault, rule, kept)
         if isinstance(decision, Wait):
             verdict = Verdict.FAILED if decision.until is not None else Verdict.WAITING
-            return Judgement.of(verdict, decision.fault, rule, kept)
+            return Judgement.of(verdict, decision.fault, rule, kept, decision.until)
         if isinstance(decision, BuildModule):
             return Judgement(Verdict.BUILDING, f"is to be built: {decision.reason}{kept}", rule=rule)
         if isinstance(decision, InstallModule):
@@ -77,7 +77,7 @@ class Judging:
             return Judgement.of(Verdict.BLOCKED, fault, 7)
         if row.unchecked is not None:
             fault = row.unchecked.fault
-            return Judgement.of(Verdict.WAITING, fault, 7)
+            return Judgement.of(Verdict.WAITING, fault, 7, until=row.unchecked.until)
         refusal = find_refusal(target, self.snapshot)
         if refusal is not None:
             return Judgement.of(Verdict.BLOCKED, refusal, 7)
