@@ -59,6 +59,7 @@ TRANSIENT = {
     "kernel-blacklisted": False,
     "kernel-devel-missing": False,
     "kernel-has-newer": False,
+    "kernel-missing": False,
     "kernel-source-makefile": False,
     "kernel-source-mismatch": False,
     "kernel-source-missing": False,

@@ -1,6 +1,7 @@
 """kmoddctl: what an administrator sees and does. Of its commands, only the one that is given is imported.
 
-Exit codes: 0 done or all ready; 1 something failed; 2 usage; 3 daemon needed and unreachable; 4 not ready.
+Exit codes: 0 done or all ready; 1 something failed; 2 usage, or no such module or kernel; 3 daemon needed and
+unreachable; 4 not ready.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from .terminal import open_doors
 
 CLOSED = 141  # as of a program that SIGPIPE ends, so that nobody mistakes it for an answer
 DONE, FAILED, USAGE, UNREACHABLE, NOT_READY = 0, 1, 2, 3, 4
+UNKNOWN_NAMES = ("module-unknown", "kernel-unknown")  # of a command line that names what is not there
 
 
 #: command -> (module, help); each module has COMMANDS with the arguments and the function of each of its commands.
@@ -53,13 +55,6 @@ def import_command(name: str) -> Command:
     return found
 
 
-def find_names() -> list[str]:
-    """Return the names of all commands, the verbs of key included."""
-    from .keys import VERBS
-
-    return [*COMMANDS, *VERBS]
-
-
 def make_parser(words: Optional[Sequence[str]] = None) -> Parser:
     """Return the parser of the whole command line.
 
@@ -69,8 +64,8 @@ def make_parser(words: Optional[Sequence[str]] = None) -> Parser:
         prog="kmoddctl",
         description="Control out-of-tree kernel modules that kmodd keeps built for every kernel. "
         "Without a command, show the status.",
-        epilog="Exit codes: 0 done or all ready, 1 something failed, 2 usage, 3 the daemon is needed and cannot be "
-        "reached, 4 not ready (waiting, building, blocked). See kmoddctl(8).",
+        epilog="Exit codes: 0 done or all ready, 1 something failed, 2 usage (such as no such module or kernel), 3 the "
+        "daemon is needed and cannot be reached, 4 not ready (waiting, building, blocked). See kmoddctl(8).",
     )
     add_common(parser, "/", False)
     parser.add_argument("--version", action="version", version=f"kmoddctl {__version__}")
@@ -129,8 +124,14 @@ def _run(words: Sequence[str]) -> int:
     print(f"kmoddctl: {problem.message}", file=sys.stderr)
     if problem.hint:
         print(f"  hint: {problem.hint}", file=sys.stderr)
-    codes = {"daemon-unreachable": UNREACHABLE}
-    return USAGE if problem.code.startswith("usage-") else codes.get(problem.code, FAILED)
+    return _code(problem)
+
+
+def _code(problem: Problem) -> int:
+    """Return the exit code of a command that ended by a problem."""
+    if problem.code.startswith("usage-") or problem.code in UNKNOWN_NAMES:
+        return USAGE
+    return UNREACHABLE if problem.code == "daemon-unreachable" else FAILED
 
 
 def _explain(error: Exception, options: argparse.Namespace) -> Problem:

@@ -68,7 +68,7 @@ def choose_kernel(snapshot: Snapshot, release: Optional[str]) -> tuple[str, str]
         if kernel.default_boot:
             return name, "default-boot"
     if not present:
-        raise Problem("kernel-unknown", "no kernel is installed", "install one")
+        raise Problem("kernel-missing", "no kernel is installed", "install one")
     flavours = {kernel.flavour for kernel in present.values() if kernel.running}
     alike = [name for name, kernel in present.items() if kernel.flavour in flavours]
     return max(alike or present, key=functools.cmp_to_key(versions.compare)), "newest"

@@ -7,23 +7,62 @@ from __future__ import annotations
 
 import argparse
 import difflib
-from collections.abc import Callable
-from typing import NamedTuple, NoReturn, Optional
+import re
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, NoReturn, Optional
 
+#: What argparse says of a word that is none of the choices; versions of Python differ in the quotes of these.
+CHOICE = re.compile(
+    r"argument (?P<argument>\S+): invalid choice: '(?P<word>.*)' \(choose from (?P<choices>.*)\)$", re.DOTALL
+)
+CLOSE = 0.7  # how alike a word must be to what it may have been meant for
+CHOSEN = re.compile(r"[^\s',]+")
 AddArguments = Callable[[argparse.ArgumentParser], object]
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests what a misspelt command may have meant."""
+    """Suggests what a misspelt word may have meant, and shows the usage of the command that it was given to."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Refuse what a command does not know here; argparse leaves that to the parser of the whole line."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown and not self._commands():
+            options = [name for name in self._option_string_actions if name.startswith("--")]
+            self.error(
+                f"unrecognized arguments: {' '.join(unknown)}{_suggestion(unknown[0].partition('=')[0], options)}"
+            )
+        return found, unknown
 
     def error(self, message: str) -> NoReturn:
-        if "invalid choice" in message and "'" in message:
-            from . import find_names  # which this module is imported by
-
-            word = message.split("'")[1]
-            close = difflib.get_close_matches(word, find_names(), 1)
-            message = f"{word!r} is not a command" + (f"; did you mean {close[0]!r}?" if close else "")
+        match = CHOICE.search(message)
+        if match is not None:
+            word, choices = match["word"], self._commands()
+            if match["argument"] in ("COMMAND", "VERB"):
+                message = f"{word!r} is not a command{_suggestion(word, choices, find_elsewhere(word))}"
+            else:
+                choices = CHOSEN.findall(match["choices"])
+                message = (
+                    f"{match['argument']} is one of {', '.join(choices)}, not {word!r}{_suggestion(word, choices)}"
+                )
         super().error(message)
+
+    def _commands(self) -> list[str]:
+        """Return the names of the commands, or of the verbs of this one; none where it has no verbs."""
+        found = [action for action in self._actions if isinstance(action, argparse._SubParsersAction)]
+        return [name for action in found for name in action.choices]
+
+
+def _suggestion(word: str, known: Sequence[str], elsewhere: Sequence[str] = ()) -> str:
+    """Return what a word may have been meant for. elsewhere: what it is for certain."""
+    close = [*elsewhere, *(one for one in difflib.get_close_matches(word, known, 1, CLOSE) if one != word)]
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def find_elsewhere(word: str) -> list[str]:
+    """Return the command of which a word is a verb, with it."""
+    from .keys import VERBS  # only where something is wrong with the command line
+
+    return [f"key {word}"] if word in VERBS else []
 
 
 class Command(NamedTuple):

@@ -15,6 +15,7 @@ from .terminal import paint
 OUTCOMES = {"passed": ("ok", "ready"), "failed": ("FAILED", "failed"), "warning": ("warning", "warning"),
             "untold": ("cannot tell", "warning"), "skipped": ("not checked", "waiting"),
             "interrupted": ("interrupted", "waiting")}  # fmt: skip
+MOST_BARE = 3  # targets of which nothing is installed that the summary names
 NAMED = max(map(len, ("dependencies", "not checked")))
 
 
@@ -27,7 +28,17 @@ def run_verify(options: argparse.Namespace) -> int:
     else:
         parts = [_target(target) for target in document["targets"] if target["verdict"] != "excluded"]
         print("\n\n".join("\n".join(part) for part in [*parts, [_summary(document)]]))
-    return exit_code(document["targets"], options.module is not None)
+    return exit_code([as_checked(target) for target in document["targets"]], options.module is not None)
+
+
+def as_checked(target: Document) -> Document:
+    """Return a target with the verdict that its checks have: what could not be built is no fault of what is installed.
+
+    A target of which nothing is installed that could be checked is not ready.
+    """
+    if target["verdict"] != "failed" or any(check["outcome"] == "failed" for check in target["checks"]):
+        return target
+    return {**target, "verdict": "ready" if target["checks"] else "waiting"}
 
 
 def _target(target: Document) -> list[str]:
@@ -55,8 +66,12 @@ def _check(check: Document) -> list[str]:
 
 def _summary(document: Document) -> str:
     checks = [check for target in document["targets"] for check in target["checks"]]
+    wanted = [target for target in document["targets"] if target["verdict"] != "excluded"]
+    bare = [f"{target['module']} on {target['kernel']}" for target in wanted if not target["checks"]]
+    more = f" and {len(bare) - MOST_BARE} more" if len(bare) > MOST_BARE else ""
+    missing = f"nothing is installed of {', '.join(bare[:MOST_BARE])}{more}" if bare else ""
     if not checks:
-        return "Nothing is installed that could be checked."
+        return f"Nothing is installed that could be checked{missing and f': {missing}'}."
     counts = {outcome: sum(check["outcome"] == outcome for check in checks) for outcome in OUTCOMES}
     names = {
         "passed": "passed",
@@ -66,7 +81,8 @@ def _summary(document: Document) -> str:
         "skipped": "could not be made",
         "interrupted": "interrupted",
     }
-    return f"{len(checks)} checks: " + ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)
+    said = ", ".join(f"{n} {names[o]}" for o, n in counts.items() if n)
+    return f"{len(checks)} checks: {said}{missing and f'; {missing}'}"
 
 
 COMMANDS = {"verify": Command(add_optional_target, run_verify)}

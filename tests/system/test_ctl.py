@@ -70,17 +70,17 @@ def test_logs_of_earlier_attempts_are_listed_and_chosen(built: World) -> None:
 @pytest.mark.parametrize(
     ("words", "status", "said"),
     [
-        (["logs", "nothing"], 1, "no module nothing is registered"),
-        (["logs", "alhpa"], 1, "did you mean alpha?"),
-        (["status", "alhpa"], 1, "did you mean alpha?"),
-        (["explain", "alpha", "--kernel", "6.1.0-5-amd64"], 1, "did you mean 6.1.0-5"),
+        (["logs", "nothing"], 2, "no module nothing is registered"),
+        (["logs", "alhpa"], 2, "did you mean alpha?"),
+        (["status", "alhpa"], 2, "did you mean alpha?"),
+        (["explain", "alpha", "--kernel", "6.1.0-5-amd64"], 2, "did you mean 6.1.0-5"),
         (["statu"], 2, "did you mean 'status'?"),
     ],
 )
 def test_misspelt_words_get_a_suggestion(built: World, words: list[str], status: int, said: str) -> None:
     done = built.ctl(*words)
     assert done.returncode == status and said in done.stderr
-    if status == 1:
+    if words != ["statu"]:
         error = json.loads(built.ctl(*words, "--json").stdout)["error"]
         assert set(error) == {"problem", "message", "hint"}
 

@@ -163,7 +163,7 @@ def test_gate_ends_its_wait_where_only_a_human_can_help(world: World) -> None:
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        (("--kernel", "6.1.0-nonesuch"), 1, "kernel-unknown"),
+        (("--kernel", "6.1.0-nonesuch"), 2, "kernel-unknown"),
         (("--wait", "soon"), 2, "usage-wait"),
     ],
 )

@@ -115,7 +115,16 @@ def test_verify_tells_each_check_and_changes_nothing_but_its_memory(world: World
     assert count and count[1] == count[2] != "0"
     text = world.ctl("verify", "one").stdout
     assert "13 checks: 13 passed" in text and "FAILED" not in text
-    assert world.ctl("verify", "two").returncode == 1
+    assert world.ctl("verify", "two").returncode == 2
+    (world.source("one") / "one.c").write_text("#error not so\n")
+    assert world.ctl("sync").returncode == 1 and world.verdict("one") == "failed"
+    done = world.ctl("verify")  # what is installed of the former build is whole
+    assert done.returncode == 0 and "13 checks: 13 passed" in done.stdout
+    world.add("three", {"three.c": "#error not so\n"})
+    world.ctl("sync")
+    done = world.ctl("verify")
+    assert done.returncode == 4
+    assert f"13 checks: 13 passed; nothing is installed of three on {world.kernel}" in done.stdout
 
 
 REGISTER = "struct failover *failover_register(struct net_device *d, struct failover_ops *o) { return NULL; }"

@@ -106,7 +106,7 @@ def test_gate_stays_shut_for_kernels_that_are_gone(asked: Optional[str], hint: s
     snapshot = kernels({"release": "6.1.9", "present": asked is not None}, {"release": "6.1.8", "present": False})
     with pytest.raises(Problem, match="installed") as caught:
         gate.choose_kernel(snapshot, asked)
-    assert caught.value.code == "kernel-unknown" and hint in caught.value.hint
+    assert caught.value.code == ("kernel-unknown" if asked else "kernel-missing") and hint in caught.value.hint
 
 
 def test_wait_takes_time_spans_and_refuses_others() -> None:
