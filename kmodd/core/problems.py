@@ -173,6 +173,7 @@ TRANSIENT = {
     "usage-pair": False,
     "usage-password": False,
     "usage-path": False,
+    "usage-source": False,
     "usage-wait": False,
     "vermagic-mismatch": False,
     "watch-failed": True,

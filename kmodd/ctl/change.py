@@ -20,7 +20,7 @@ from ..dkms.conf import VERSIONED
 from ..dkms.conffiles import is_adopted
 from ..host.kernels import find_own
 from ..host.registry import add, parse, remove
-from ..sources.makefile import Foreseen, foresee
+from ..sources.makefile import MOST_NAMED, Foreseen, find_marks, find_sources, foresee
 from ..system.files import digest_file, explained, replace_file
 from . import DONE
 from .inprocess import Observed, observe
@@ -48,6 +48,7 @@ def run_add(options: argparse.Namespace) -> int:
     elif not found.is_dir():
         text = f"{inside} is neither a directory nor an archive in {seen.sysroot.root}"
         raise Problem("source-missing", text, "give the source")
+    marks = _marks(found, inside, options.force) if found.is_dir() else []
     match = VERSIONED.fullmatch(title)
     name = options.name or (match["name"] if match else title)
     version = options.module_version or (match["version"] if match else "")
@@ -68,8 +69,33 @@ def run_add(options: argparse.Namespace) -> int:
         _print_file(options, where, text)
         return DONE
     module = Module(name=name, file=parse(text), path=seen.sysroot.inside(add(seen.sysroot, text, name)))
-    _said(options, f"registered {name} by {where}{_remark(own, bool(listed))}", seen, module=module)
+    _said(
+        options, f"registered {name} by {where}{_seen(marks, inside)}{_remark(own, bool(listed))}", seen, module=module
+    )
     return DONE
+
+
+def _marks(directory: Path, inside: str, force: bool) -> list[str]:
+    """Return what tells that a directory is a module's source. Raises Problem usage-source where nothing does.
+
+    force: it is taken all the same.
+    """
+    marks = find_marks(directory)
+    if marks or force:
+        return marks
+    text = f"{inside} has no Makefile or Kbuild with obj-m, and no dkms.conf"
+    below = [f"{inside.rstrip('/')}/{name}" for name in find_sources(directory)]
+    if below:
+        more = f" and {len(below) - MOST_NAMED} more" if len(below) > MOST_NAMED else ""
+        raise Problem("usage-source", text, f"give one of the sources in it: {', '.join(below[:MOST_NAMED])}{more}")
+    hint = "--force registers it all the same, such as what build.command or build.directory of the module file is for"
+    raise Problem("usage-source", text, hint)
+
+
+def _seen(marks: Sequence[str], inside: str) -> str:
+    """Return what was found of a source as a part of a sentence."""
+    conf = f"; kmoddctl import dkms {inside} would register it by that" if any("dkms.conf" in m for m in marks) else ""
+    return f"; {' and '.join(marks)}{conf}" if marks else ""
 
 
 def _own_of_kernels(seen: Observed, names: Sequence[str]) -> list[str]:
@@ -181,6 +207,7 @@ def _add_source(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", help="default: the directory's name without its version")
     parser.add_argument("--version", default="", dest="module_version", help="free text, shown in status")
     parser.add_argument("--at-boot", action="append", default=[], metavar="OBJECT", help="load it at boot")
+    parser.add_argument("--force", action="store_true", help="although nothing tells that it is a module's source")
     parser.add_argument("--optional", action="store_true", help="a kernel is ready without it, too")
     add_dry_run(parser)
 

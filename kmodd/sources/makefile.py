@@ -13,6 +13,7 @@ from pathlib import Path
 
 LARGEST = 1 << 20  # bytes of a Makefile
 MOST = 1000  # directories
+MOST_NAMED = 3  # objects in a sentence
 _OBJECTS = re.compile(r"obj-(?P<kind>\S+?)\s*[:+?]?=(?P<words>.*)")
 _PLAIN = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_./-]*")
 _CONDITION = re.compile(r"(?P<word>ifeq|ifneq|ifdef|ifndef|else|endif)\b(?P<rest>.*)")
@@ -46,15 +47,43 @@ def foresee(top: Path) -> Foreseen:
     return Foreseen(tuple(found), certain and not pending)
 
 
-def _read(directory: Path) -> str:
-    """Return the text of a directory's Kbuild or Makefile, "" where there is none."""
+def find_marks(top: Path) -> list[str]:
+    """Return what tells that a directory is the source of a module, such as "its Makefile builds alpha.ko"."""
+    marks = []
+    name, text = find_makefile(top)
+    if _assignments(text):
+        objects = [f"{item}.ko" for item, _ in foresee(top).objects]
+        more = f" and {len(objects) - MOST_NAMED} more" if len(objects) > MOST_NAMED else ""
+        named = f"builds {', '.join(objects[:MOST_NAMED])}{more}" if objects else "has obj-m"
+        marks.append(f"its {name} {named}")
+    if (top / "dkms.conf").is_file():
+        marks.append("it has a dkms.conf")
+    return marks
+
+
+def find_sources(top: Path) -> list[str]:
+    """Return the names of the directories below one that are sources of modules."""
+    try:
+        names = sorted(os.listdir(top))[:MOST]
+    except OSError:
+        return []
+    return [name for name in names if (top / name).is_dir() and find_marks(top / name)]
+
+
+def find_makefile(directory: Path) -> tuple[str, str]:
+    """Return the name and text of what Kbuild reads in a directory, both "" where there is nothing."""
     for name in ("Kbuild", "Makefile"):
         try:
             with (directory / name).open("rb") as stream:
-                return stream.read(LARGEST).decode(errors="replace")
+                return name, stream.read(LARGEST).decode(errors="replace")
         except OSError:
             continue
-    return ""
+    return "", ""
+
+
+def _read(directory: Path) -> str:
+    """Return the text of a directory's Kbuild or Makefile, "" where there is none."""
+    return find_makefile(directory)[1]
 
 
 def _assignments(text: str) -> list[tuple[str, bool]]:

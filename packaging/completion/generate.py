@@ -19,7 +19,7 @@ from kmodd import ctl
 #: What an argument is by its dest: a kind of `kmoddctl --complete`, files or directories.
 KINDS = {
     "module": "modules", "kernel": "kernels", "attempt": "attempts", "root": "directories", "path": "directories",
-    "paths": "files", "tool": "", "places": "directories", "password_file": "files",
+    "paths": "files", "places": "directories", "password_file": "files",
 }  # fmt: skip
 HEADER = "# Made by packaging/completion/generate.py from kmoddctl's parser; edits are lost.\n"
 
@@ -40,13 +40,14 @@ class Command:
     words: tuple[str, ...]
     help: str
     options: tuple[Option, ...]
-    kind: str  # of its positional argument
+    first: tuple[str, ...]  # choices of its first positional argument, () where it has no choices
+    kind: str  # of its positional argument, of the one behind these choices where there are some
     verbs: tuple[tuple[str, str], ...]  # name and help
 
 
 def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = (), text: str = "") -> Iterator[Command]:
     """Yield a parser as a command, and all below it."""
-    options, kind, below = [], "", {}
+    options, first, kind, below = [], (), "", {}
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             texts = {choice.dest: choice.help or "" for choice in action._choices_actions}
@@ -56,9 +57,11 @@ def commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = (), text:
             choices = tuple(map(str, action.choices or ()))
             names = tuple(action.option_strings)
             options.append(Option(names, action.help or "", takes, KINDS.get(action.dest, ""), choices))
+        elif action.choices:
+            first = tuple(map(str, action.choices))
         else:
             kind = KINDS[action.dest]
-    yield Command(words, text, tuple(options), kind, tuple((n, t) for n, (_, t) in below.items()))
+    yield Command(words, text, tuple(options), first, kind, tuple((n, t) for n, (_, t) in below.items()))
     for name, (child, help) in below.items():
         yield from commands(child, (*words, name), help)
 
@@ -134,6 +137,10 @@ def bash(found: list[Command]) -> str:
         if command.verbs:
             names = " ".join(name for name, _ in command.verbs)
             positionals += f'    "{words}") COMPREPLY=($(compgen -W "{names}" -- "$cur")) ;;\n'
+        elif command.first:
+            choices = f'COMPREPLY=($(compgen -W "{" ".join(command.first)}" -- "$cur"))'
+            behind = _bash_names(command.kind) if command.kind else ":"
+            positionals += f'    "{words}") if [[ -z $module ]]; then {choices}; else {behind}; fi ;;\n'
         elif command.kind:
             positionals += f'    "{words}") {_bash_names(command.kind)} ;;\n'
     groups = "|".join(" ".join(c.words) for c in found if c.verbs and c.words)
@@ -185,6 +192,9 @@ def _zsh_block(command: Command, found: list[Command], indent: str) -> str:
         specs += [f"'{name}[{_zsh_quoted(option.help)}]{value}'" for name in option.names]
     if command.verbs:
         specs += ["'1:command:->verb'", "'*::argument:->argument'"]
+    elif command.first:
+        specs.append(f"'1:choice:({' '.join(command.first)})'")
+        specs += [f"'*:{command.kind.rstrip('s')}:{_zsh_kind(command.kind, ())}'"] if command.kind else []
     elif command.kind:
         many = "*" if command.kind == "files" else "1"
         specs.append(f"'{many}:{command.kind.rstrip('s')}:{_zsh_kind(command.kind, ())}'")
@@ -274,7 +284,11 @@ def fish(found: list[Command]) -> str:
         here = f"-n '__kmoddctl_is \"{words}\" 0'" if words else there
         for name, help in command.verbs:
             lines += f"complete -c kmoddctl {here} -a {name} -d {_fish_quoted(help)}\n"
-        if command.kind:
+        for name in command.first:
+            lines += f"complete -c kmoddctl {here} -a {name}\n"
+            behind = f"-n '__kmoddctl_is \"{words} {name}\" 9'"
+            lines += f"complete -c kmoddctl {behind}{_fish_kind(command.kind, ()).replace(' -xa', ' -a')}\n"
+        if command.kind and not command.first:
             lines += f"complete -c kmoddctl {here}{_fish_kind(command.kind, ()).replace(' -xa', ' -a')}\n"
     return FISH.format(header=HEADER.rstrip(), taking=" ".join(taking), lines=lines)
 

@@ -216,7 +216,7 @@ _kmoddctl() {
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
         "rebuild") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --dry-run --verbose" -- "$cur")) ;;
         "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
-        "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --optional --dry-run" -- "$cur")) ;;
+        "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --force --optional --dry-run" -- "$cur")) ;;
         "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --remove-copies --restore-copies --ignore-hooks --dry-run" -- "$cur")) ;;
         "remove") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "enable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
@@ -241,7 +241,7 @@ _kmoddctl() {
     "verify") _kmoddctl_names modules "${root[@]}" ;;
     "rebuild") _kmoddctl_names modules "${root[@]}" ;;
     "add") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
-    "import") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
+    "import") if [[ -z $module ]]; then COMPREPLY=($(compgen -W "dkms" -- "$cur")); else compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); fi ;;
     "remove") _kmoddctl_names modules "${root[@]}" ;;
     "enable") _kmoddctl_names modules "${root[@]}" ;;
     "disable") _kmoddctl_names modules "${root[@]}" ;;

@@ -32,6 +32,8 @@ CASES: list[tuple[str, set[str]]] = [
     ("key generate --algorithm ", {"rsa", "ecdsa"}),
     ("logs --fo", {"--follow"}),
     ("disable ROOT n", {"nvme_x"}),
+    ("import ", {"dkms"}),
+    ("import dkms --rem", {"--remove-copies"}),
 ]
 
 

@@ -28,7 +28,7 @@ SLIPS = {
 def test_slip_is_answered_with_what_was_meant(slip: str, capsys: pytest.CaptureFixture[str]) -> None:
     words, said, usage = SLIPS[slip]
     with pytest.raises(SystemExit) as caught:
-        ctl.main(words)
+        ctl._parse(words)
     told = capsys.readouterr().err
     assert caught.value.code == ctl.USAGE
     assert said in told and told.startswith(f"usage: {usage}"), told
