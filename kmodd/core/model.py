@@ -83,7 +83,7 @@ class Check:
         return self.outcome in ("failed", "warning", "untold")
 
     @property
-    def is_told(self) -> bool:
+    def is_relevant(self) -> bool:
         """Tell whether it matters for a verdict: it is a finding, or nobody knows."""
         return self.is_finding or self.outcome == "interrupted"
 

@@ -120,7 +120,7 @@ class Verifier:
             view = KernelView(self.sysroot, self.probe, own[0].kernel, own[0].demand)
             examination = Examination(view, self._signed, damaged)
             for question, (checks, beyond) in zip(own, await examination.all(own)):
-                kept = tuple(check for check in checks if self.anew or check.is_told)
+                kept = tuple(check for check in checks if self.anew or check.is_relevant)
                 if any(check.outcome == "interrupted" for check in checks):  # nobody knows: nothing is remembered
                     self._known.pop(question.target, None)
                     interrupted[question.target] = kept
