@@ -196,7 +196,7 @@ def _remarks(finding: Finding, waits: bool) -> list[str]:
     """Return what a reader should know besides the answer."""
     remarks = []
     if finding.chosen == "newest":
-        remarks.append(f"which kernel boots next cannot be told; looking at the newest, {finding.kernel}")
+        remarks.append(f"which kernel boots next cannot be determined; this is the newest, {finding.kernel}")
     if waits and finding.transaction is not None:
         remarks.append(f"waiting for the rpm transaction of pid {finding.transaction}")
     elif waits and not finding.is_open and not finding.hopeless:

@@ -64,7 +64,7 @@ class Passes:
         try:
             await asyncio.wait([future], timeout=patience)
             if not future.done():
-                text = "kmodd has not finished its first look yet"
+                text = "kmodd has not finished its first pass yet"
                 raise Problem("not-observed", text, "ask again in a while; STATUS= in systemctl status kmodd tells why")
             return future.result()
         finally:

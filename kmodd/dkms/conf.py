@@ -184,7 +184,7 @@ class ConfReader:
         try:
             answer = parse(printed, mark)
         except ValueError as error:
-            raise Problem("dkms-conf-invalid", f"{place}: {error}", "kmodd does not take it; look at it") from None
+            raise Problem("dkms-conf-invalid", f"{place}: {error}", "kmodd cannot use it; correct it") from None
         said = [line[:LONGEST_SAID] for line in answer.said.split("\n", MOST_SAID)[:MOST_SAID]]
         for wrong in filter(None, map(SYNTAX.fullmatch, said)):
             name = place if wrong["file"] == seen else wrong["file"]

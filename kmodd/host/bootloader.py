@@ -137,7 +137,7 @@ class BootReader:
                 texts.append(grubscript.command_line(script, variables))
             except grubscript.Unclear as error:
                 texts.append(line)
-                unknown = unknown or f"what GRUB makes of {line!r} cannot be told: {error}"
+                unknown = unknown or f"what GRUB makes of {line!r} cannot be determined: {error}"
         return CommandLines(tuple(dict.fromkeys(texts)), unknown)
 
     def _variables(self, names: set[str]) -> tuple[dict[str, str], set[str]]:

@@ -169,7 +169,7 @@ class TrustReader:
             fault = Fault("signature-untrusted", text, f"kmoddctl key enroll asks the firmware to trust {where}")
         if fault is None or why:
             return fault, "failed" if fault else "passed"
-        text = f"whether this kernel takes modules signed by kmodd cannot be told: {doubt}"
+        text = f"whether this kernel takes modules signed by kmodd cannot be determined: {doubt}"
         return Fault("command-line-unknown", text, fault.hint), "untold"
 
 

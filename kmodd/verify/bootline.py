@@ -41,7 +41,7 @@ def check(kernel: Kernel, name: str, shape: Shape, at_boot: bool) -> list[Check]
     if found:
         return found
     if kernel.command_line_unknown:
-        text = f"which command line this kernel gets cannot be told: {kernel.command_line_unknown}"
+        text = f"which command line this kernel gets cannot be determined: {kernel.command_line_unknown}"
         return [Check(name, "command-line", "untold", text, "command-line-unknown", HINT)]
     return [Check(name, "command-line", "passed", "nothing on the kernel's command line keeps it from loading")]
 

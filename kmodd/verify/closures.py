@@ -106,7 +106,7 @@ class Closures:
         if command.loads is False:
             finding.add_doubts("dependencies", [_broken_provider(finding.name, command.name, text, hint)], "failed")
         else:
-            text = f"{finding.name} needs {command.name}, and whether that is loaded cannot be told: {text}"
+            text = f"{finding.name} needs {command.name}, and whether that is loaded cannot be determined: {text}"
             finding.add_doubts("dependencies", [Fault("install-command", text, hint)])
 
     def _add_symbols(self, finding: Finding, parsed: Parsed, parts: Mapping[Path, Parsed]) -> None:
@@ -165,7 +165,7 @@ class Closures:
         if demand.enforced and (not signed.signature or (own and self.view.signer)):
             return [Fault(fault.problem, f"{fault.message}, which it must be ({demand.enforced})", fault.hint)], []
         why = demand.doubt or "whether the kernel trusts that key is not known here"
-        return [], [Fault(fault.problem, f"whether it loads cannot be told: {fault.message}; {why}", fault.hint)]
+        return [], [Fault(fault.problem, f"whether it loads cannot be determined: {fault.message}; {why}", fault.hint)]
 
 
 def _required(parsed: Parsed, parts: Iterable[Parsed]) -> set[str]:

@@ -177,7 +177,7 @@ def check(name: str, shape: Shape, reference: Reference, release: str) -> tuple[
         if certain:
             faults.append(Fault("object-refused", f"{name} would not load: {text}", HINT))
         else:
-            doubts.append(Fault("object-refused", f"whether {name} works cannot be told: {text}", HINT))
+            doubts.append(Fault("object-refused", f"whether {name} works cannot be determined: {text}", HINT))
     for text, certain in _against(shape, reference, release):
         target = faults if certain else doubts
         target.append(Fault("object-refused", f"{name} {'would' if certain else 'may'} not load: {text}", HINT))

@@ -69,7 +69,7 @@ def check(file: str, inner: str, taken: Taken, others: Collection[str]) -> tuple
         text = f"{file} would not load: this kernel has {inner} built in, which the object calls itself"
         return [Fault("name-taken", text, hint)], []
     if inner in taken.maybe:
-        text = f"whether {file} loads cannot be told: this kernel may show parameters of {inner}, its name inside"
+        text = f"whether {file} loads cannot be determined: this kernel may show parameters of {inner}, its name inside"
         return [], [Fault("name-taken", text, hint)]
     if canonical(inner) == file:
         return [], []

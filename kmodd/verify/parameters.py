@@ -175,6 +175,6 @@ def check(
             text = f"{name} would not load with the option {given}: it takes {takes}"
             refused.append(Fault("parameter-invalid", text, hint))
         elif not parameter.kind and value is not None:
-            text = f"whether {name} takes the option {given} cannot be told: its own code decides"
+            text = f"whether {name} takes the option {given} cannot be determined: its own code decides"
             others.append(Fault("parameter-untold", text, "see dmesg when it was loaded"))
     return refused, others

@@ -73,7 +73,7 @@ class _Through:
         """Return that nobody can tell whether the command loads its module."""
         if self.effect.loads is not None:
             return None
-        text = f"whether modprobe loads {name} cannot be told: it runs a command instead: {self.command}"
+        text = f"whether modprobe loads {name} cannot be determined: it runs a command instead: {self.command}"
         return Fault("install-command", text, INSTALL_HINT.format(name))
 
 

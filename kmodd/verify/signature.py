@@ -88,9 +88,7 @@ async def check(name: str, signed: Signed, certificate: bytes) -> list[Fault]:
 def read_refusal(name: str, said: str) -> Optional[Fault]:
     """Return what openssl's messages say of an object's signature, None where that is not known."""
     if UNABLE.search(said):
-        text = (
-            f"whether the signature of {name} fits its content cannot be told: openssl here does not do its algorithm"
-        )
+        text = f"whether the signature of {name} fits its content is not known: openssl here does not do its algorithm"
         return Fault("signature-untold", text, "openssl list -digest-algorithms; see whether this host is in FIPS mode")
     if BAD.search(said):
         return Fault("signature-invalid", f"the signature of {name} does not fit its content", HINT)
@@ -109,6 +107,6 @@ def judge(faults: Sequence[Fault], demand: Demand) -> tuple[Sequence[Fault], str
     if missing is None or demand.enforced:
         return faults, "failed"
     if demand.doubt:
-        text = f"{missing.message}, and whether this kernel takes it cannot be told: {demand.doubt}"
+        text = f"{missing.message}, and whether this kernel takes it cannot be determined: {demand.doubt}"
         return [replace(missing, message=text)], "untold"
     return [replace(missing, message=f"{missing.message}: the kernel takes it all the same, tainted by it")], "warning"

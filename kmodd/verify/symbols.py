@@ -148,7 +148,7 @@ def _faults(name: str, contents: Contents, of: _Sorted, loaded_first: Collection
         faults.append(Fault("symbol-unknown", text, "is a module missing that it depends on?"))
     if of.forbidden:
         text = f"{name} uses {some(of.forbidden)}, which only modules under the GPL may use"
-        text += f", and its license is {contents.first('license') or 'not told'}"
+        text += f", and its license is {contents.first('license') or 'not given'}"
         faults.append(Fault("symbol-gpl-only", text, "ask whoever wrote the module for one that this kernel takes"))
     if of.foreign:
         text = f"{name} uses {some(of.foreign)}, but does not import it"

@@ -63,7 +63,7 @@ def test_gate_is_shut_for_a_kernel_that_the_daemon_has_not_seen_yet(world: World
     assert progress["activity"] == "idle"
     assert (code, found["kernel"], found["chosen"]) == (4, world.releases.other, "newest")
     assert (found["verdict"], found["lacking"][0]["module"]) == ("building", "alpha")
-    assert f"which kernel boots next cannot be told; looking at the newest, {world.releases.other}" in said
+    assert f"which kernel boots next cannot be determined; this is the newest, {world.releases.other}" in said
     assert gate(world, "--kernel", world.kernel)[0] == 0
     world.child.send_signal(signal.SIGCONT)
     code, found, said = gate(world, "--wait", "10min")

@@ -228,7 +228,7 @@ def test_command_line_that_nothing_speaks_of_is_empty(tmp_path: Path) -> None:
 def test_line_that_grub_would_run_cannot_be_told(tmp_path: Path) -> None:
     entry(tmp_path, NEW, options="ro `x`")
     grub(tmp_path)
-    assert "cannot be told" in told(tmp_path).unknown
+    assert "cannot be determined" in told(tmp_path).unknown
 
 
 def test_systemd_boot_passes_options_as_they_are(tmp_path: Path) -> None:

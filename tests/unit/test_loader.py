@@ -70,7 +70,7 @@ def test_loader_refuses(made: Made, said: str) -> None:
 @pytest.mark.parametrize("addend", [1 << 31, 1 << 40, -(1 << 31) - 1])
 def test_relocation_that_the_kernel_cuts_off_cannot_be_told(kind: int, addend: int) -> None:
     faults, doubts = judged(relocated(0, kind, addend=addend))
-    assert not faults and "cannot be told: a relocation of .text at 0x0 has more than 32 bits" in doubts[0]
+    assert not faults and "cannot be determined: a relocation of .text at 0x0 has more than 32 bits" in doubts[0]
     assert judged(relocated(0, kind, addend=-(1 << 31))) == judged(relocated(0, kind, addend=(1 << 31) - 1)) == ([], [])
 
 

@@ -423,7 +423,7 @@ CASES: list[Case] = [
     ),
     (
         "depmod stale, and one check could not tell",
-        settled(kernels=(STALE,), checks={T: (PASSED, Check("m", "name", "untold", "cannot be told"))}),
+        settled(kernels=(STALE,), checks={T: (PASSED, Check("m", "name", "untold", "cannot be determined"))}),
         [RunDepmod(K, "modules.dep lists x, which is gone")],
         Verdict.BUILDING,
         "depmod is to run: modules.dep lists x, which is gone",

@@ -93,4 +93,4 @@ def test_what_cannot_be_told_is_a_warning(
 def test_only_a_kernel_that_demands_one_minds_a_missing_signature(problem: str, demand: Demand, outcome: str) -> None:
     faults, found = judge([Fault(problem, "one is not signed")], demand)
     assert ([fault.problem for fault in faults], found) == ([problem], outcome)
-    assert ("cannot be told" in faults[0].message) == (outcome == "untold")
+    assert ("cannot be determined" in faults[0].message) == (outcome == "untold")

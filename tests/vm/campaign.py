@@ -27,7 +27,7 @@ from ground import kernels
 from server import Server
 from templates import compile_kinds, copy_of, srcversion
 
-READY, NOT_READY, UNTOLD = "ready", "not ready", "cannot be told"
+READY, NOT_READY, UNTOLD = "ready", "not ready", "cannot be determined"
 #: Series, how old (0 is the newest), flavour and compression of the kernels; `make vm` has the first four.
 KERNELS = (("6.1", 0, "", "none"), ("6.1", 1, "", "xz"), ("6.12", 0, "", "zstd"), ("6.1", 0, "rt", "none"),
            ("6.12", 0, "cloud", "none"))  # fmt: skip
@@ -212,14 +212,14 @@ def understand(target: Mapping[str, Any]) -> tuple[str, str]:
     """Return what a target of `kmoddctl status --json` says: READY, NOT_READY or UNTOLD, and why."""
     if target["verdict"] != "ready":
         return NOT_READY, target["reason"]
-    open_questions = [text for text in target["warnings"] if "cannot be told" in text]
+    open_questions = [text for text in target["warnings"] if "cannot be determined" in text]
     return (UNTOLD, open_questions[0]) if open_questions else (READY, "; ".join(target["warnings"]))
 
 
 def print_table(rows: Sequence[Row]) -> None:
     """Print counts by class, then the disagreements."""
     form = "{:<5} {:<46} {:>5} {:>6} {:>14} {:>13}"
-    print("\n" + form.format("class", "", "cases", "agreed", "cannot be told", "disagreements"))
+    print("\n" + form.format("class", "", "cases", "agreed", "cannot be determined", "disagreements"))
     for klass, text in CLASSES.items():
         some = [row for row in rows if row.case.fault.klass == klass]
         untold = sum(row.told == UNTOLD for row in some)
