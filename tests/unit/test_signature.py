@@ -44,4 +44,4 @@ def test_what_openssl_says_is_known(lines: list[str], problem: Optional[str]) ->
 
 def test_what_cannot_be_told_is_said_so() -> None:
     fault = read_refusal("one", f"{EVP}:inner_evp_generic_fetch:unsupported{END}")
-    assert isinstance(fault, Fault) and "cannot be determined" in fault.message
+    assert isinstance(fault, Fault) and "is not known" in fault.message
