@@ -22,6 +22,7 @@ _DOCUMENT = """\
   schema: int,
   looked: ?float,
   holder: ?string,
+  activity: ?string,
   kernels: []Kernel,
   modules: []Module,
   targets: []Target,
@@ -115,7 +116,8 @@ type BrokenFile (file: string, problem: string, message: string, hint: string)
 # A rule that matches no kernel, a file that is not read, a key that cannot sign. module, file: "" where of none.
 type Warning (module: string, file: string, problem: string, message: string, hint: string)
 
-# looked: when that was found. holder: who is at work, such as "kmodd (pid 12)".
+# looked: when that was found. holder: who keeps the root, such as "kmodd (pid 12)".
+# activity: what that one does, such as idle or building.
 type Document {_DOCUMENT}
 
 # activity: what the daemon does now is text.

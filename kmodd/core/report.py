@@ -39,8 +39,8 @@ class Report:
     settled_kernels: Mapping[str, Judgement]
     looked: float  # seconds since the epoch
 
-    def document(self, holder: Optional[str] = None) -> dict[str, Any]:
-        return status_document(self.snapshot, self.judgements, holder=holder, looked=self.looked)
+    def document(self, holder: Optional[str] = None, activity: Optional[str] = None) -> dict[str, Any]:
+        return status_document(self.snapshot, self.judgements, holder=holder, looked=self.looked, activity=activity)
 
     def changes(self, previous: Optional[Report]) -> tuple[Change, ...]:
         """Return what settled otherwise than in the previous report: targets first, then kernels."""

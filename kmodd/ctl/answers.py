@@ -7,23 +7,63 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Optional
 
 from ..core.documents.choosing import Document, check_names, choose
 from ..core.errors import Problem
 from . import DONE, FAILED, NOT_READY, terminal
 from .connection import ask
 
+PENDING = "pending"  # is to be built, and nobody does it
+MASKS = "etc/kmodd/modules.d"  # in-root, where a link to /dev/null hides a module file of a package
+
 
 def read_status(options: argparse.Namespace) -> Document:
     """Return a root's status: the running daemon's, but for verify, which reads the root itself. Raises Problem."""
     found = ask(options.root, "Status") if options.command != "verify" else None
     if found is not None:
-        return found
+        return without_removed(found, options.root)
     from .inprocess import observe
 
     return observe(options).status()
+
+
+def without_removed(status: Document, root: str) -> Document:
+    """Return a status without modules whose files were removed, or masked, since the daemon's last pass."""
+    gone = {
+        module["name"] for module in status["modules"] if module["registered"] and _is_removed(module["file"], root)
+    }
+    return {
+        **status,
+        "modules": [module for module in status["modules"] if module["name"] not in gone],
+        "targets": [target for target in status["targets"] if target["module"] not in gone],
+    }
+
+
+def _is_removed(file: str, root: str) -> bool:
+    """Tell whether a module file, in-root, is certainly not there any more, or masked by a link to /dev/null."""
+    path = os.path.join(root, file.lstrip("/"))
+    mask = os.path.join(root, MASKS, os.path.basename(file))
+    if os.path.islink(mask) and os.readlink(mask) == os.devnull:
+        return True
+    return bool(file) and os.access(os.path.dirname(path), os.R_OK | os.X_OK) and not os.path.lexists(path)
+
+
+def as_shown(document: Any, holder: Optional[str]) -> Any:
+    """Return a document as people read it: what is to be built is pending where nobody is there to build it."""
+    if holder is not None:
+        return document
+    if isinstance(document, dict):
+        shown = {key: as_shown(value, holder) for key, value in document.items()}
+        return {**shown, "verdict": PENDING} if document.get("verdict") == "building" else shown
+    return [as_shown(value, holder) for value in document] if isinstance(document, list) else document
+
+
+def word(verdict: str, holder: Optional[str]) -> str:
+    """Return a verdict as people read it, as as_shown does."""
+    return PENDING if verdict == "building" and holder is None else verdict
 
 
 def read_verification(options: argparse.Namespace) -> Document:
@@ -61,7 +101,7 @@ def read_story(options: argparse.Namespace) -> Document:
 
     seen = observe(options)
     check_names(seen.status(), options.module, options.kernel)
-    return seen.story(options.module, options.kernel)
+    return {**seen.story(options.module, options.kernel), "holder": seen.holder}
 
 
 def clean(document: Any) -> Any:

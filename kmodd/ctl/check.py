@@ -18,6 +18,7 @@ from ..core.model import Judgement, Target, Verdict
 from ..core.planner import find_refusals
 from ..core.rootwarnings import summarize
 from ..watch.transaction import transaction_holder
+from .answers import word
 from .daemonunit import UnitState, ask_unit
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
@@ -87,9 +88,11 @@ def grade(
         passing = passing or (judgement.verdict is Verdict.WAITING and transaction is not None)
         graded = CRITICAL if target in required and target.kernel in grave and not passing else WARNING
         state = max(state, graded)
-        lacking.setdefault(target.kernel, []).append(f"{target.module} {judgement.verdict.value}")
+        lacking.setdefault(target.kernel, []).append(f"{target.module} {word(judgement.verdict.value, seen.holder)}")
         hint = f" -> {judgement.hint}" if judgement.hint else ""
-        details.append(f"{WORDS[graded]}: {target}: {judgement.verdict.value}, {judgement.reason}{hint}")
+        details.append(
+            f"{WORDS[graded]}: {target}: {word(judgement.verdict.value, seen.holder)}, {judgement.reason}{hint}"
+        )
     for warning in warnings:
         state = max(state, WARNING)
         details.append(f"WARNING: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))

@@ -8,7 +8,7 @@ from typing import Any, Optional
 
 from ..core.documents.choosing import Document
 from . import terminal
-from .answers import clean, exit_code, read_story
+from .answers import as_shown, clean, exit_code, read_story
 from .parser import Command, add_target
 from .plan import sentence
 from .status import attempt_text, marks
@@ -24,7 +24,7 @@ def run_explain(options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(story, indent=1))
     else:
-        shown = clean(story)
+        shown = as_shown(clean(story), story.get("holder", "kmodd"))  # the daemon itself says nothing of a holder
         print("\n\n".join("\n".join(part) for part in (_module(shown), *map(_target, shown["targets"]))))
     return exit_code(story["targets"], of_module=True)
 

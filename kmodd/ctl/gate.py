@@ -26,6 +26,7 @@ from ..core.planner import judge_kernel
 from ..core.sysroot import Sysroot
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
+from .answers import word
 from .connection import PATIENCE, connect
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
@@ -200,7 +201,7 @@ def _remarks(finding: Finding, waits: bool) -> list[str]:
     if waits and finding.transaction is not None:
         remarks.append(f"waiting for the rpm transaction of pid {finding.transaction}")
     elif waits and not finding.is_open and not finding.hopeless:
-        names = ", ".join(f"{target.module} ({j.verdict.value})" for target, j in finding.lacking)
+        names = ", ".join(f"{target.module} ({word(j.verdict.value, finding.holder)})" for target, j in finding.lacking)
         remarks.append(f"waiting for {names or 'depmod'} on {finding.kernel}")
     for warning in finding.warnings:
         remarks.append(f"warning: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
@@ -215,9 +216,9 @@ def _text(finding: Finding) -> str:
         return f"{finding.kernel}: not ready, an rpm transaction is running (pid {finding.transaction})"
     if finding.is_open:
         return f"{finding.kernel}: ready, {judgement.reason}"
-    lines = [f"{finding.kernel}: not ready, {judgement.verdict.value}"]
+    lines = [f"{finding.kernel}: not ready, {word(judgement.verdict.value, finding.holder)}"]
     for target, found in finding.lacking:
-        lines.append(f"  {target.module}: {found.verdict.value}, {found.reason}")
+        lines.append(f"  {target.module}: {word(found.verdict.value, finding.holder)}, {found.reason}")
         lines += [f"      → {found.hint}"] if found.hint else []
     return "\n".join(lines)
 

@@ -39,6 +39,7 @@ class Observed:
     judgements: dict[Target, Judgement]
     holder: Optional[str]
     looked: float  # seconds since the epoch
+    activity: Optional[str] = None  # what the holder does
 
     def kernels(self) -> list[Kernel]:
         """Return the installed kernels; where there is none the running one, for which a dkms.conf can be read, too."""
@@ -49,7 +50,9 @@ class Observed:
         return make_observer(self.sysroot, SettingsSource(self.settings), brief=True).inputs.confs
 
     def status(self) -> Document:
-        return status_document(self.snapshot, self.judgements, holder=self.holder, looked=self.looked)
+        return status_document(
+            self.snapshot, self.judgements, holder=self.holder, looked=self.looked, activity=self.activity
+        )
 
     def plan(self) -> Document:
         return plan_document(self.actions)
@@ -76,4 +79,5 @@ def observe(options: argparse.Namespace, anew: bool = False) -> Observed:
     snapshot = asyncio.run(see())
     policy, now = policy_of(settings), time.time()
     found = judge(snapshot, policy, now)
-    return Observed(sysroot, settings, snapshot, plan(snapshot, policy, now), found, lock.holder(), now)
+    actions, activity = plan(snapshot, policy, now), lock.activity()
+    return Observed(sysroot, settings, snapshot, actions, found, lock.holder(), now, activity)

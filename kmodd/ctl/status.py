@@ -12,11 +12,11 @@ from typing import Any
 
 from ..core.documents.choosing import Document, check_names, choose
 from . import terminal
-from .answers import clean, exit_code, read_status
+from .answers import PENDING, as_shown, clean, exit_code, read_status
 from .parser import Command, add_optional_target
 from .terminal import paint
 
-WORST_FIRST = ("failed", "blocked", "waiting", "building", "ready", "excluded")
+WORST_FIRST = ("failed", "blocked", "waiting", "pending", "building", "ready", "excluded")
 CELL = max(map(len, WORST_FIRST)) + 2
 KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PASSED_OVER = ("link-leads-out", "look-interrupted", "release-invalid", "source-name-invalid")  # of no module
@@ -37,7 +37,7 @@ def print_status(document: Document, detailed: bool, as_json: bool) -> None:
     if as_json:
         print(json.dumps(document, indent=1))
         return
-    document = clean(document)
+    document = as_shown(clean(document), document["holder"])
     if not document["kernels"]:
         print("No kernels are installed.")
     if not document["modules"]:
@@ -131,7 +131,7 @@ def _problems(document: Document) -> list[str]:
     groups: dict[tuple[str, str, str], list[Document]] = {}
     for target in document["targets"]:
         verdict = target["verdict"]
-        if verdict in ("failed", "blocked", "waiting") or (verdict == "building" and not document["holder"]):
+        if verdict in ("failed", "blocked", "waiting", "pending"):
             groups.setdefault((verdict, target["reason"], advice(target)), []).append(target)
         stale = target.get("stale_in_memory")
         if stale:
@@ -187,14 +187,17 @@ def advice(target: Document) -> str:
     log, hint = (target["last_attempt"] or {}).get("log", ""), str(target["hint"])
     if target["verdict"] == "failed" and log and (not hint or log in hint):
         return f"kmoddctl explain {target['module']}"
-    return hint or ("kmoddctl sync" if target["verdict"] == "building" else "")
+    return hint or ("kmoddctl sync" if target["verdict"] == PENDING else "")
 
 
 def _summary(document: Document) -> str:
     counts = [(verdict, sum(t["verdict"] == verdict for t in document["targets"])) for verdict in WORST_FIRST]
     said = ", ".join(paint(f"{count} {verdict}", verdict) for verdict, count in counts if count)
     holder = document["holder"]
-    return f"{said}; {holder} is at work" if holder else f"{said}; kmodd is not running"
+    if not holder:
+        return f"{said}; kmodd is not running"
+    does = "runs" if document.get("activity") == "idle" else "is at work"
+    return f"{said}; as of {terminal.moment(document['looked'])}, {holder} {does}"
 
 
 # -- one module ------------------------------------------------------------------------------------------------------

@@ -17,8 +17,8 @@ from typing import Any, TextIO
 from ..core.visible import visible_lines
 
 COLOURS = {
-    "ready": "32", "failed": "31;1", "blocked": "31", "waiting": "33", "building": "36", "excluded": "2",
-    "ok": "32", "warning": "33", "stale": "33", "fail": "31;1", "title": "1",
+    "ready": "32", "failed": "31;1", "blocked": "31", "waiting": "33", "building": "36", "pending": "33",
+    "excluded": "2", "ok": "32", "warning": "33", "stale": "33", "fail": "31;1", "title": "1",
 }  # fmt: skip
 
 

@@ -130,7 +130,7 @@ class Daemon:
         self.trigger("Verify")
 
     def status(self, report: Report) -> dict[str, Any]:
-        return report.document(f"kmodd (pid {os.getpid()})")
+        return report.document(f"kmodd (pid {os.getpid()})", "building" if self.reconciler.builds else "idle")
 
     def ask_reload(self) -> None:
         self.notifier.reloading(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000)

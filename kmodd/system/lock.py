@@ -118,6 +118,14 @@ class Lock:
             return frozenset(Target(str(m), str(k)) for m, k in self._progress()["running"])
         return frozenset()
 
+    def activity(self) -> Optional[str]:
+        """Return what the holder says that it does, such as idle or building; None where there is none."""
+        if self.holder() is None:
+            return None
+        with contextlib.suppress(OSError, ValueError, TypeError, KeyError):
+            return str(self._progress()["activity"])
+        return None
+
     def _progress(self) -> Any:
         return json.loads(read_own(self.sysroot.progress))
 

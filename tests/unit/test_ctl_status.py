@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any, Optional, TextIO, cast
 
 import pytest
@@ -253,3 +254,40 @@ def test_what_shows_documents_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (done.stdout.strip(), done.stderr) == ("[]", "")
+
+
+# -- what is pending, and as of when -----------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({}, "1 pending; kmodd is not running"),
+        ({"holder": "kmodd (pid 7)", "activity": "building"}, "1 building; as of {when}, kmodd (pid 7) is at work"),
+        ({"holder": "kmodd (pid 7)", "activity": "idle"}, "1 building; as of {when}, kmodd (pid 7) runs"),
+        ({"holder": "kmodd (pid 7)"}, "1 building; as of {when}, kmodd (pid 7) is at work"),
+    ],
+)
+def test_what_nobody_builds_is_pending(facts: dict[str, Any], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    due = target("a", SHORT[0], "building", reason="is to be built: never built for this kernel")
+    document = status([kernel(SHORT[0], verdict="building")], [module("a")], due, **facts)
+    lines = shown(document, capsys)
+    assert lines[-1] == said.format(when=terminal.moment(0))
+    assert ("building" in "".join(lines)) == bool(facts)
+    assert any("→ kmoddctl sync" in line for line in lines) != bool(facts)
+    assert document["targets"][0]["verdict"] == "building"
+
+
+def test_what_was_just_removed_is_not_shown(tmp_path: Path) -> None:
+    registry = tmp_path / "etc/kmodd/modules.d"
+    registry.mkdir(parents=True)
+    (registry / "stays.toml").touch()
+    (registry / "masked.toml").symlink_to("/dev/null")
+    (tmp_path / "usr/lib/kmodd/modules.d").mkdir(parents=True)
+    names = ["stays", "gone", "masked", "unregistered"]
+    modules = [module(name) for name in names]
+    modules[2]["file"] = "/usr/lib/kmodd/modules.d/masked.toml"
+    modules[3] |= {"registered": False, "file": ""}
+    found = answers.without_removed(status([kernel(SHORT[0])], modules), str(tmp_path))
+    assert [m["name"] for m in found["modules"]] == ["stays", "unregistered"]
+    assert [t["module"] for t in found["targets"]] == ["stays", "unregistered"]
+    away = answers.without_removed(status([kernel(SHORT[0])], modules), str(tmp_path / "nowhere"))
+    assert len(away["modules"]) == len(names), "what cannot be looked at is not gone"

@@ -21,10 +21,12 @@ def status_document(
     *,
     holder: Optional[str] = None,
     looked: Optional[float] = None,
+    activity: Optional[str] = None,
 ) -> dict[str, Any]:
     """Return schema 1 of the status; fields are added, never renamed. Times are seconds since the epoch.
 
-    holder: who is at work on the root, such as "kmodd (pid 12)". looked: when. Kernels come oldest first.
+    holder: who is at work on the root, such as "kmodd (pid 12)". activity: what that one does, such as idle or
+    building. looked: when. Kernels come oldest first.
     """
     order = functools.cmp_to_key(versions.compare)
     kernels, notes = [], find_notes(snapshot, judgements)
@@ -37,6 +39,7 @@ def status_document(
         "schema": 1,
         "looked": looked,
         "holder": holder,
+        "activity": activity,
         "kernels": kernels,
         "modules": module_rows(snapshot),
         "targets": [
