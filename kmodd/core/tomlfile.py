@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 import sys
-from typing import TypeVar
+from typing import Optional, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+from .tomlhints import explain
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -17,13 +19,12 @@ else:
 M = TypeVar("M", bound=BaseModel)
 
 
-def describe(error: ValidationError) -> str:
-    """Return what is wrong with a file, by table and key."""
+def describe(error: ValidationError, model: Optional[type[BaseModel]] = None) -> str:
+    """Return what is wrong with a file, by table and key. model: knows the keys that may have been meant."""
     lines = []
     for found in error.errors(include_url=False, include_context=False):
         where = ".".join(str(part) for part in found["loc"] if not str(part).startswith(("function-", "tuple[")))
-        what = "unknown key" if found["type"] == "extra_forbidden" else found["msg"].replace("Value error, ", "")
-        lines.append(f"{where or 'file'}: {what}")
+        lines.append(f"{where or 'file'}: {explain(found, model)}")
     return "; ".join(lines)
 
 
@@ -37,7 +38,7 @@ def parse(model: type[M], text: str) -> M:
     except tomllib.TOMLDecodeError as error:
         raise ValueError(f"not valid TOML: {error}") from error
     except ValidationError as error:
-        raise ValueError(describe(error)) from error
+        raise ValueError(describe(error, model)) from error
 
 
 def set_value(text: str, table: str, key: str, value: object) -> str:

@@ -40,6 +40,7 @@ COMMANDS = {
     "rebuild": ("sync", "build a module again although nothing changed, or whatever failed"),
     "reload": ("watch", "have the daemon read its settings again"),
     "add": ("change", "register a source directory or an archive"),
+    "lint": ("lint", "check a module file, or the settings, wherever the file lies"),
     "import": ("importing", "register what DKMS keeps built"),
     "remove": ("change", "unregister a module and remove what was installed"),
     "enable": ("change", "take a disabled module up again"),

@@ -18,8 +18,8 @@ from kmodd import ctl
 
 #: What an argument is by its dest: a kind of `kmoddctl --complete`, files or directories.
 KINDS = {
-    "module": "modules", "kernel": "kernels", "attempt": "attempts", "root": "directories", "path": "directories",
-    "paths": "files", "places": "directories", "password_file": "files",
+    "module": "modules", "kernel": "kernels", "attempt": "attempts", "file": "files", "root": "directories",
+    "path": "directories", "paths": "files", "places": "directories", "password_file": "files",
 }  # fmt: skip
 HEADER = "# Made by packaging/completion/generate.py from kmoddctl's parser; edits are lost.\n"
 

@@ -131,6 +131,10 @@ _kmoddctl() {
         :
         return
         ;;
+    "lint:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
     "import:--root")
         compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
@@ -217,6 +221,7 @@ _kmoddctl() {
         "rebuild") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --dry-run --verbose" -- "$cur")) ;;
         "reload") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "add") COMPREPLY=($(compgen -W "-h --help --root --json --name --version --at-boot --force --optional --dry-run" -- "$cur")) ;;
+        "lint") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "import") COMPREPLY=($(compgen -W "-h --help --root --json --all --remove-copies --restore-copies --ignore-hooks --dry-run" -- "$cur")) ;;
         "remove") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
         "enable") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run" -- "$cur")) ;;
@@ -234,13 +239,14 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate load watch sync rebuild reload add import remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate load watch sync rebuild reload add lint import remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;
     "verify") _kmoddctl_names modules "${root[@]}" ;;
     "rebuild") _kmoddctl_names modules "${root[@]}" ;;
     "add") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
+    "lint") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")) ;;
     "import") if [[ -z $module ]]; then COMPREPLY=($(compgen -W "dkms" -- "$cur")); else compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")); fi ;;
     "remove") _kmoddctl_names modules "${root[@]}" ;;
     "enable") _kmoddctl_names modules "${root[@]}" ;;

@@ -50,6 +50,7 @@ complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a sync -d 'ob
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a rebuild -d 'build a module again although nothing changed, or whatever failed'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a reload -d 'have the daemon read its settings again'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a add -d 'register a source directory or an archive'
+complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a lint -d 'check a module file, or the settings, wherever the file lies'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a import -d 'register what DKMS keeps built'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a remove -d 'unregister a module and remove what was installed'
 complete -c kmoddctl -n 'not count (__kmoddctl_words) >/dev/null' -a enable -d 'take a disabled module up again'
@@ -125,6 +126,10 @@ complete -c kmoddctl -n '__kmoddctl_is "add" 9' -l force -d 'although nothing te
 complete -c kmoddctl -n '__kmoddctl_is "add" 9' -l optional -d 'a kernel is ready without it, too'
 complete -c kmoddctl -n '__kmoddctl_is "add" 9' -l dry-run -d 'only show what would be done'
 complete -c kmoddctl -n '__kmoddctl_is "add" 0' -a '(__fish_complete_directories)'
+complete -c kmoddctl -n '__kmoddctl_is "lint" 9' -s h -l help -d 'show this help message and exit'
+complete -c kmoddctl -n '__kmoddctl_is "lint" 9' -l root -xa '(__fish_complete_directories)' -d 'work on this root directory'
+complete -c kmoddctl -n '__kmoddctl_is "lint" 9' -l json -d 'print JSON'
+complete -c kmoddctl -n '__kmoddctl_is "lint" 0' -rF
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -s h -l help -d 'show this help message and exit'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l root -xa '(__fish_complete_directories)' -d 'work on this root directory'
 complete -c kmoddctl -n '__kmoddctl_is "import" 9' -l json -d 'print JSON'
