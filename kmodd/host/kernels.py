@@ -161,7 +161,7 @@ class KernelReader:
         tree, fault = self.find_build_tree(release, package)
         config = self._config(release, tree, frozenset(asked.symbols) | SYMBOLS)
         ours, last = asked.installed.get(release, {}), asked.depmods.get(release)
-        stale, omitted = self.indexes.look(directory, ours, asked.configuration, last)
+        stale, omitted = self.indexes.find_stale(directory, ours, asked.configuration, last)
         machine = _MACHINE.search(release)
         flavour = _FLAVOUR.search(release)
         return Kernel(

@@ -190,7 +190,7 @@ class IndexReader:
                     found[name] = (stat.st_size, stat.st_mtime_ns)
         return found
 
-    def look(
+    def find_stale(
         self, directory: Path, installed: Mapping[str, str], configuration: tuple[str, float], last: Optional[Depmod]
     ) -> tuple[str, frozenset[str]]:
         """Return why depmod is due, or "", and which of our objects it was found not to list. Raises OSError.

@@ -65,7 +65,7 @@ def test_output_that_is_cut_is_repaired(built: World, name: str, size: int) -> N
 
 
 def test_stale_index_takes_nothing_from_what_modprobe_still_finds(built: World) -> None:
-    other = directory(built) / "updates/other.ko"
+    other = directory(built) / "extra/other/other.ko"
     other.parent.mkdir(exist_ok=True)
     shutil.copy(built.root / f"lib/modules/{built.kernel}/extra/alpha/alpha.ko", other)
     subprocess.run(["depmod", "-b", built.root, built.kernel], check=True)

@@ -195,7 +195,7 @@ UNREADABLE = """
 import os, sys
 from pathlib import Path
 from kmodd.core.errors import Problem
-from kmodd.core.modulefile import Module, ModuleFile
+from kmodd.core.modulefile import Module, ModuleFile, Source
 from kmodd.core.sysroot import Sysroot
 from kmodd.sources import SourceReader
 file = ModuleFile.model_validate({"source": {"path": "/m"}})
@@ -254,3 +254,19 @@ def test_digest_cache_reads_again_what_changed(tmp_path: Path) -> None:
     assert digest() == first
     put(tmp_path / "x", "b")
     assert digest() != first
+
+
+SOURCES: list[dict[str, object]] = [
+    {"path": "/usr/src/m-1"},
+    {"archive": "/srv/m.tar"},
+    {"dkms": "/usr/src/m-1/dkms.conf"},
+    {"kernel": ("drivers/md/bcache",)},
+]
+
+
+def test_every_kind_of_source_has_its_row(tmp_path: Path) -> None:
+    kinds = SourceReader(Sysroot(tmp_path)).kinds
+    found = {Source.model_validate(source).kind for source in SOURCES}
+    assert found == kinds.keys()
+    keys = {name for name, field in Source.model_fields.items() if field.default in (None, ())}
+    assert keys - {"sha256", "strip", "ignore_hooks", "patches"} == kinds.keys(), "a key without a kind"
