@@ -13,7 +13,7 @@ import pytest
 from worlds import module
 
 from kmodd.core.errors import Problem
-from kmodd.core.modulefile import Module
+from kmodd.core.modulefile import Module, Source
 from kmodd.core.sysroot import Sysroot
 from kmodd.sources import SourceReader
 from kmodd.sources.digests import DigestCache
