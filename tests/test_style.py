@@ -26,10 +26,11 @@ FLOORS: dict[str, tuple[str, ...]] = {
 ORDER = list(FLOORS)
 #: Folders each of whose files is an edge of its own, and the parts of one edge among them.
 EDGE_FOLDERS = ("host", "deploy")
-TOGETHER = {("host.rpmdb", "host.rpmchild")}
+TOGETHER = {("host.rpmdb", "host.rpmchild"), ("host.bootstate", "host.bootloader")}
 
 #: (file, literal): in-root places that one room alone knows, messages, and the sandbox's own view.
 PATHS = {
+    "kmodd/host/bootstate.py": {"/boot", "/boot/loader/entries", "/etc/os-release"},
     "kmodd/host/bootloader.py": {
         "/boot", "/boot/efi", "/boot/grub/custom.cfg", "/boot/grub/grub.cfg", "/boot/grub/grubenv", "/boot/grub2",
         "/boot/grub2/custom.cfg", "/boot/grub2/grub.cfg", "/boot/grub2/grubenv", "/boot/grub2/user.cfg",

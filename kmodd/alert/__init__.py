@@ -14,7 +14,7 @@ from ..system.log import get_logger
 from .metrics import Metrics
 from .motd import Motd
 from .notifycommand import Command, FindOwner
-from .verdicts import log_changes
+from .verdicts import log_boot, log_changes
 
 
 class Alerts:
@@ -29,6 +29,7 @@ class Alerts:
 
     def __call__(self, previous: Optional[Report], now: Report) -> None:
         log_changes(previous, now)
+        log_boot(previous, now)
         self.command(previous, now)
         self.write(previous, now)
 

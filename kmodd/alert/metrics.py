@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Optional
 
 from .. import __version__
-from ..core.model import Verdict
+from ..core.model import Policy, Verdict
+from ..core.planner import make_guarding
 from ..core.report import Report
 from ..core.settings import SettingsSource
 from ..core.sysroot import Sysroot
@@ -22,6 +23,9 @@ HELP = {
     "kmodd_last_look_timestamp_seconds": "When kmodd last observed everything.",
     "kmodd_module_files_broken": "Module files that cannot be used.",
     "kmodd_kernel_ready": "Whether all required modules are ready for a kernel.",
+    "kmodd_kernel_bootable": "Whether a kernel has a boot entry; none where that cannot be told.",
+    "kmodd_kernel_held": "Whether a kernel is kept from the boot loader until it is ready.",
+    "kmodd_boot_proven": "Kernels that are ready and bootable, and ran once with their required modules.",
     "kmodd_target_ready": "Whether a module is ready for a kernel; none where it is excluded.",
     "kmodd_target_verdict": "1 for the verdict of a module for a kernel, 0 for the others.",
     "kmodd_build_duration_seconds": "How long the last build took, whether it succeeded or not.",
@@ -59,6 +63,7 @@ def render(report: Report) -> str:
 def _samples(report: Report) -> dict[str, Samples]:
     kernels, targets = report.snapshot.kernels, sorted(report.judgements.items())
     modules = report.snapshot.modules
+    standings = make_guarding(report.snapshot, Policy(), report.looked, report.judgements).standings()
     names = {target: {"module": target.module, "kernel": target.kernel} for target, _ in targets}
     attempts = {t: r.attempt for t, r in sorted(report.snapshot.records.items()) if r.attempt and t in names}
     return {
@@ -76,6 +81,11 @@ def _samples(report: Report) -> dict[str, Samples]:
             )
             for release, judgement in report.kernels.items()
         ],
+        "kmodd_kernel_bootable": [
+            ({"kernel": s.release}, int(s.bootable)) for s in standings.values() if s.bootable is not None
+        ],
+        "kmodd_kernel_held": [({"kernel": s.release}, int(s.held is not None)) for s in standings.values()],
+        "kmodd_boot_proven": [({}, sum(s.proven for s in standings.values()))],
         "kmodd_target_ready": [
             (
                 {**names[t], "required": _word(t.module not in modules or modules[t.module].required)},

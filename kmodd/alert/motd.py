@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import Optional
 
-from ..core.model import SEVERITY, Verdict
+from ..core.model import SEVERITY, Policy, Verdict
+from ..core.planner import make_guarding
 from ..core.report import Report
 from ..core.rootwarnings import find_warnings, summarize, warning_rows
 from ..core.sysroot import Sysroot
@@ -34,7 +35,7 @@ class Motd:
 
 
 def line(report: Report) -> str:
-    """Return the line, "" where all is well: what boots next comes first, then the gravest."""
+    """Return the line, "" where all is well: what boots next comes first, then the gravest, and what is held."""
     kernels = report.snapshot.kernels
     lacking = sorted(
         (not kernels[target.kernel].default_boot, -SEVERITY.index(judgement.verdict), target)
@@ -42,11 +43,14 @@ def line(report: Report) -> str:
         if judgement.verdict not in (Verdict.READY, Verdict.EXCLUDED)
     )
     warning = summarize(warning_rows(find_warnings(report.snapshot)))
+    behind = make_guarding(report.snapshot, Policy(), report.looked, report.judgements).find_behind()
+    held = f"kmodd: {behind.fault.message}. See: kmoddctl boot\n" if behind is not None and behind.held else ""
     if not lacking:
-        return f"kmodd: {warning}. See: kmoddctl status\n" if warning else ""
+        return (f"kmodd: {warning}. See: kmoddctl status\n" if warning else "") + held
     parts = []
     for elsewhere, _, target in lacking[:MOST]:
         mark = "" if elsewhere else ", which boots next"
         parts.append(f"{target} ({report.judgements[target].verdict.value}{mark})")
     more = f" and {len(lacking) - MOST} more" if len(lacking) > MOST else ""
-    return f"kmodd: not ready: {', '.join(parts)}{more}{warning and f'; {warning}'}. See: kmoddctl status\n"
+    text = f"kmodd: not ready: {', '.join(parts)}{more}{warning and f'; {warning}'}. See: kmoddctl status\n"
+    return text + held

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from typing import Optional
 
-from ..core.model import Judgement, Target, Verdict
+from ..core.model import Judgement, Policy, Target, Verdict
+from ..core.planner import make_guarding
 from ..core.report import Change, Report
 from ..core.rootwarnings import find_warnings
 from ..system.log import get_logger
@@ -19,6 +20,17 @@ EVENTS = {
     "kernel-devel-missing": "target waiting for kernel-devel",
     "signature-untrusted": "key not enrolled",
 }
+
+
+#: What is wrong with how the server boots, by problem.
+BOOT_EVENTS = {
+    "grubenv-damaged": "boot environment damaged",
+    "default-dangling": "boot environment damaged",
+    "oneshot-left": "boot environment damaged",
+    "default-not-ready": "default not ready",
+    "no-proven-kernel": "no proven kernel",
+}
+GRAVE = ("default not ready", "no proven kernel")
 
 
 def log_changes(previous: Optional[Report], now: Report) -> None:
@@ -50,6 +62,28 @@ def log_changes(previous: Optional[Report], now: Report) -> None:
                 hint=after.hint,
                 log=_log(change, now) if after.verdict is Verdict.FAILED else "",
             )
+
+
+def log_boot(previous: Optional[Report], now: Report) -> None:
+    """Log what changed in how the server boots: kernels that are held, and what is wrong with the boot loader."""
+    before = _boot_events(previous) if previous else set()
+    for event, kernel, message, hint in sorted(_boot_events(now) - before):
+        level = logging.ERROR if event in GRAVE else logging.WARNING
+        get_logger().log(level, event, **({"kernel": kernel} if kernel else {}), reason=message, hint=hint)
+
+
+def _boot_events(report: Report) -> set[tuple[str, str, str, str]]:
+    """Return the events that hold now: event, kernel, message and hint."""
+    guarding = make_guarding(report.snapshot, Policy(), report.looked, report.judgements)
+    found = {(BOOT_EVENTS[fault.problem], "", fault.message, fault.hint) for fault in guarding.faults()}
+    for standing in guarding.standings().values():
+        if standing.held is not None:
+            hint = f"kmoddctl boot release {standing.release} --force makes it bootable as it is"
+            found.add(("kernel held", standing.release, standing.why, hint))
+    behind = guarding.find_behind()
+    if behind is not None:
+        found.add(("older kernel still runs", behind.running, behind.fault.message, behind.fault.hint))
+    return found
 
 
 def _remembered(now: Report) -> set[str]:

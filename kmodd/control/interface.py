@@ -27,6 +27,7 @@ _DOCUMENT = """\
   modules: []Module,
   targets: []Target,
   leftovers: []string,
+  behind: ?(running: string, newer: string, held: ?float, problem: string, message: string, hint: string),
   problems: []BrokenFile,
   warnings: []Warning
 )"""
@@ -39,7 +40,8 @@ interface {MANAGER}
 
 type Verdict (excluded, ready, building, waiting, blocked, failed)
 
-# problem: a code of kmodd.problems(7), or "". hint: what to do about it.
+# problem: a code of kmodd.problems(7), or "". hint: what to do about it. bootable: null where it cannot be told.
+# held: since when it is kept from the boot loader. fit: ready and bootable. proven: fit, and ran with its modules.
 type Kernel (
   release: string,
   verdict: Verdict,
@@ -51,7 +53,11 @@ type Kernel (
   hint: string,
   flavour: string,
   architecture: string,
-  kernel_devel: string
+  kernel_devel: string,
+  bootable: ?bool,
+  held: ?float,
+  fit: bool,
+  proven: bool
 )
 
 # source: the table of the module file. A module that is not registered is remembered, since some of it is installed.

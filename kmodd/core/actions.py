@@ -22,8 +22,10 @@ class Phase(IntEnum):
     INSTALL = 3
     CONFIGURE = 4
     INDEX = 5
-    RELOAD = 6
-    WAIT = 7
+    BOOT = 6
+    GUARD = 7
+    RELOAD = 8
+    WAIT = 9
 
 
 @dataclass(frozen=True)
@@ -133,16 +135,69 @@ class RemoveDropin(DropinAction):
 
 
 @dataclass(frozen=True)
-class RunDepmod(Action):
-    kind: ClassVar[str] = "depmod"
-    name: ClassVar[str] = "RunDepmod"
-    phase: ClassVar[Phase] = Phase.INDEX
+class KernelAction(Action):
+    """An action on a kernel as a whole."""
+
     kernel: str
     reason: str
 
     @property
     def subject(self) -> Subject:
         return Subject(kernel=self.kernel)
+
+
+@dataclass(frozen=True)
+class RunDepmod(KernelAction):
+    kind: ClassVar[str] = "depmod"
+    name: ClassVar[str] = "RunDepmod"
+    phase: ClassVar[Phase] = Phase.INDEX
+
+
+@dataclass(frozen=True)
+class ReleaseKernel(KernelAction):
+    """Give a held kernel its boot entry, by kernel-install(8)."""
+
+    kind: ClassVar[str] = "release"
+    name: ClassVar[str] = "ReleaseKernel"
+    phase: ClassVar[Phase] = Phase.BOOT
+
+
+@dataclass(frozen=True)
+class DropHold(KernelAction):
+    """Forget that a kernel is held; nothing is done to the boot loader."""
+
+    kind: ClassVar[str] = "forget"
+    name: ClassVar[str] = "DropHold"
+    phase: ClassVar[Phase] = Phase.BOOT
+
+
+@dataclass(frozen=True)
+class GuardFile(Action):
+    """Write a file of the boot guard's that others read."""
+
+    phase: ClassVar[Phase] = Phase.GUARD
+    content: str
+    reason: str
+
+    @property
+    def subject(self) -> Subject:
+        return Subject()
+
+
+@dataclass(frozen=True)
+class WriteGuard(GuardFile):
+    """By it kernel-install's plugin tells whether a new kernel is to be held."""
+
+    kind: ClassVar[str] = "guard"
+    name: ClassVar[str] = "WriteGuard"
+
+
+@dataclass(frozen=True)
+class WriteKept(GuardFile):
+    """By it dnf's plugin tells which kernel is to stay installed."""
+
+    kind: ClassVar[str] = "keep"
+    name: ClassVar[str] = "WriteKept"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Optional
 
+from .booting import Booting
 from .fault import Fault as Fault
 from .fault import make_visible
 from .modulefile import Module, canonical
@@ -243,6 +244,7 @@ class TargetState:
 
 
 UNKNOWN = TargetState()
+NOTHING_TOLD = Booting()
 
 
 @dataclass(frozen=True)
@@ -260,6 +262,7 @@ class Snapshot:
     key_fault: Optional[Fault] = None  # why the key cannot sign; None before the first key
     unread: tuple[str, ...] = ()  # files among the module files that are not read, in-root
     again: Optional[float] = None  # when what concerns all targets is read again, s since the epoch
+    booting: Booting = NOTHING_TOLD  # what the boot loader would boot, and what is held
     boot: str = ""  # tells this boot of the running kernel from any other
 
     def present(self) -> list[Kernel]:
@@ -304,6 +307,17 @@ class Policy:
     retry_first: float = 60
     retry_longest: float = 3600
     retry_now: float = 0  # what failed before this moment, in seconds since the epoch, is tried again without a pause
+    guard: str = "entry"  # of [boot] in kmodd.toml(5)
+    hold_at_most: float = 0
+    keep_proven: bool = True  # of [dnf]
+
+    def until(self, attempt: Attempt, now: float) -> float:
+        """Return when a failed attempt may be repeated, seconds since the epoch; at once if it ended in the future.
+
+        Then the clock was set back since, and nothing tells how long ago it was.
+        """
+        pause = self.retry_first * (1 << min(max(attempt.failures - 1, 0), 20))
+        return now if attempt.ended > now else attempt.ended + min(pause, self.retry_longest)
 
 
 @dataclass(frozen=True)

@@ -133,6 +133,7 @@ KernelPath = Annotated[str, AfterValidator(_line), AfterValidator(_below)]
 Size = Annotated[int, BeforeValidator(size), Field(gt=0, lt=1 << 63)]
 SizeOrNone = Annotated[int, BeforeValidator(size), Field(ge=0, lt=1 << 63)]
 TimeSpan = Annotated[float, BeforeValidator(seconds), Field(gt=0, allow_inf_nan=False)]
+TimeSpanOrNone = Annotated[float, BeforeValidator(seconds), Field(ge=0, allow_inf_nan=False)]
 
 
 class Table(BaseModel):

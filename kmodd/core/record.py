@@ -35,7 +35,7 @@ class Attempt(Part):
 
     began: float
     ended: float
-    stage: Literal["build", "install"]
+    stage: Literal["build", "install", "release"]
     outcome: Literal["succeeded", "failed"]
     problem: str = ""
     message: str = ""
@@ -136,11 +136,12 @@ class InitRefusal(Part):
 
 
 class BootRecord(Part):
-    """What came of loading at the last boot of a kernel: only what its modules' init functions refused."""
+    """What came of loading at the last boot of a kernel."""
 
     schema_: Literal[1] = Field(1, alias="schema")
     kernel: str
     refused: tuple[InitRefusal, ...] = ()
+    live: Optional[float] = None  # when all its required modules were seen loaded, seconds since the epoch
 
 
 class Depmod(Part):

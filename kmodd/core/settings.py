@@ -12,7 +12,7 @@ from urllib.parse import unquote
 
 from pydantic import AfterValidator, Field
 
-from .modulefile import AbsolutePath, Line, Name, Size, SizeOrNone, Table, TimeSpan
+from .modulefile import AbsolutePath, Line, Name, Size, SizeOrNone, Table, TimeSpan, TimeSpanOrNone
 
 
 def _key(value: str) -> str:
@@ -78,6 +78,16 @@ class RetryTable(Table):
     longest: TimeSpan = 3600.0
 
 
+class BootTable(Table):
+    guard: Literal["entry", "off"] = "entry"  # a new kernel gets its boot entry when it is ready, or at once
+    hold_at_most: TimeSpanOrNone = 0.0  # for which a kernel is held, 0 for ever
+    delay: TimeSpanOrNone = 300.0  # for which a reboot waits while a kernel becomes bootable
+
+
+class DnfTable(Table):
+    keep_proven: bool = True  # the newest kernel that is proven to work stays installed
+
+
 class VerifyTable(Table):
     strict: bool = False
 
@@ -121,6 +131,8 @@ class Settings(Table):
     kernels: KernelsTable = KernelsTable()
     dkms: DkmsTable = DkmsTable()
     retry: RetryTable = RetryTable()
+    boot: BootTable = BootTable()
+    dnf: DnfTable = DnfTable()
     verify: VerifyTable = VerifyTable()
     sign: SignTable = SignTable()
     metrics: MetricsTable = MetricsTable()

@@ -222,6 +222,31 @@ class Sysroot:
         return self.runtime / "ring"
 
     @property
+    def guard(self) -> Path:
+        """Return the file that tells kernel-install's plugin whether a new kernel is to be held."""
+        return self.resolve("/var/lib/kmodd/boot") / "guard"
+
+    @property
+    def kept(self) -> Path:
+        """Return the file that tells dnf's plugin which kernel is to stay installed."""
+        return self.resolve("/var/lib/kmodd/boot") / "dnf.json"
+
+    @property
+    def held(self) -> Path:
+        """Return the directory that has a file for each kernel that is held."""
+        return self.resolve("/var/lib/kmodd/boot/held")
+
+    @property
+    def releasing(self) -> Path:
+        """Return the file that is there while a kernel is released."""
+        return self.runtime / "releasing"
+
+    @property
+    def hurry(self) -> Path:
+        """Return the file that ends the waiting of a reboot."""
+        return self.runtime / "hurry"
+
+    @property
     def failed(self) -> Path:
         """Return the file that is there when kmodd.service failed and has not started since."""
         return self.runtime / "failed"
@@ -269,6 +294,24 @@ class Sysroot:
     def boot_id(self) -> Path:
         return self.resolve("/proc/sys/kernel/random/boot_id")
 
+    @property
+    def processor_times(self) -> Path:
+        return self.resolve("/proc/stat")
+
+    # -- the boot loader -------------------------------------------------------------------------------------------
+    @property
+    def boot(self) -> Path:
+        return self.resolve("/boot")
+
+    @property
+    def boot_entries(self) -> Path:
+        return self.resolve("/boot/loader/entries")
+
+    @property
+    def install_plugins(self) -> tuple[Path, Path]:
+        """Return where packages' plugins of kernel-install(8) are, and where administrators override them."""
+        return self.resolve("/usr/lib/kernel/install.d"), self.resolve("/etc/kernel/install.d")
+
     # -- the host's tools, never the root's ------------------------------------------------------------------------
     @property
     def efivars(self) -> Path:
@@ -281,6 +324,11 @@ PROGRAM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 #: The processes of this host: proc(5).
 PROCESSES = Path("/proc")
 
+#: Where everybody sees what is said at a shutdown.
+CONSOLE = Path("/dev/console")
+
+#: What is mounted where, as this process sees it: proc(5).
+MOUNTS = Path("/proc/self/mounts")
 #: How likely a process is killed when memory runs out: proc(5).
 OOM_SCORE = Path("/proc/self/oom_score_adj")
 #: The descriptors that a process has open.

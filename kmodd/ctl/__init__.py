@@ -34,6 +34,7 @@ COMMANDS = {
     "verify": ("verify", "check that what is installed would load"),
     "check": ("check", "say in one line whether all is well, for a monitoring system"),
     "gate": ("gate", "tell whether a kernel may be booted, and wait until it may"),
+    "boot": ("boot", "show what boots and what is held back, or release a kernel that is held"),
     "load": ("load", "load what is to be loaded at boot, and keep what the modules said"),
     "watch": ("watch", "show what the daemon does, as it happens"),
     "sync": ("sync", "observe, plan and apply once"),

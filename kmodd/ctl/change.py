@@ -26,6 +26,8 @@ from . import DONE
 from .inprocess import Observed, observe
 from .parser import Command, add_dry_run, add_module
 
+#: What it costs to register a module that the server needs.
+HOLDS = "; new kernels become bootable when it is ready, not before: required = false in that file lets them be"
 ARCHIVED = re.compile(r"\.(?:tar(?:\.\w+)?|t[bgx]z2?|zip)$")
 
 
@@ -69,9 +71,9 @@ def run_add(options: argparse.Namespace) -> int:
         _print_file(options, where, text)
         return DONE
     module = Module(name=name, file=parse(text), path=seen.sysroot.inside(add(seen.sysroot, text, name)))
-    _said(
-        options, f"registered {name} by {where}{_seen(marks, inside)}{_remark(own, bool(listed))}", seen, module=module
-    )
+    holds = HOLDS if options.at_boot and not options.optional and seen.settings.boot.guard != "off" else ""
+    more = f"{_seen(marks, inside)}{_remark(own, bool(listed))}{holds}"
+    _said(options, f"registered {name} by {where}{more}", seen, module=module)
     return DONE
 
 

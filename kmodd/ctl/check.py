@@ -15,8 +15,9 @@ from typing import Any, Optional
 
 from ..core.errors import Problem
 from ..core.model import Judgement, Target, Verdict
-from ..core.planner import find_refusals
+from ..core.planner import find_refusals, make_guarding
 from ..core.rootwarnings import summarize
+from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
 from .answers import word
 from .daemonunit import UnitState, ask_unit
@@ -28,6 +29,7 @@ from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
 WORDS = ("OK", "WARNING", "CRITICAL", "UNKNOWN")
+HELD, HELD_LONG = 3600.0, 7 * 86400.0  # seconds for which a kernel may be held: then a warning, then critical
 COUNTED = (Verdict.READY, Verdict.BUILDING, Verdict.WAITING, Verdict.BLOCKED, Verdict.FAILED)
 
 
@@ -96,6 +98,9 @@ def grade(
     for warning in warnings:
         state = max(state, WARNING)
         details.append(f"WARNING: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
+    boot = _boot_findings(seen)
+    state = max((state, *(graded for graded, _ in boot)))
+    details += [f"{WORDS[graded]}: {text}" for graded, text in boot]
     counts = {verdict.value: sum(j.verdict is verdict for j in targets.values()) for verdict in COUNTED}
     text = _summary(seen, targets, lacking, following, chosen)
     text += f"; {summarize(warnings)}" if warnings else ""
@@ -123,15 +128,37 @@ def has_held(status: Mapping[str, Any]) -> bool:
     return any(kernel.get("held") is not None for kernel in status["kernels"])
 
 
+def _boot_findings(seen: Observed) -> list[tuple[int, str]]:
+    """Return what is wrong with how the server boots, each with its grade."""
+    guarding = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements)
+    found = []
+    for standing in guarding.standings().values():
+        if standing.held is not None:
+            held_for = seen.looked - standing.held.since
+            graded = CRITICAL if held_for > HELD_LONG else WARNING if held_for > HELD else OK
+            hint = f"kmoddctl boot release {standing.release} --force makes it bootable as it is"
+            text = f"{standing.release} is held, not bootable, since it is not ready: {standing.why} -> {hint}"
+            found.append((graded, text))
+    behind = guarding.find_behind()
+    if behind is not None and behind.held is None:
+        found.append((OK, f"{behind.fault.message} -> {behind.fault.hint}"))
+    for fault in guarding.faults():
+        graded = CRITICAL if fault.problem == "no-proven-kernel" else WARNING
+        found.append((graded, f"{fault.message} -> {fault.hint}"))
+    return found
+
+
 def _summary(
     seen: Observed, targets: dict[Target, Judgement], lacking: dict[str, list[str]], following: str, chosen: str
 ) -> str:
     if not seen.snapshot.modules and not seen.snapshot.broken:
         return "no modules are registered"
+    held = [r for r, k in sorted(seen.snapshot.kernels.items()) if k.present and r in seen.snapshot.booting.held]
+    more = f"; {', '.join(held)} held" if held else ""
     if not lacking:
         kernels = len({target.kernel for target in targets})
         ready = sum(judgement.verdict is Verdict.READY for judgement in targets.values())
-        return f"{ready} ready on {kernels} kernel{'s' if kernels != 1 else ''}"
+        return f"{ready} ready on {kernels} kernel{'s' if kernels != 1 else ''}{more}"
     word = {"default-boot": "boots next", "newest": "newest"}.get(chosen)
     parts = []
     for release in sorted(lacking, key=lambda r: (r != following, r)):
@@ -139,7 +166,7 @@ def _summary(
         marks += ["running"] if seen.snapshot.kernels[release].running else []
         mark = f" ({', '.join(marks)})" if marks else ""
         parts.append(f"{release}{mark}: {', '.join(lacking[release])}")
-    return "; ".join(parts)
+    return "; ".join(parts) + more
 
 
 def as_text(answer: Answer) -> str:

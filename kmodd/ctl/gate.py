@@ -22,8 +22,9 @@ from ..core.documents.choosing import check_kernel
 from ..core.errors import Problem
 from ..core.model import Judgement, Snapshot, Target, Verdict
 from ..core.modulefile import seconds
-from ..core.planner import judge_kernel
+from ..core.planner import judge_kernel, make_guarding
 from ..core.sysroot import Sysroot
+from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
 from .answers import word
@@ -50,6 +51,7 @@ class Finding:
     hopeless: bool  # waiting does not help
     holder: Optional[str]
     warnings: tuple[dict[str, Any], ...] = ()  # of the whole root, as JSON has them; they hold up nothing
+    behind: str = ""  # that a newer kernel is held
 
     @property
     def is_open(self) -> bool:
@@ -104,7 +106,14 @@ def find(seen: Observed, release: Optional[str], transaction: Optional[int]) -> 
         transaction,
         transaction is None and _is_hopeless(kernel, lacking, seen),
         seen.holder,
+        behind=_find_held(seen) if chosen == "default-boot" else "",
     )
+
+
+def _find_held(seen: Observed) -> str:
+    """Return that a newer kernel than the running one is held, "" where none is."""
+    behind = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements).find_behind()
+    return behind.fault.message if behind is not None and behind.held is not None else ""
 
 
 def _is_hopeless(kernel: str, lacking: tuple[tuple[Target, Judgement], ...], seen: Observed) -> bool:
@@ -198,6 +207,8 @@ def _remarks(finding: Finding, waits: bool) -> list[str]:
     remarks = []
     if finding.chosen == "newest":
         remarks.append(f"which kernel boots next cannot be determined; this is the newest, {finding.kernel}")
+    if finding.behind:
+        remarks.append(finding.behind)
     if waits and finding.transaction is not None:
         remarks.append(f"waiting for the rpm transaction of pid {finding.transaction}")
     elif waits and not finding.is_open and not finding.hopeless:

@@ -12,11 +12,14 @@ import os
 import re
 import sys
 import time
+from collections.abc import Collection
 
 from ..core.errors import Problem
+from ..core.model import Target
 from ..core.modulefile import canonical
 from ..core.record import BootRecord, InitRefusal
 from ..core.sysroot import MODULES_LOAD, Sysroot
+from ..host.registry import RegistryReader
 from ..host.store import Store
 from ..system.files import explained
 from ..system.run import find_accident, run
@@ -32,6 +35,21 @@ ENVIRONMENT = {"SYSTEMD_LOG_TARGET": "console", "SYSTEMD_LOG_COLOR": "0", "SYSTE
 def find_refused(said: str) -> frozenset[str]:
     """Return the canonical names of modules that found no device, by what systemd-modules-load printed."""
     return frozenset(canonical(name) for name in NO_DEVICE.findall(said))
+
+
+def are_live(sysroot: Sysroot, store: Store, release: str, refused: Collection[str]) -> bool:
+    """Tell whether what required modules load at boot is loaded now, but for what found no device."""
+    loaded = {line.split(" ", 1)[0] for line in sysroot.loaded_modules.read_text().splitlines()}
+    records = store.records()
+    found = RegistryReader(sysroot).read()
+    for name, module in found.modules.items():
+        record = records.get(Target(name, release))
+        if not (module.enabled and module.required) or record is None:
+            continue  # whether it lacks is the gate's, which comes before this
+        names = {canonical(item) for item in module.file.load.at_boot}
+        if record.installed is None or names - loaded - {*refused}:
+            return False
+    return not found.broken
 
 
 def run_load(options: argparse.Namespace) -> int:
@@ -55,8 +73,9 @@ def run_load(options: argparse.Namespace) -> int:
         for item in record.installed.objects
         if canonical(item.name) in refused
     ]
+    live = time.time() if are_live(sysroot, store, release, refused) else None
     with explained("storing what modules said at boot"):
-        store.write_boot(BootRecord(kernel=release, refused=tuple(found)))
+        store.write_boot(BootRecord(kernel=release, refused=tuple(found), live=live))
     return DONE if done.status == 0 else FAILED
 
 

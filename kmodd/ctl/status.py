@@ -49,8 +49,9 @@ def print_status(document: Document, detailed: bool, as_json: bool) -> None:
 
 # -- the matrix ------------------------------------------------------------------------------------------------------
 def marks(kernel: Document) -> str:
-    """Return what a kernel is besides installed: "running", "boots next", or both."""
+    """Return what a kernel is besides installed, such as "running, boots next"."""
     words = [word for key, word in (("running", "running"), ("default_boot", "boots next")) if kernel[key]]
+    words += ["held"] if kernel.get("held") is not None else ["proven"] if kernel.get("proven") else []
     return ", ".join(words)
 
 
@@ -150,6 +151,9 @@ def _problems(document: Document) -> list[str]:
             lines += [f"    {text}" for text in _next_try(targets)]
     for warning in document.get("warnings", ()):
         lines += _paragraph("", "warning", warning["message"], warning["hint"])
+    behind = document.get("behind")
+    if behind:
+        lines += _paragraph("", "warning" if behind["held"] is not None else "note", behind["message"], behind["hint"])
     for broken in document["problems"]:
         if broken["message"] not in said:
             level = "warning" if broken["problem"] in PASSED_OVER else "failed"

@@ -13,12 +13,15 @@ from __future__ import annotations
 import contextlib
 import fnmatch
 import functools
+import os
 import re
+import stat
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Callable, Optional
 
 from ..core import grubscript, versions
+from ..core.grubenv import parse
 from ..core.sysroot import Sysroot
 
 #: Where systemd-boot's partitions are mounted; the first that has loader.conf counts.
@@ -30,6 +33,7 @@ TO_COME = ("/etc/kernel/cmdline", "/usr/lib/kernel/cmdline")
 CONFIGURATIONS = ("/boot/grub2/grub.cfg", "/boot/grub/grub.cfg")
 SNIPPETS = ("/boot/grub2/custom.cfg", "/boot/grub2/user.cfg", "/boot/grub/custom.cfg")
 GRUBENVS = ("/boot/grub2/grubenv", "/boot/grub/grubenv")
+MOST = 500  # entries that are read
 LARGEST = 1 << 20  # bytes of a file of the boot loader's that are read
 _COUNTED = re.compile(r"(.+)\+(\d+)(?:-\d+)?")  # NAME+LEFT-DONE, automatic boot assessment
 
@@ -42,6 +46,9 @@ class Entry:
     fields: dict[str, str]
     exhausted: bool = False  # no tries left
     options: str = ""  # all lines of them, joined
+    file: str = ""  # in-root
+    initrds: tuple[str, ...] = ()  # what its lines of that say
+    left: Optional[int] = None  # tries, where they are counted
 
     def release(self, releases: Collection[str]) -> str:
         """Return which of some kernel releases it boots, "" where none of them."""
@@ -71,19 +78,22 @@ class BootReader:
     def default(self, releases: Collection[str]) -> Optional[str]:
         """Return the release that boots next, "" where it is none of these, None where it cannot be determined."""
         try:
-            entry = self._chosen()
+            entry = self.chosen()
         except (OSError, UnicodeDecodeError):  # mostly: not readable by this user
             return None
         return entry.release(releases) if entry else None
 
-    def _chosen(self) -> Optional[Entry]:
+    def chosen(self) -> Optional[Entry]:
         """Return the entry that boots next, None where that is not known. Raises OSError and UnicodeDecodeError."""
-        return self._grub() if self._has_grub() else self._systemd_boot()
+        return self._grub() if self.has_grub() else self._systemd_boot()
 
-    def _read(self, path: str) -> str:
+    def text(self, path: str) -> str:
         """Return a file's text, "" where there is none. Raises OSError."""
         try:
-            with self.sysroot.resolve(path).open("rb") as stream:
+            descriptor = os.open(self.sysroot.resolve(path), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+            with os.fdopen(descriptor, "rb") as stream:
+                if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                    return ""  # a pipe would be waited for
                 return stream.read(LARGEST).decode(errors="replace")
         except (FileNotFoundError, NotADirectoryError):
             return ""
@@ -97,18 +107,18 @@ class BootReader:
         """
         try:
             if running:
-                return CommandLines((self._read("/proc/cmdline").strip(),))
+                return CommandLines((self.text("/proc/cmdline").strip(),))
             return self._of_entries(release) or self._of_grub_cfg(release) or CommandLines((self._to_come(),))
         except (OSError, UnicodeDecodeError) as error:
             return CommandLines(unknown=f"the boot loader's files cannot be read: {error}")
 
     def _of_entries(self, release: str) -> Optional[CommandLines]:
-        grub = self._has_grub()
-        if grub and not self._uses_entries():
+        grub = self.has_grub()
+        if grub and not self.uses_entries():
             return None
         partitions = ("/boot",) if grub else PARTITIONS
-        found = [e for p in partitions for e in self._entries(p, counts=not grub) if e.release([release])]
-        chosen = self._chosen()
+        found = [e for p in partitions for e in self.entries(p, counts=not grub) if e.release([release])]
+        chosen = self.chosen()
         if chosen is not None and chosen.release([release]):
             found = [chosen]
         if not found:
@@ -120,7 +130,7 @@ class BootReader:
     def _of_grub_cfg(self, release: str) -> Optional[CommandLines]:
         """Return what a grub.cfg that names kernels itself says; it does not say which of several entries boots."""
         names = {f"vmlinuz-{release}", f"vmlinux-{release}", f"kernel-{release}"}
-        text = "".join(self._read(path) for path in CONFIGURATIONS)
+        text = "".join(self.text(path) for path in CONFIGURATIONS)
         found = [item.rest for item in grubscript.loaded(text) if item.image.rpartition("/")[2] in names]
         return self._resolved(found) if found else None
 
@@ -144,7 +154,7 @@ class BootReader:
         """Return the values of some of GRUB's variables, and those of which there is more than one. Raises OSError."""
         values, unclear = {}, set()
         if names:
-            set_by = grubscript.assignments("\n".join(self._read(path) for path in (*CONFIGURATIONS, *SNIPPETS)))
+            set_by = grubscript.assignments("\n".join(self.text(path) for path in (*CONFIGURATIONS, *SNIPPETS)))
             for name in names & set_by.keys():
                 written = sorted(set_by[name])
                 with contextlib.suppress(grubscript.Unclear):
@@ -152,7 +162,7 @@ class BootReader:
                 if len(written) > 1 or grubscript.used(written[-1]) or name not in values:
                     unclear.add(name)
             for path in GRUBENVS:
-                saved = _environment(self._read(path))
+                saved = parse(self.text(path))
                 for name in names & saved.keys():
                     values[name] = saved[name]
                     unclear.discard(name)
@@ -161,15 +171,15 @@ class BootReader:
     def _to_come(self) -> str:
         """Return what kernel-install would give an entry: its configuration, else what the running kernel has."""
         for path in TO_COME:
-            text = self._read(path)
+            text = self.text(path)
             if text.strip():
                 return " ".join(text.split())
         if not self.sysroot.is_host:
             return ""
-        words = self._read("/proc/cmdline").split()
+        words = self.text("/proc/cmdline").split()
         return " ".join(word for word in words if not word.startswith(("BOOT_IMAGE=", "initrd=")))
 
-    def _entries(self, partition: str, counts: bool = False) -> list[Entry]:
+    def entries(self, partition: str, counts: bool = False) -> list[Entry]:
         """Return the entries of a boot partition, unordered. counts: their names may hold those. Raises OSError."""
         directory = self.sysroot.resolve(f"{partition}/loader/entries")
         found = []
@@ -178,49 +188,67 @@ class BootReader:
                 continue
             counted = _COUNTED.fullmatch(path.stem) if counts else None
             name, exhausted = (counted[1], int(counted[2]) == 0) if counted else (path.stem, False)
-            text = self._read(self.sysroot.inside(path))
-            found.append(Entry(name, _pairs(text), exhausted, " ".join(_values(text, "options"))))
+            text = self.text(self.sysroot.inside(path))
+            options, left = " ".join(_values(text, "options")), int(counted[2]) if counted else None
+            inside, initrds = self.sysroot.inside(path), tuple(_values(text, "initrd"))
+            found.append(Entry(name, _pairs(text), exhausted, options, inside, initrds, left))
+            if len(found) == MOST:
+                break
         return found
 
     # -- grub ------------------------------------------------------------------------------------------------------
-    def _has_grub(self) -> bool:
+    def has_grub(self) -> bool:
         return self.sysroot.resolve("/boot/grub2").is_dir()
 
-    def _uses_entries(self) -> bool:
-        settings = _assignments(self._read("/etc/default/grub"))
+    def uses_entries(self) -> bool:
+        settings = _assignments(self.text("/etc/default/grub"))
         return settings.get("GRUB_ENABLE_BLSCFG", "true").lower() == "true"
 
     def _grub(self) -> Optional[Entry]:
-        if not self._uses_entries():
+        if not self.uses_entries():
             return None
-        settings = _assignments(self._read("/etc/default/grub"))
-        entries = self._entries("/boot")
+        entries = self.menu()
         if not entries:
             return None
-        entries.sort(key=functools.cmp_to_key(lambda a, b: -_compare_names(a.name, b.name)))
-        variables = _assignments(self._read("/boot/grub2/grubenv"))
-        chosen = settings.get("GRUB_DEFAULT", "saved")
+        variables = _assignments(self.text("/boot/grub2/grubenv"))
+        chosen = self.grub_default()
         if chosen == "saved":
             chosen = variables.get("saved_entry", "")
         return _choose(variables.get("next_entry") or chosen, entries)
 
+    def menu(self) -> list[Entry]:
+        """Return the entries of /boot in the order of GRUB's menu. Raises OSError."""
+        order: Callable[[Entry, Entry], int] = lambda a, b: -_compare_names(a.name, b.name)  # noqa: E731
+        return sorted(self.entries("/boot"), key=functools.cmp_to_key(order))
+
+    def grub_default(self) -> str:
+        """Return which entry is the default by GRUB's settings: saved, a name, title or index. Raises OSError."""
+        return _assignments(self.text("/etc/default/grub")).get("GRUB_DEFAULT", "saved")
+
     # -- systemd-boot ----------------------------------------------------------------------------------------------
     def _systemd_boot(self) -> Optional[Entry]:
         for partition in PARTITIONS:
-            text = self._read(f"{partition}/loader/loader.conf")
-            entries = self._entries(partition, counts=True)
+            text = self.text(f"{partition}/loader/loader.conf")
+            entries = self.entries(partition, counts=True)
             if not text or not entries:
                 continue
             entries.sort(key=functools.cmp_to_key(_compare_entries))
-            once, saved = self._variable("LoaderEntryOneShot"), self._variable("LoaderEntryDefault")
-            for pattern in (once, saved, _pairs(text).get("default", "")):
-                found = _match(self._variable("LoaderEntryLastBooted") if pattern == "@saved" else pattern, entries)
+            for pattern in (self.variable("LoaderEntryOneShot"), *self._defaults(partition)):
+                found = _match(self.variable("LoaderEntryLastBooted") if pattern == "@saved" else pattern, entries)
                 if found:
                     return found
             return entries[0]
         return None
 
-    def _variable(self, name: str) -> str:
+    def _defaults(self, partition: str) -> tuple[str, str]:
+        configured = _pairs(self.text(f"{partition}/loader/loader.conf")).get("default", "")
+        return self.variable("LoaderEntryDefault"), configured
+
+    def saved_pattern(self, partition: str) -> str:
+        """Return the pattern by which systemd-boot chooses its default, "" where it has none. Raises OSError."""
+        return next(filter(None, self._defaults(partition)), "")
+
+    def variable(self, name: str) -> str:
         """Return an EFI variable of this machine: four bytes of attributes, then UTF-16 (efivarfs)."""
         if not self.sysroot.is_host:
             return ""
@@ -245,12 +273,6 @@ def _values(text: str, key: str) -> list[str]:
     """Return the values of all lines of a key."""
     lines = (line.split(None, 1) for line in text.splitlines())
     return [words[1].strip() for words in lines if len(words) == 2 and words[0] == key]
-
-
-def _environment(text: str) -> dict[str, str]:
-    """Return the variables of an environment block, in which a backslash stands before signs (grub_envblk_iterate)."""
-    found = re.findall(r"^([^#=\s][^=\n]*)=((?:\\.|[^\\\n])*)$", text, re.MULTILINE | re.DOTALL)
-    return {name: re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL) for name, value in found}
 
 
 def _assignments(text: str) -> dict[str, str]:

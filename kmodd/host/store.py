@@ -16,7 +16,7 @@ from pydantic import BaseModel
 
 from ..core.errors import Problem
 from ..core.model import Target
-from ..core.record import BootRecord, Built, BuiltObject, KernelRecord, TargetRecord
+from ..core.record import Attempt, BootRecord, Built, BuiltObject, Depmod, KernelRecord, TargetRecord
 from ..core.sysroot import Sysroot
 from ..system.deleting import delete_tree
 from ..system.files import (
@@ -158,6 +158,13 @@ class Store:
     def write_kernel(self, record: KernelRecord) -> None:
         """Store what is to be remembered of a kernel. Raises OSError."""
         replace_file(self.kernels / f"{record.kernel}.json", record.model_dump_json(by_alias=True).encode())
+
+    def note_step(self, release: str, step: str, failed: Optional[Attempt], depmod: Optional[Depmod] = None) -> None:
+        """Store how a step of a kernel as a whole ended; None: well. depmod: the one that did. Raises OSError."""
+        known = self.kernel_records().get(release) or KernelRecord(kernel=release)
+        steps = {kind: attempt for kind, attempt in known.steps.items() if kind != step}
+        steps.update({step: failed} if failed else {})
+        self.write_kernel(KernelRecord(kernel=release, steps=steps, depmod=depmod or known.depmod))
 
     def write_boot(self, record: BootRecord) -> None:
         """Store what came of loading at a kernel's boot. Needs no lock: nobody else writes it. Raises OSError."""

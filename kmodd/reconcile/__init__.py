@@ -11,4 +11,10 @@ from ..core.settings import Settings
 
 def policy_of(settings: Settings) -> Policy:
     """Return what the settings mean for planning."""
-    return Policy(retry_first=settings.retry.first, retry_longest=settings.retry.longest)
+    return Policy(
+        retry_first=settings.retry.first,
+        retry_longest=settings.retry.longest,
+        guard=settings.boot.guard,
+        hold_at_most=settings.boot.hold_at_most,
+        keep_proven=settings.dnf.keep_proven,
+    )

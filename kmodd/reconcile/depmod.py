@@ -12,7 +12,7 @@ from typing import Optional
 
 from ..core.actions import RunDepmod
 from ..core.errors import Problem
-from ..core.record import Attempt, Depmod, KernelRecord
+from ..core.record import Attempt, Depmod
 from ..core.sysroot import Sysroot
 from ..deploy.install import find_culprits, run_depmod
 from ..host.store import Store
@@ -82,9 +82,5 @@ class DepmodWork:
 
     def _remember(self, release: str, attempt: Optional[Attempt], done: Optional[Depmod]) -> None:
         """Store an outcome; where that cannot be written, the next pass only knows less."""
-        if done is None:
-            known = self.store.kernel_records().get(release)
-            done = known.depmod if known else None
         with contextlib.suppress(OSError):
-            steps = {RunDepmod.kind: attempt} if attempt else {}
-            self.store.write_kernel(KernelRecord(kernel=release, steps=steps, depmod=done))
+            self.store.note_step(release, RunDepmod.kind, attempt, done)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Optional
 
+from ..core.booting import Booting
 from ..core.commandline import merge
 from ..core.errors import Problem
 from ..core.model import Kernel, Target
@@ -17,6 +18,7 @@ from ..core.modulefile import canonical
 from ..core.record import TargetRecord
 from ..core.sysroot import Sysroot
 from ..host.bootloader import BootReader
+from ..host.bootstate import BootStateReader
 from ..host.kernels import KernelReader
 from ..host.registry import Registry
 from ..host.rpmdb import CommandQueries, RpmQueries, open_queries
@@ -38,6 +40,8 @@ class KernelProbe:
         self.store = store
         self.reader = KernelReader(sysroot)
         self.boot = BootReader(sysroot)
+        self.bootstate = BootStateReader(sysroot, self.boot)
+        self.booting = Booting()  # as of the last reading
         self.rpm: Optional[RpmQueries] = CommandQueries(sysroot) if brief else None
         self.rpm_fault: Optional[Problem] = None
         self._devel_packages: dict[str, str] = {}
@@ -72,6 +76,10 @@ class KernelProbe:
             text = f"{where} cannot be read: {error.strerror}"
             raise Problem("modules-unreadable", text, "kmodd reads it again when something changes") from error
         default = self.boot.default(kernels)
+        present = [release for release, kernel in kernels.items() if kernel.present]
+        boots = self.store.boot_records()
+        live = {release: record.live for release, record in boots.items() if record.live is not None}
+        self.booting = replace(self.bootstate.read(present), live=live)
         return {
             release: replace(
                 self._booted(kernel, default),

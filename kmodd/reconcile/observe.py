@@ -91,6 +91,7 @@ class Observer:
             signer=signer,
             key_fault=await self.keys.find_fault(),
             unread=registry.unread,
+            booting=self.kernels.booting,
             boot=self.installed.boot(),
         )
 

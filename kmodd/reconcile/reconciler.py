@@ -45,6 +45,7 @@ from .kernelprobe import KernelProbe
 from .keysource import KeySource
 from .logkeeping import LogKeeper
 from .observe import Observer
+from .releasing import make_boot_steps
 from .reload import ReloadWork
 from .remedies import Fetching
 from .steps import (
@@ -115,6 +116,7 @@ class Reconciler:
             WriteDropin: WriteStep(self.dropins.write, "written", failures),
             RemoveDropin: DropinStep(self.dropins.remove, "removed", failures),
             RunDepmod: DepmodStep(DepmodWork(sysroot, self.store, self.inputs.kernels), failures),
+            **make_boot_steps(sysroot, self.store, failures),
             ReloadModule: ReloadStep(ReloadWork(self.store), failures),
             Wait: WaitStep(),
         }

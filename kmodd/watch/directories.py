@@ -66,6 +66,8 @@ def find_places(sysroot: Sysroot, more: Iterable[str] = ()) -> tuple[dict[str, I
     places.want(lambda: sysroot.keys, everything)
     places.want(lambda: sysroot.dkms_overrides, everything)
     places.want(lambda: sysroot.runtime, Interest({sysroot.socket.name: GONE_ENTRY}))
+    places.want(lambda: sysroot.held, Interest({None: ENTRIES}))
+    places.want(lambda: sysroot.boot_entries, Interest({None: ENTRIES}))
     for kind in ("modprobe", "modules-load", "depmod"):
         places.want(partial(sysroot.dropin_directory, kind), everything)
     for path in more:

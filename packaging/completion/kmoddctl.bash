@@ -19,7 +19,7 @@ _kmoddctl() {
         *)
             case $command in
             "") command=$word ;;
-            key) command="$command $word" ;;
+            boot|key) command="$command $word" ;;
             *) module=$word ;;
             esac
             ;;
@@ -89,6 +89,22 @@ _kmoddctl() {
         ;;
     "gate:--wait")
         :
+        return
+        ;;
+    "boot:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
+    "boot release:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
+    "boot wait:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
+        return
+        ;;
+    "boot hurry:--root")
+        compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur"))
         return
         ;;
     "load:--root")
@@ -215,6 +231,10 @@ _kmoddctl() {
         "verify") COMPREPLY=($(compgen -W "-h --help --root --json --kernel" -- "$cur")) ;;
         "check") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --all" -- "$cur")) ;;
         "gate") COMPREPLY=($(compgen -W "-h --help --root --json --kernel --default --wait" -- "$cur")) ;;
+        "boot") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
+        "boot release") COMPREPLY=($(compgen -W "-h --help --root --json --force --here" -- "$cur")) ;;
+        "boot wait") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
+        "boot hurry") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "load") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "watch") COMPREPLY=($(compgen -W "-h --help --root --json" -- "$cur")) ;;
         "sync") COMPREPLY=($(compgen -W "-h --help --root --json --dry-run --verbose" -- "$cur")) ;;
@@ -239,11 +259,13 @@ _kmoddctl() {
         ;;
     esac
     case $command in
-    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate load watch sync rebuild reload add lint import remove enable disable doctor key" -- "$cur")) ;;
+    "") COMPREPLY=($(compgen -W "status plan logs explain verify check gate boot load watch sync rebuild reload add lint import remove enable disable doctor key" -- "$cur")) ;;
     "status") _kmoddctl_names modules "${root[@]}" ;;
     "logs") _kmoddctl_names modules "${root[@]}" ;;
     "explain") _kmoddctl_names modules "${root[@]}" ;;
     "verify") _kmoddctl_names modules "${root[@]}" ;;
+    "boot") COMPREPLY=($(compgen -W "release wait hurry" -- "$cur")) ;;
+    "boot release") _kmoddctl_names kernels "${root[@]}" ;;
     "rebuild") _kmoddctl_names modules "${root[@]}" ;;
     "add") compopt -o filenames; COMPREPLY=($(compgen -d -- "$cur")) ;;
     "lint") compopt -o filenames; COMPREPLY=($(compgen -f -- "$cur")) ;;

@@ -12,7 +12,7 @@ from nspawn import TOP, UP, Machine, Repository
 
 SYSTEM = "etc/systemd/system"
 OTHERS = ("storage", "letin", "tell", "story")  # units that tests write
-DROPINS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
+DROPINS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service", "kmodd-shutdown.service")
 LOCAL = "[local]\nname=local\nbaseurl=file:///repo\ngpgcheck=0\nenabled=1\n"
 
 

@@ -23,7 +23,7 @@ UP = ("running", "degraded")
 HELD = "$(shell until test -e /usr/share/released; do sleep 0.1; done)\n"
 #: The units do not start in containers, where there is no kernel of their own; this one has one to be tested with.
 DROPIN = "[Unit]\nConditionVirtualization=\n"
-UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
+UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service", "kmodd-shutdown.service")
 
 
 @dataclass(frozen=True)

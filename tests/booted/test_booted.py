@@ -17,7 +17,7 @@ from patience import pause
 
 pytestmark = pytest.mark.booted
 
-UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service")
+UNITS = ("kmodd.service", "kmodd.socket", "kmodd-boot.service", "kmodd-shutdown.service")
 
 
 def rpm(machine: Machine, *words: object) -> None:

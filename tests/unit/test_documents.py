@@ -34,12 +34,13 @@ OTHERS = [
 
 #: The pages of others that ours refer to. A new one goes here, once somebody has looked whether it has that section.
 FOREIGN = {
-    "bash(1)", "bwrap(1)", "capabilities(7)", "chroot(2)", "chroot(8)", "cms(1)", "cron(8)", "depmod(8)",
-    "depmod.d(5)", "dnf(8)", "elf(5)", "fcntl(2)", "glob(7)", "kernel-install(8)", "keyctl(1)", "kmod(8)",
-    "loader.conf(5)", "modprobe(8)", "modprobe.d(5)", "modules-load.d(5)", "mokutil(1)", "ostree-prepare-root(1)",
-    "pam_motd(8)", "patch(1)", "proc(5)", "regex(7)", "restorecon(8)", "rpm(8)", "rpm-version(7)", "rpmbuild(8)",
-    "rpmkeys(8)", "sd-daemon(3)", "sd_booted(3)", "sd_listen_fds(3)", "sd_notify(3)", "selinux(8)", "seteuid(2)",
-    "setfsuid(2)", "setpriv(1)", "setrlimit(2)", "sh(1)", "sha256sum(1)", "sort(1)", "strip(1)", "systemd(1)",
+    "bash(1)", "bwrap(1)", "capabilities(7)", "chroot(2)", "chroot(8)", "cms(1)", "cpio(5)", "cron(8)", "depmod(8)",
+    "depmod.d(5)", "dnf(8)", "dracut(8)", "elf(5)", "fcntl(2)", "glob(7)", "grub2-editenv(1)", "kernel-install(8)",
+    "keyctl(1)", "kmod(8)", "loader.conf(5)", "modprobe(8)", "modprobe.d(5)", "modules-load.d(5)", "mokutil(1)",
+    "os-release(5)", "ostree-prepare-root(1)", "pam_motd(8)", "patch(1)", "proc(5)", "proc_mounts(5)", "regex(7)",
+    "restorecon(8)", "rpm(8)", "rpm-version(7)", "rpmbuild(8)", "rpmkeys(8)", "sd-daemon(3)", "sd_booted(3)",
+    "sd_listen_fds(3)", "sd_notify(3)", "selinux(8)", "seteuid(2)", "setfsuid(2)", "setpriv(1)", "setrlimit(2)",
+    "sh(1)", "sha256sum(1)", "sort(1)", "strip(1)", "systemd(1)", "systemd-escape(1)",
     "systemd-modules-load.service(8)", "systemd.exec(5)", "systemd.journal-fields(7)", "systemd.service(5)",
     "systemd.unit(5)", "sysusers.d(5)", "tmpfiles.d(5)", "unix(7)", "update-crypto-policies(8)", "varlinkctl(1)",
 }  # fmt: skip

@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
 from .. import versions
-from ..model import Judgement, Kernel, Snapshot, Target, fingerprint
+from ..booting import Standing
+from ..model import Judgement, Kernel, Policy, Snapshot, Target, fingerprint
 from ..modulefile import canonical
-from ..planner import find_refusals, judge_kernel
+from ..planner import find_refusals, make_guarding
 from ..record import Attempt, InitRefusal, TargetRecord
 from ..reloadplan import Note, find_notes
 from ..rootwarnings import find_warnings, warning_rows
+from .boot import behind_row, standing_row
 
 
 def status_document(
@@ -30,10 +32,11 @@ def status_document(
     """
     order = functools.cmp_to_key(versions.compare)
     kernels, notes = [], find_notes(snapshot, judgements)
+    guarding = make_guarding(snapshot, Policy(), looked or 0.0, judgements)
     for release in sorted(snapshot.kernels, key=order):
         kernel = snapshot.kernels[release]
         if kernel.present:
-            kernels.append(_kernel(kernel, judge_kernel(release, snapshot, judgements)))
+            kernels.append(_kernel(kernel, guarding.kernels[release], guarding.standing(release)))
     leftovers = sorted(release for release, kernel in snapshot.kernels.items() if not kernel.present)
     return {
         "schema": 1,
@@ -47,6 +50,7 @@ def status_document(
             for target, judgement in sorted(judgements.items())
         ],
         "leftovers": leftovers,
+        "behind": behind_row(guarding),
         "problems": [
             {"file": b.path, "problem": b.fault.problem, "message": b.fault.message, "hint": b.fault.hint}
             for b in (*snapshot.broken, *snapshot.skipped)
@@ -55,7 +59,7 @@ def status_document(
     }
 
 
-def _kernel(kernel: Kernel, judgement: Judgement) -> dict[str, Any]:
+def _kernel(kernel: Kernel, judgement: Judgement, standing: Standing) -> dict[str, Any]:
     return {
         "release": kernel.release,
         "verdict": judgement.verdict.value,
@@ -68,6 +72,7 @@ def _kernel(kernel: Kernel, judgement: Judgement) -> dict[str, Any]:
         "flavour": kernel.flavour,
         "architecture": kernel.architecture,
         "kernel_devel": kernel.devel_package,
+        **standing_row(standing),
     }
 
 

@@ -43,6 +43,7 @@ from .decisions import (
     install_inputs,
 )
 from .exclusion import find_exclusion
+from .guard import Guarding
 from .judging import Judging
 from .ordering import in_order
 from .reasons import INPUT_WORDS
@@ -58,6 +59,7 @@ __all__ = (
     "install_inputs",
     "judge",
     "judge_kernel",
+    "make_guarding",
     "plan",
 )
 
@@ -121,6 +123,12 @@ def find_refusals(target: Target, snapshot: Snapshot) -> list[Fault]:
     return [in_tree_fault(item.name, module) for item in snapshot.unlisted(target) if canonical(item.name) in installed]
 
 
+def make_guarding(snapshot: Snapshot, policy: Policy, now: float, judgements: Mapping[Target, Judgement]) -> Guarding:
+    """Return how kernels stand with the boot loader, and what is due for that."""
+    kernels = {kernel.release: judge_kernel(kernel.release, snapshot, judgements) for kernel in snapshot.present()}
+    return Guarding(snapshot, policy, now, judgements, kernels)
+
+
 class _Planning:
     """Plans for one snapshot."""
 
@@ -142,7 +150,11 @@ class _Planning:
         depmods, depmod_waits = self._depmods(installs, removals, files)
         busy = {action.subject.kernel for action in (*builds, *installs, *removals, *depmods)}
         reloads = [] if files else self._reloads(busy)
-        found: list[Action] = [*removals, *builds, *installs, *files, *depmods, *reloads, *waits, *depmod_waits]
+        judgements = Judging(self.snapshot, self.deciding).judgements()
+        boot = make_guarding(self.snapshot, self.policy, self.now, judgements).actions(busy)
+        found: list[Action] = [
+            *removals, *builds, *installs, *files, *depmods, *boot, *reloads, *waits, *depmod_waits,
+        ]  # fmt: skip
         return tuple(sorted(found, key=lambda action: action.phase))
 
     def _waits_for_reading(self) -> list[Wait]:

@@ -211,12 +211,8 @@ class Deciding:
         return Wait.of(target, attempt.fault, until, rule=4)
 
     def until(self, attempt: Attempt) -> float:
-        """Return when a failed attempt may be repeated, seconds since the epoch; at once if it ended in the future.
-
-        Then the clock was set back since, and nothing tells how long ago it was.
-        """
-        pause = self.policy.retry_first * (1 << min(max(attempt.failures - 1, 0), 20))
-        return self.now if attempt.ended > self.now else attempt.ended + min(pause, self.policy.retry_longest)
+        """Return when a failed attempt may be repeated, seconds since the epoch."""
+        return self.policy.until(attempt, self.now)
 
     # -- inputs and reasons ----------------------------------------------------------------------------------------
     def inputs(self, target: Target) -> Optional[dict[str, str]]:
