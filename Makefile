@@ -8,13 +8,14 @@
 # make power-on   the same, and docs/power-on.md of what was to be seen
 # make door   the set-up with spoilt package lists, and without a network; downloads kernels each time
 # make faults   random faults on a real daemon: SEED=1 CASES=300 WORKERS=2, KIND="power cut" for one kind alone
+# make power-cuts   the power is cut 200 times in the update of a kernel, and what would boot is judged: SEED=1 CUTS=200
 # make lint   ruff, mypy --strict, import direction
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test test-all unit lint vm vm-campaign vm-trusted stories rpm systemd-test power-on door faults dkms-truth
+.PHONY: demo test test-all unit lint vm vm-campaign vm-trusted stories rpm systemd-test power-on door faults power-cuts dkms-truth
 .PHONY: bench setup clean
 
 setup: $(STAMP)
@@ -98,6 +99,12 @@ WORKERS ?= 2
 KIND ?=
 faults: setup
 	@$(BIN)/python tests/faults/driver.py --seed $(SEED) --cases $(CASES) --first $(FIRST) --workers $(WORKERS) --kind "$(KIND)"
+
+# The second run is without the boot guard, for comparison.
+CUTS ?= 200
+power-cuts: setup
+	@$(BIN)/python tests/faults/bootcuts.py --seed $(SEED) --cases $(CUTS)
+	@$(BIN)/python tests/faults/bootcuts.py --seed $(SEED) --cases $(CUTS) --unguarded
 
 dkms-truth: setup
 	@$(BIN)/python -m pytest -q -s -m dkms tests/system
