@@ -33,7 +33,7 @@ LONGEST = 20 * 60.0  # seconds; below TimeoutStopSec= of the unit
 def run_wait(options: argparse.Namespace) -> int:
     """kmoddctl boot wait"""
     with contextlib.suppress(Exception):  # a reboot is not to hang on this
-        asyncio.run(_wait(options))
+        _wait(options)
     return DONE
 
 
@@ -43,16 +43,16 @@ def run_hurry(options: argparse.Namespace) -> int:
     return DONE
 
 
-async def find_ending() -> str:
+def find_ending() -> str:
     """Return the target that systemd is on its way to, "" where the system neither reboots nor ends."""
-    done = await run(["systemctl", "list-jobs", "--plain", "--no-legend"], check=False, timeout=20)
+    done = asyncio.run(run(["systemctl", "list-jobs", "--plain", "--no-legend"], check=False, timeout=20))
     queued = {words[1] for words in map(str.split, done.text.splitlines()) if len(words) > 2 and words[2] == "start"}
     return next((target for target in (*REBOOTS, *ENDS) if target in queued), "")
 
 
-async def _wait(options: argparse.Namespace) -> None:
+def _wait(options: argparse.Namespace) -> None:
     sysroot = Sysroot.at(options.root)
-    ending = await find_ending()
+    ending = find_ending()
     if not ending:
         return
     most = min(read_settings(sysroot).boot.delay, LONGEST)
@@ -62,10 +62,10 @@ async def _wait(options: argparse.Namespace) -> None:
         if not reason:
             return
         if reason != told[0] or time.monotonic() > told[1] + TELL_AGAIN:
-            await _tell(f"kmodd: the {ending.partition('.')[0]} waits for {reason}, at most {most / 60:g} min; "
+            _tell(f"kmodd: the {ending.partition('.')[0]} waits for {reason}, at most {most / 60:g} min; "
                         "kmoddctl boot hurry ends that")  # fmt: skip
             told = (reason, time.monotonic())
-        await asyncio.sleep(PAUSE)
+        time.sleep(PAUSE)
 
 
 def _find_reason(sysroot: Sysroot, options: argparse.Namespace, reboots: bool) -> str:
@@ -88,9 +88,9 @@ def find_pending(seen: Observed) -> str:
     return ""
 
 
-async def _tell(text: str) -> None:
+def _tell(text: str) -> None:
     """Say something on the console and to everybody who is logged in."""
     with contextlib.suppress(OSError):
         CONSOLE.write_text(f"{text}\n")
     with contextlib.suppress(Problem):
-        await run(["wall", "--nobanner", text], check=False, timeout=10)
+        asyncio.run(run(["wall", "--nobanner", text], check=False, timeout=10))

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 from pathlib import Path
 
 import pytest
+from test_boot_telling import observed
+from test_planner_guard import HELD, server
+from worlds import K2, change
 
 from kmodd.core.errors import Problem
 from kmodd.ctl import waiting
+from kmodd.ctl.inprocess import Observed
 
 
 @pytest.fixture
@@ -103,3 +108,21 @@ def test_a_release_that_runs_is_waited_for_at_any_end(tmp_path: Path) -> None:
     (tmp_path / "run/kmodd/releasing").touch()
     reason = waiting._find_reason(Sysroot(tmp_path), argparse.Namespace(root=str(tmp_path)), reboots=False)
     assert reason == "a new kernel that is being made bootable"
+
+
+def test_it_observes_the_root_while_a_kernel_is_being_built(
+    programs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Observing has an event loop of its own."""
+    building = server(held=HELD)
+    building = change(building, running={t for t in building.targets if t.kernel == K2})
+    seen = iter([observed(building), observed(server(ready=True))])
+
+    async def see() -> Observed:
+        return next(seen)
+
+    monkeypatch.setattr(waiting, "observe", lambda _: asyncio.run(see()))
+    monkeypatch.setattr(waiting, "PAUSE", 0.0)
+    jobs(programs, "reboot.target")
+    assert wait(tmp_path) == 0
+    assert f"waits for {K2} to be ready" in (programs / "wall.said").read_text()
