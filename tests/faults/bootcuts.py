@@ -27,6 +27,7 @@ TOP = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(TOP), str(TOP / "tests"), str(TOP / "tests/faults")]
 
 from ground import bootloader, system  # noqa: E402
+from patience import pause, wait_until  # noqa: E402
 from powercut import Disk  # noqa: E402
 
 from kmodd.core.booting import BootEntry  # noqa: E402
@@ -44,7 +45,6 @@ KERNEL, MODULE = os.urandom(3 << 20), os.urandom(200 << 10)
 STAGES = (
     "dracut half beside", "20-grub image", "20-grub entry", "20-grub default", "dracut half in place", "released",
 )  # fmt: skip
-LONGEST = 120.0  # seconds of a case
 PROGRAM = (
     "import asyncio, sys; from pathlib import Path; from kmodd.core.sysroot import Sysroot; "
     "from kmodd.reconcile.release import Release; "
@@ -213,14 +213,13 @@ def run_case(number: int, seed: int, guarded: bool, stage: str, whole: float) ->
         child = server.update(guarded)
         if stage:
             stages = server.share / "stages"
-            while not (stages.exists() and stage in stages.read_text()):
-                if time.monotonic() - began > LONGEST or (
-                    child.poll() is not None and (child.returncode or stage != "released")
-                ):
-                    raise AssertionError(f"{stage} was not reached: {child.communicate()[1].decode()[-2000:]}")
-                time.sleep(0.01)
+            wait_until(
+                lambda: stages.exists() and stage in stages.read_text(),
+                stage,
+                lambda: child.poll() is not None and bool(child.returncode or stage != "released"),
+            )
         else:
-            time.sleep(chance.uniform(0, whole))
+            pause(chance.uniform(0, whole))
         took = time.monotonic() - began
         server.cut(child)
         return stage or f"after {took:.2f} s", *server.judge(), took
