@@ -1,5 +1,8 @@
 """Logs changed verdicts of kernels and targets, each by an event that has a MESSAGE_ID.
 
+One entry at error level for each cause, however many targets it is of: the others, and the kernels that follow from
+their targets, are warnings.
+
 Must not: log a build, which does so itself.
 """
 
@@ -8,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Optional
 
+from ..core.documents.grouping import find_cause
 from ..core.model import Judgement, Policy, Target, Verdict
 from ..core.planner import make_guarding
 from ..core.report import Change, Report
@@ -45,14 +49,19 @@ def log_changes(previous: Optional[Report], now: Report) -> None:
             get_logger().warning(
                 "warning found", problem=fault.problem, reason=fault.message, hint=fault.hint, **subject
             )
+    told = {_cause(judgement) for judgement in previous.settled.values()} if previous else set()
     for change in now.changes(previous):
         after = change.after
         if after is None:
             if not change.module:
                 get_logger().info("kernel gone", kernel=change.kernel)
         elif change.before is not None or after.verdict is not Verdict.EXCLUDED:
+            level = LEVELS.get(after.verdict, logging.INFO)
+            if level == logging.ERROR and (not change.module or _cause(after) in told):
+                level = logging.WARNING
+            told.add(_cause(after))
             get_logger().log(
-                LEVELS.get(after.verdict, logging.INFO),
+                level,
                 _event(change, after),
                 **({"module": change.module} if change.module else {}),
                 kernel=change.kernel,
@@ -84,6 +93,11 @@ def _boot_events(report: Report) -> set[tuple[str, str, str, str]]:
     if behind is not None:
         found.add(("older kernel still runs", behind.running, behind.fault.message, behind.fault.hint))
     return found
+
+
+def _cause(judgement: Judgement) -> tuple[str, str, str]:
+    """Return what judgements of the same cause have in common, as they are grouped elsewhere."""
+    return find_cause({"verdict": judgement.verdict.value, "problem": judgement.problem, "reason": judgement.reason})
 
 
 def _remembered(now: Report) -> set[str]:

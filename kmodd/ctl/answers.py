@@ -9,12 +9,15 @@ import argparse
 import contextlib
 import os
 from collections.abc import Iterable
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from ..core.documents.choosing import Document, check_names, choose
 from ..core.errors import Problem
 from . import DONE, FAILED, NOT_READY, terminal
 from .connection import ask
+
+if TYPE_CHECKING:
+    from ..core.model import Judgement, Target
 
 PENDING = "pending"  # is to be built, and nobody does it
 MASKS = "etc/kmodd/modules.d"  # in-root, where a link to /dev/null hides a module file of a package
@@ -64,6 +67,18 @@ def as_shown(document: Any, holder: Optional[str]) -> Any:
 def word(verdict: str, holder: Optional[str]) -> str:
     """Return a verdict as people read it, as as_shown does."""
     return PENDING if verdict == "building" and holder is None else verdict
+
+
+def as_row(target: Target, judgement: Judgement, holder: Optional[str]) -> Document:
+    """Return a target with its judgement as what is grouped, in the words that people read."""
+    return {
+        "module": target.module,
+        "kernel": target.kernel,
+        "verdict": word(judgement.verdict.value, holder),
+        "reason": judgement.reason,
+        "problem": judgement.problem,
+        "hint": judgement.hint,
+    }
 
 
 def read_verification(options: argparse.Namespace) -> Document:

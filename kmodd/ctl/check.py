@@ -13,13 +13,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Optional
 
+from ..core.documents.grouping import group
 from ..core.errors import Problem
 from ..core.model import Judgement, Target, Verdict
 from ..core.planner import find_refusals, make_guarding
 from ..core.rootwarnings import summarize
 from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
-from .answers import word
+from .answers import as_row
 from .daemonunit import UnitState, ask_unit
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
@@ -77,7 +78,7 @@ def grade(
     required = required_targets(seen.snapshot, targets)
     state = OK
     details: list[str] = []
-    lacking: dict[str, list[str]] = {}
+    rows = []  # of the targets that are not ready
     for target, judgement in targets.items():
         if judgement.verdict in (Verdict.READY, Verdict.EXCLUDED):
             unsafe = seen.snapshot.refusal(target)
@@ -90,11 +91,8 @@ def grade(
         passing = passing or (judgement.verdict is Verdict.WAITING and transaction is not None)
         graded = CRITICAL if target in required and target.kernel in grave and not passing else WARNING
         state = max(state, graded)
-        lacking.setdefault(target.kernel, []).append(f"{target.module} {word(judgement.verdict.value, seen.holder)}")
-        hint = f" -> {judgement.hint}" if judgement.hint else ""
-        details.append(
-            f"{WORDS[graded]}: {target}: {word(judgement.verdict.value, seen.holder)}, {judgement.reason}{hint}"
-        )
+        rows.append({**as_row(target, judgement, seen.holder), "grade": graded})
+    details += [f"{WORDS[one.rows[0]['grade']]}: {one.subject}: {one.text}" for one in group(rows, "grade")]
     for warning in warnings:
         state = max(state, WARNING)
         details.append(f"WARNING: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
@@ -102,7 +100,7 @@ def grade(
     state = max((state, *(graded for graded, _ in boot)))
     details += [f"{WORDS[graded]}: {text}" for graded, text in boot]
     counts = {verdict.value: sum(j.verdict is verdict for j in targets.values()) for verdict in COUNTED}
-    text = _summary(seen, targets, lacking, following, chosen)
+    text = _summary(seen, targets, rows, following, chosen)
     text += f"; {summarize(warnings)}" if warnings else ""
     text += f"; an rpm transaction is running (pid {transaction})" if transaction is not None else ""
     return Answer(state, text + ("" if seen.holder else "; kmodd is not running"), counts, tuple(details))
@@ -149,24 +147,29 @@ def _boot_findings(seen: Observed) -> list[tuple[int, str]]:
 
 
 def _summary(
-    seen: Observed, targets: dict[Target, Judgement], lacking: dict[str, list[str]], following: str, chosen: str
+    seen: Observed, targets: dict[Target, Judgement], rows: Sequence[Mapping[str, Any]], following: str, chosen: str
 ) -> str:
     if not seen.snapshot.modules and not seen.snapshot.broken:
         return "no modules are registered"
     held = [r for r, k in sorted(seen.snapshot.kernels.items()) if k.present and r in seen.snapshot.booting.held]
     more = f"; {', '.join(held)} held" if held else ""
-    if not lacking:
+    if not rows:
         kernels = len({target.kernel for target in targets})
         ready = sum(judgement.verdict is Verdict.READY for judgement in targets.values())
         return f"{ready} ready on {kernels} kernel{'s' if kernels != 1 else ''}{more}"
     word = {"default-boot": "boots next", "newest": "newest"}.get(chosen)
     parts = []
-    for release in sorted(lacking, key=lambda r: (r != following, r)):
+    for release in sorted({row["kernel"] for row in rows}, key=lambda r: (r != following, r)):
         marks = [word] if word and release == following else []
         marks += ["running"] if seen.snapshot.kernels[release].running else []
         mark = f" ({', '.join(marks)})" if marks else ""
-        parts.append(f"{release}{mark}: {', '.join(lacking[release])}")
+        parts.append(f"{release}{mark}: {', '.join(_lacking(rows, release))}")
     return "; ".join(parts) + more
+
+
+def _lacking(rows: Sequence[Mapping[str, Any]], release: str) -> list[str]:
+    """Return what a kernel lacks, such as "alpha failed", "33 modules waiting"."""
+    return [f"{one.modules} {one.verdict}" for one in group(row for row in rows if row["kernel"] == release)]
 
 
 def as_text(answer: Answer) -> str:

@@ -19,6 +19,7 @@ from ..control.client import Client
 from ..core import versions
 from ..core.actions import Wait
 from ..core.documents.choosing import check_kernel
+from ..core.documents.grouping import group
 from ..core.errors import Problem
 from ..core.model import Judgement, Snapshot, Target, Verdict
 from ..core.modulefile import seconds
@@ -27,7 +28,7 @@ from ..core.sysroot import Sysroot
 from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
-from .answers import word
+from .answers import as_row, word
 from .connection import PATIENCE, connect
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
@@ -212,7 +213,8 @@ def _remarks(finding: Finding, waits: bool) -> list[str]:
     if waits and finding.transaction is not None:
         remarks.append(f"waiting for the rpm transaction of pid {finding.transaction}")
     elif waits and not finding.is_open and not finding.hopeless:
-        names = ", ".join(f"{target.module} ({word(j.verdict.value, finding.holder)})" for target, j in finding.lacking)
+        groups = group(as_row(target, found, finding.holder) for target, found in finding.lacking)
+        names = ", ".join(f"{one.modules} ({one.verdict})" for one in groups)
         remarks.append(f"waiting for {names or 'depmod'} on {finding.kernel}")
     for warning in finding.warnings:
         remarks.append(f"warning: {warning['message']}" + (f" -> {warning['hint']}" if warning["hint"] else ""))
@@ -228,9 +230,9 @@ def _text(finding: Finding) -> str:
     if finding.is_open:
         return f"{finding.kernel}: ready, {judgement.reason}"
     lines = [f"{finding.kernel}: not ready, {word(judgement.verdict.value, finding.holder)}"]
-    for target, found in finding.lacking:
-        lines.append(f"  {target.module}: {word(found.verdict.value, finding.holder)}, {found.reason}")
-        lines += [f"      → {found.hint}"] if found.hint else []
+    for one in group(as_row(target, found, finding.holder) for target, found in finding.lacking):
+        lines.append(f"  {one.modules}: {one.verdict}, {one.reason}")
+        lines += [f"      → {one.hint}"] if one.hint else []
     return "\n".join(lines)
 
 

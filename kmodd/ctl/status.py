@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from ..core.documents.choosing import Document, check_names, choose
+from ..core.documents.grouping import group
 from . import terminal
 from .answers import PENDING, as_shown, clean, exit_code, read_status
 from .parser import Command, add_optional_target
@@ -18,6 +19,7 @@ from .terminal import paint
 
 WORST_FIRST = ("failed", "blocked", "waiting", "pending", "building", "ready", "excluded")
 CELL = max(map(len, WORST_FIRST)) + 2
+NOT_READY_WORDS = ("failed", "blocked", "waiting", "pending")
 KEYS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 PASSED_OVER = ("link-leads-out", "look-interrupted", "release-invalid", "source-name-invalid")  # of no module
 MOST = 3  # lines of a reason
@@ -128,37 +130,35 @@ def _cells(row: Iterable[tuple[str, int]]) -> str:
 
 # -- what is to be done ----------------------------------------------------------------------------------------------
 def _problems(document: Document) -> list[str]:
-    """Return one paragraph a problem: targets of the same verdict, reason and hint are one."""
-    groups: dict[tuple[str, str, str], list[Document]] = {}
-    for target in document["targets"]:
-        verdict = target["verdict"]
-        if verdict in ("failed", "blocked", "waiting", "pending"):
-            groups.setdefault((verdict, target["reason"], advice(target)), []).append(target)
-        stale = target.get("stale_in_memory")
-        if stale:
-            groups.setdefault(("stale", f"stale in memory: {stale['reason']}", stale["hint"]), []).append(target)
-        refused = target.get("init_refused")
-        if refused:
-            groups.setdefault(("note", refused["reason"], ""), []).append(target)
-        for warning in target["warnings"]:
-            groups.setdefault(("warning", warning, ""), []).append(target)
-    said = {reason for _, reason, _ in groups}
+    """Return one paragraph a problem, whatever number of targets has it."""
+    rows = [row for target in document["targets"] for row in _rows(target)]
     lines = []
-    order = (*WORST_FIRST, "stale", "warning", "note")
-    for (verdict, reason, hint), targets in sorted(groups.items(), key=lambda item: order.index(item[0][0])):
-        lines += _paragraph("", verdict, f"{_subject(targets)}: {reason}", hint)
-        if verdict in ("failed", "waiting"):
-            lines += [f"    {text}" for text in _next_try(targets)]
+    for one in group(rows):
+        lines += _paragraph("", one.verdict, f"{one.subject}: {one.reason}", one.hint)
+        if one.verdict in ("failed", "waiting"):
+            lines += [f"    {text}" for text in _next_try(one.rows)]
     for warning in document.get("warnings", ()):
         lines += _paragraph("", "warning", warning["message"], warning["hint"])
     behind = document.get("behind")
     if behind:
         lines += _paragraph("", "warning" if behind["held"] is not None else "note", behind["message"], behind["hint"])
+    said = {row["reason"] for row in rows}
     for broken in document["problems"]:
         if broken["message"] not in said:
             level = "warning" if broken["problem"] in PASSED_OVER else "failed"
             lines += _paragraph("", level, broken["message"], broken["hint"])
     return lines
+
+
+def _rows(target: Document) -> list[Document]:
+    """Return what there is to be said of a target, as what is grouped."""
+    rows = [{**target, "hint": advice(target)}] if target["verdict"] in NOT_READY_WORDS else []
+    stale, refused = target.get("stale_in_memory"), target.get("init_refused")
+    said = [("stale", f"stale in memory: {stale['reason']}", stale["hint"])] if stale else []
+    said += [("note", refused["reason"], "")] if refused else []
+    said += [("warning", warning, "") for warning in target["warnings"]]
+    about = {"module": target["module"], "kernel": target["kernel"]}
+    return [*rows, *({**about, "verdict": word, "reason": reason, "hint": hint} for word, reason, hint in said)]
 
 
 def _paragraph(indent: str, verdict: str, text: str, hint: str) -> list[str]:
@@ -170,17 +170,7 @@ def _paragraph(indent: str, verdict: str, text: str, hint: str) -> list[str]:
     return lines
 
 
-def _subject(targets: Sequence[Document]) -> str:
-    modules = _list(sorted({target["module"] for target in targets}), "modules")
-    kernels = list(dict.fromkeys(target["kernel"] for target in targets))
-    return f"{modules} on {_list(kernels, 'kernels')}"
-
-
-def _list(names: Sequence[str], what: str) -> str:
-    return ", ".join(names) if len(names) <= 2 else f"{len(names)} {what}"
-
-
-def _next_try(targets: Sequence[Document]) -> list[str]:
+def _next_try(targets: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return when the first of some targets is tried again by itself, as a line or none."""
     times = [target["next_try"] for target in targets if target.get("next_try") is not None]
     return [f"tried again at {terminal.moment(min(times))}, or now by kmoddctl sync"] if times else []

@@ -76,7 +76,7 @@ def test_all_ways_tell_the_same(world: World, mailbox: Path) -> None:
     assert ({"module": "bad", "kernel": k}, 1) in found["kmodd_build_failures"]
     assert all(seconds > 0 for _, seconds in found["kmodd_build_duration_seconds"])
     assert stat.S_IMODE((world.root / TEXTFILE.lstrip("/")).stat().st_mode) == 0o644
-    assert motd.read_text() == f"kmodd: not ready: bad for {k} (failed). See: kmoddctl status\n"
+    assert motd.read_text() == f"kmodd: not ready: bad on {k} (failed). See: kmoddctl status\n"
     if os.geteuid() == 0:
         assert (mailbox / "uid").read_text() == "65534\n"
     (change,) = [c for one in letters(mailbox) for c in one["changes"] if c["module"] == "bad"]

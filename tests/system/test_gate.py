@@ -96,7 +96,7 @@ def test_gate_and_check_look_at_the_kernel_that_boots_next(world: World) -> None
     assert done.stdout.startswith(f"KMODD CRITICAL - {world.releases.other} (boots next): alpha waiting; ")
     world.sync()
     motd = (world.root / "run/motd.d/kmodd").read_text()
-    assert f"alpha for {world.releases.other} (waiting, which boots next)" in motd
+    assert f"alpha on {world.releases.other} (waiting, which boots next)" in motd
 
 
 def test_gate_is_shut_during_an_rpm_transaction(world: World) -> None:
@@ -208,7 +208,7 @@ def test_check_tells_an_ordinary_user_all_states(world: World) -> None:
     done = as_nobody(world, "check")
     assert done.returncode == 1
     assert done.stdout.startswith(f"KMODD WARNING - {world.kernel} (newest): bad failed | ")
-    assert f"WARNING: bad for {world.kernel}: failed, bad.c:1:2: error: #error no" in done.stdout
+    assert f"WARNING: bad on {world.kernel}: failed, bad.c:1:2: error: #error no" in done.stdout
 
     world.registry("bad").write_text('[source]\npath = "/usr/src/bad-1.0"\n')
     done = as_nobody(world, "check", "--default")

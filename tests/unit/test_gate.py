@@ -166,7 +166,7 @@ def test_check_prints_one_line_with_performance_data_and_then_details() -> None:
         "ready=1;;;0;2 building=0;;;0;2 waiting=1;;;0;2 blocked=0;;;0;2 failed=0;;;0;2"
     )
     assert details == [
-        f"CRITICAL: m for {K}: waiting, kernel-devel for {K} is not installed -> dnf install kernel-devel"
+        f"CRITICAL: m on {K}: waiting, kernel-devel for {K} is not installed -> dnf install kernel-devel"
     ]
     text = check.as_text(check.grade(seen(settled()), asked(), None))
     assert text.startswith("KMODD OK - 1 ready on 1 kernel | ready=1")

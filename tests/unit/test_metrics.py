@@ -105,7 +105,7 @@ def test_files_follow_the_reports(alerts: Alerts, tmp_path: Path) -> None:
     textfile, motd = tmp_path / "var/metrics/kmodd.prom", tmp_path / "run/motd.d/kmodd"
     alerts(None, report(WAITING))
     assert 'verdict="waiting"} 1' in textfile.read_text()
-    assert motd.read_text() == f"kmodd: not ready: m for {K} (waiting). See: kmoddctl status\n"
+    assert motd.read_text() == f"kmodd: not ready: m on {K} (waiting). See: kmoddctl status\n"
     assert (textfile.stat().st_mode & 0o777, motd.stat().st_mode & 0o777) == (0o644, 0o644)
     before = motd.stat().st_ino
     alerts(None, report(WAITING))
@@ -149,7 +149,7 @@ def test_motd_names_what_boots_next_first_and_not_too_much() -> None:
     text = line(report(two(broken=(broken("zz"),))))
     marked = "which boots next"
     assert text == (
-        f"kmodd: not ready: zz for {K} (failed, {marked}), m0 for {K} (building, {marked}), "
-        f"m1 for {K} (building, {marked}) and 7 more. See: kmoddctl status\n"
+        f"kmodd: not ready: zz on {K} (failed, {marked}), 4 modules on {K} (building, {marked}), "
+        f"zz on {K2} (failed) and 1 more. See: kmoddctl status\n"
     )
     assert line(report(settled())) == "" == line(report(Snapshot()))

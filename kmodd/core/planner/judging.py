@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..actions import BuildModule, InstallModule, RunDepmod, Wait
+from ..documents.grouping import KEPT
 from ..model import UNREAD, UNSAFE, BrokenFile, Judgement, Snapshot, Target, Verdict
 from ..reloadplan import find_refusal
 from .decisions import Deciding, Excluded, Failed, Settled, Unknown
@@ -40,7 +41,7 @@ class Judging:
     def _judge(self, target: Target) -> Judgement:
         decision = self.deciding.decide(target)
         record = self.snapshot.of(target).record
-        kept = "; the previous build stays installed" if record and record.installed else ""
+        kept = KEPT if record and record.installed else ""
         if self.snapshot.of(target).running:
             return Judgement(Verdict.BUILDING, "is being built")
         rule = decision.rule
