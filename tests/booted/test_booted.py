@@ -179,7 +179,7 @@ def test_metrics_motd_and_command_work_within_the_unit(machine: Machine, reposit
     assert f"uid {machine.run('id', '-u', 'kmodd-build').strip()}" in said() and "no network" in said()
     labels = f'module="mute",kernel="{repository.new}",verdict="failed"'
     machine.wait(lambda: f"kmodd_target_verdict{{{labels}}} 1\n" in machine.run("cat", metrics), "the metrics")
-    assert f"mute for {repository.new} (failed" in machine.run("cat", "/run/motd.d/kmodd")
+    assert f"mute on {repository.new} (failed" in machine.run("cat", "/run/motd.d/kmodd")
     checked = machine.run("setpriv", "--reuid=nobody", "--clear-groups", "kmoddctl", "check", check=False)
     assert re.match(rf"KMODD CRITICAL - .*{re.escape(repository.new)}.*: mute failed", checked)
     assert "not ready, failed" in machine.run("kmoddctl", "gate", "--kernel", repository.new, check=False)

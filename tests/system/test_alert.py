@@ -124,7 +124,7 @@ def test_sync_without_a_daemon_writes_the_files(world: World) -> None:
     world.settings(f'[metrics]\ntextfile = "{TEXTFILE}"\n')
     world.add("bad", BAD)
     world.sync()
-    assert verdict_of(world, "bad") == "failed" and "bad for" in motd.read_text()
+    assert verdict_of(world, "bad") == "failed" and "bad on" in motd.read_text()
     world.registry("bad").unlink()
     world.add("alpha")
     world.sync()
