@@ -89,7 +89,8 @@ ABSOLUTE = re.compile(r"/(?:bin|boot|dev|etc|lib|opt|proc|root|run|sbin|srv|sys|
 STARTERS = re.compile(
     r"\bsubprocess\b|\bos\.(?:system|popen|exec\w+|spawn\w+|posix_spawn\w*|fork\w*)\b|create_subprocess"
 )
-STARTING = ("kmodd/system/run.py", "kmodd/system/spawn.py")
+#: The last one is a program of its own, run by `run`, which feeds decompressors.
+STARTING = ("kmodd/system/run.py", "kmodd/system/spawn.py", "kmodd/host/initramfschild.py")
 LONGEST = 600  # lines of a file
 LONGEST_FUNCTION = 60  # lines
 LONGEST_CLASS = 200  # lines

@@ -9,8 +9,10 @@ again. Must not: run inside an rpm transaction, or decide that it is due.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +21,16 @@ from typing import Optional
 from ..core.booting import Booting, Hold
 from ..core.errors import Problem
 from ..core.grubenv import render
+from ..core.initramfs import OnDisk, find_stale
 from ..core.sysroot import Sysroot
-from ..deploy.bootimage import check_image, make_image
+from ..deploy.bootimage import make_image
 from ..deploy.grubenv import GrubEnvironment
 from ..deploy.kernelinstall import install_kernel, settle_boot
 from ..host.bootloader import BootReader
 from ..host.bootstate import BootStateReader, read_hold
-from ..system.files import explained, make_directory, remove_file, replace_file
+from ..host.initramfs import InitramfsReader
+from ..host.loaded import Identity, read_identity
+from ..system.files import digest_file, explained, make_directory, remove_file, replace_file
 from ..system.log import get_logger
 
 
@@ -38,6 +43,7 @@ class Release:
         self.release = release
         self.installed = installed
         self.reader = BootStateReader(sysroot, BootReader(sysroot))
+        self.images = InitramfsReader(sysroot)
         self.mark = sysroot.held / release
         self.environment: Optional[GrubEnvironment] = None
         self.copy = GrubEnvironment(sysroot.releasing.with_name("grubenv"))
@@ -55,7 +61,7 @@ class Release:
         hold = self._begin()
         with self._marked():
             if self.environment is not None:
-                await make_image(self.sysroot, self.release, self._largest(before))
+                await make_image(self.sysroot, self.release, self._largest(before), self._check_image)
                 self._keep_default(before, self.environment)
             await self._install(image)
             await self._check(self.reader.read(self.installed))
@@ -133,7 +139,10 @@ class Release:
         if entry.fault is not None:
             raise Problem("initramfs-failed", entry.fault.message, entry.fault.hint, transient=True)
         for path in entry.initrds:
-            await check_image(self.sysroot.resolve(path))
+            await self._check_image(path)
+
+    async def _check_image(self, path: str) -> None:
+        await check_image(self.images, self.release, path)
 
     def _largest(self, before: Booting) -> int:
         """Return the bytes of the largest initramfs that an entry names."""
@@ -143,3 +152,33 @@ class Release:
                 with contextlib.suppress(OSError):
                     sizes.append(self.sysroot.resolve(path).stat().st_size)
         return max(sizes)
+
+
+async def check_image(images: InitramfsReader, release: str, path: str) -> None:
+    """Read an initramfs (in-root path) to its end, and compare its copies of the kernel's extra/ with that.
+
+    Raises Problem initramfs-failed, and transient ones.
+    """
+    try:
+        installed = await asyncio.to_thread(_installed, images.sysroot, release)
+        image = await images.read(path, [item.name for item in installed])
+    except OSError as error:
+        text = f"the initramfs {path} cannot be compared: {error.filename}: {error.strerror}"
+        raise Problem("initramfs-failed", text, "dracut --force", transient=True) from error
+    said = image.fault.message if image.fault else "; ".join(find_stale(image, release, installed))
+    if said:
+        raise Problem("initramfs-failed", said, f"dracut --force --kver {release}", transient=True)
+
+
+def _installed(sysroot: Sysroot, release: str) -> list[OnDisk]:
+    """Return the objects below a kernel's extra/. Raises OSError."""
+    found = []
+    top = sysroot.kernel(release)
+    for directory, _, names in os.walk(top / "extra"):
+        for name in sorted(names):
+            if ".ko" in name:
+                path = Path(directory, name)
+                identity = read_identity(path.read_bytes()) if name.endswith(".ko") else Identity()
+                inside = str(path.relative_to(top))
+                found.append(OnDisk(inside, digest_file(path), identity.build_id, identity.srcversion))
+    return found

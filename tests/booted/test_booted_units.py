@@ -118,19 +118,3 @@ def test_a_daemon_that_gave_up_is_told_and_tried_again_when_a_kernel_comes(
     machine.run("systemctl", "daemon-reload")
     machine.run("/usr/lib/kmodd/ring")
     machine.wait(lambda: machine.active("kmodd") == "active", "it to be tried again")
-
-
-def test_check_is_not_well_where_the_daemon_is_to_run_and_does_not(machine: Machine, repository: Repository) -> None:
-    def said() -> str:
-        return machine.run("kmoddctl", "check", check=False)
-
-    machine.wait(lambda: machine.active("kmodd") == "active", "the daemon")
-    assert "kmodd.service" not in said()
-    machine.run("systemctl", "stop", "kmodd")
-    assert "kmodd.service is inactive, so that new kernels get no modules" in said()
-    assert said().startswith(("KMODD WARNING", "KMODD CRITICAL"))
-    machine.run("systemctl", "disable", "kmodd")
-    assert "kmodd.service" not in said()
-    machine.run("systemctl", "enable", "--now", "kmodd")
-    machine.wait(lambda: machine.active("kmodd") == "active", "the daemon")
-    assert "kmodd.service" not in said()

@@ -34,9 +34,10 @@ from kmodd.core.booting import BootEntry  # noqa: E402
 from kmodd.core.errors import Problem  # noqa: E402
 from kmodd.core.guardfile import guard_text  # noqa: E402
 from kmodd.core.sysroot import Sysroot  # noqa: E402
-from kmodd.deploy.bootimage import check_image  # noqa: E402
 from kmodd.host.bootloader import BootReader  # noqa: E402
 from kmodd.host.bootstate import BootStateReader  # noqa: E402
+from kmodd.host.initramfs import InitramfsReader  # noqa: E402
+from kmodd.reconcile.release import check_image  # noqa: E402
 from kmodd.system.files import replace_file  # noqa: E402
 
 OLD, NEW = "5.14.0-70.el9.x86_64", "5.14.0-427.el9.x86_64"
@@ -187,7 +188,7 @@ class Server:
             return release, "its kernel is not whole"
         for path in entry.initrds:
             try:
-                asyncio.run(check_image(sysroot.resolve(path)))
+                asyncio.run(check_image(InitramfsReader(sysroot), release, path))
             except Problem as problem:
                 return release, problem.message
         if not entry.initrds:
