@@ -7,6 +7,7 @@ the case really is what its name says.
 from __future__ import annotations
 
 import re
+import struct
 from dataclasses import dataclass
 from typing import Callable
 
@@ -122,7 +123,27 @@ def delete_own_provider(server: Server, _module: str) -> None:
 
 
 def delete_kernel_provider(server: Server, _module: str) -> None:
-    (server.root / "lib/modules" / server.releases[0] / "kernel/lib/crc7.ko").unlink()
+    kernel_provider(server).unlink()
+
+
+def unsign_kernel_provider(server: Server, _module: str) -> None:
+    """Cut the signature off the kernel's own module: its trailer ends with the length, 12 bytes and the mark."""
+    path = kernel_provider(server)
+    content = path.read_bytes()
+    (server.top / path.name).write_bytes(content)
+    assert content.endswith(SIGNATURE)
+    (length,) = struct.unpack(">I", content[-len(SIGNATURE) - 4 : -len(SIGNATURE)])
+    path.write_bytes(content[: -len(SIGNATURE) - 12 - length])
+
+
+def resign_kernel_provider(server: Server) -> None:
+    """Put the kernel's own module back."""
+    path = kernel_provider(server)
+    path.write_bytes((server.top / path.name).read_bytes())
+
+
+def kernel_provider(server: Server) -> Path:
+    return server.root / "lib/modules" / server.releases[0] / "kernel/lib/crc7.ko"
 
 
 def change_provider(server: Server, _module: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from cases import (
     CONSUMER,
+    CRC7,
     GOOD,
     KEY_REJECTED,
     OTHER,
@@ -24,7 +25,9 @@ from cases import (
     change_content,
     edit,
     remove_signature,
+    resign_kernel_provider,
     sign_by_other,
+    unsign_kernel_provider,
 )
 from ground import privateroot, trusted
 from guest import Ran, run_inside
@@ -37,7 +40,8 @@ pytestmark = [pytest.mark.vm, pytest.mark.trusted]
 CONTROL = "crc16"  # the kernel's own, signed when it was built
 SIGNED, LOCKED = "module.sig_enforce=1", "lockdown=integrity"
 UNSIGNED, FOREIGN, CHANGED, EDITED = (Source(name) for name in ("unsigned_one", "foreign_key", "changed", "edited"))
-ALL = (GOOD, PROVIDER, CONSUMER, UNSIGNED, FOREIGN, CHANGED, EDITED)
+USER = Source("user_of_crc7", CRC7, 'crc7_be(0, "x", 1)')
+ALL = (GOOD, PROVIDER, CONSUMER, UNSIGNED, FOREIGN, CHANGED, EDITED, USER)
 TRUSTED, REJECTED = {"kernel": OURS, "verdict": "ready"}, {"kernel": REFUSED, "said": KEY_REJECTED}
 RESTRICTED = {"kernel": REFUSED, "said": "unsigned module loading is restricted"}  # what lockdown says of both
 
@@ -53,6 +57,7 @@ BOOTS: dict[str, tuple[str, tuple[Case, ...]]] = {
             Case("  signed by another key", FOREIGN, spoil=sign_by_other, **REJECTED),
             Case("  signed, then changed", CHANGED, spoil=change_content, **REJECTED),
             Case("  edited on disk", EDITED, spoil=edit, **REJECTED),
+            Case("  its provider in the kernel is unsigned", USER, spoil=unsign_kernel_provider, **REJECTED),
         ),
     ),
     "lockdown": (
@@ -116,6 +121,7 @@ def found() -> Iterator[Found]:
         server.depmod()
         for boot_name in ("rsa", "lockdown"):
             look(server, boot_name, rows, reports)
+        resign_kernel_provider(server)
         rotate(server, "/etc/pki/ecdsa.key", "/etc/pki/ecdsa.x509")
         server.sync()
         look(server, "rotated", rows, reports)
