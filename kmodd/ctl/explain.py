@@ -21,10 +21,11 @@ OTHERS = 5  # earlier attempts that are listed
 def run_explain(options: argparse.Namespace) -> int:
     """kmoddctl explain MODULE [--kernel R]"""
     story = read_story(options)
+    holder = story.pop("holder", "kmodd")  # the daemon itself says nothing of a holder, and JSON has none
     if options.json:
         print(json.dumps(story, indent=1))
     else:
-        shown = as_shown(clean(story), story.get("holder", "kmodd"))  # the daemon itself says nothing of a holder
+        shown = as_shown(clean(story), holder)
         print("\n\n".join("\n".join(part) for part in (_module(shown), *map(_target, shown["targets"]))))
     return exit_code(story["targets"], of_module=True)
 

@@ -1,7 +1,9 @@
-"""The key that the settings in force name. Must not: read it; sign does."""
+"""The key that the settings in force name, and whether it signs. Must not: read it; sign does."""
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from typing import Optional
 
@@ -12,6 +14,10 @@ from ..core.rootwarnings import KEY
 from ..core.settings import Settings, SettingsSource
 from ..core.sysroot import Sysroot
 from ..sign import Keyring
+from ..system.files import read_own, replace_file
+
+SCHEMA = 1
+LARGEST = 4096  # bytes of what is remembered
 
 
 class KeySource:
@@ -20,6 +26,7 @@ class KeySource:
     def __init__(self, sysroot: Sysroot, settings: SettingsSource) -> None:
         self.sysroot = sysroot
         self.settings = settings
+        self.memory = sysroot.cache / "key.json"
         self._opened = (settings.now.sign, open_keyring(sysroot, settings.now))
 
     @property
@@ -34,11 +41,29 @@ class KeySource:
         fault = keyring.signer().fault
         if fault is None and os.geteuid() == 0:
             try:
-                await keyring.check()
+                await self._check(keyring)
             except Problem as problem:
                 return problem.fault if problem.code.startswith(KEY) else None
         untold = (FIRST_KEY,) if os.geteuid() == 0 else (FIRST_KEY, "signing-key-unreadable")
         return fault if fault is not None and fault.problem not in untold else None
+
+    async def _check(self, keyring: Keyring) -> None:
+        """Check that the key signs, unless the same files did so in an earlier process. Raises Problem."""
+        keyring.secret()
+        pair = None
+        with contextlib.suppress(OSError):
+            pair = keyring.find_pair()
+        if pair is None or pair != self._read():
+            await keyring.check()
+            if pair is not None:
+                with contextlib.suppress(OSError):  # where the cache can be written
+                    replace_file(self.memory, json.dumps({"schema": SCHEMA, "pair": pair}).encode())
+
+    def _read(self) -> object:
+        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
+            found = json.loads(read_own(self.memory, LARGEST))
+            return found["pair"] if found["schema"] == SCHEMA else None
+        return None
 
 
 def open_keyring(sysroot: Sysroot, settings: Settings) -> Keyring:

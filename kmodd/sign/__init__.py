@@ -199,6 +199,13 @@ class Keyring:
         """Check that the private key can be used and belongs to the certificate. Raises Problem."""
         await self._check_pair(self.secret())
 
+    def find_pair(self) -> Optional[list[list[int]]]:
+        """Return what changes with the files that the check is of, as JSON has it; None for a token. Raises OSError."""
+        if self.is_token:
+            return None
+        paths = [self.private, self.certificate, *([self.passphrase_file] if self.passphrase_file else [])]
+        return [list(stat_signature(self.sysroot.resolve(path))) for path in paths]
+
     async def _check_pair(self, secret: Mapping[str, str]) -> None:
         """Check that key and certificate belong together, if one changed since. Raises Problem."""
         if self.is_token:

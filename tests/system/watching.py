@@ -25,6 +25,7 @@ WATCHERS: dict[Triggers, Watcher] = {}
 USUAL = (
     "lib/modules", "usr/src/kernels", "var/lib/rpm", "etc/kmodd/modules.d", "etc/kmodd/keys",
     "usr/lib/kmodd/modules.d", "etc/modprobe.d", "etc/modules-load.d", "etc/depmod.d", "run/kmodd",
+    "boot/loader/entries", "var/lib/kmodd/boot/held",
 )  # fmt: skip
 
 
