@@ -21,6 +21,7 @@ from ..core.settings import SettingsSource
 from ..core.sysroot import Sysroot
 from ..system.deleting import delete_tree
 from ..system.files import explained, make_directory
+from ..system.threads import finish_in_thread
 from . import ccoption, failure, owncommand, sandbox
 from .compiler import Compiler
 from .jobserver import Jobserver
@@ -99,7 +100,7 @@ class Builder:
         if spec.archive is not None:
             name = f"{spec.module.path}: source.{source.kind}: {source.place}"
             await unpack(workspace, spec.archive, name, 1 if source.strip is None else source.strip)
-        await asyncio.to_thread(method.prepare)
+        await finish_in_thread(method.prepare)
         warnings = await self._patch(spec, workspace, method)
         symvers = _copy_symvers(spec)
         workspace.say(f"{spec.module.name} for {spec.kernel.release}, compiler {spec.compiler.version}")
@@ -113,7 +114,7 @@ class Builder:
         found = await asyncio.to_thread(method.collect, begun)
         await self._check(spec, workspace, found)
         symbols = await asyncio.to_thread(read_symvers, spec.top, list(dict.fromkeys(found.symvers)), found.most)
-        objects = await asyncio.to_thread(method.keep, found.objects)
+        objects = await finish_in_thread(method.keep, found.objects)
         for step in method.last_steps():
             await self._run_step(workspace, step, spec, until)
         return BuildResult(tuple(objects), symbols, tuple(warnings))

@@ -6,7 +6,6 @@ already is left out with a warning. Must not: decide which patches a kernel gets
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import stat
@@ -17,6 +16,7 @@ from ..core.errors import Problem
 from ..core.model import Fault
 from ..core.modulefile import Patch
 from ..system.files import explained, make_directory
+from ..system.threads import finish_in_thread
 from .diff import Hunk, Outside, Piece, parse
 from .sandbox import WORK
 from .workspace import TEMPORARY, Workspace
@@ -38,7 +38,7 @@ async def apply(
     warnings = []
     for number, (path, patch) in enumerate(patches):
         name = f"{place}: {patch.file}"
-        patching = await asyncio.to_thread(_Patching, workspace, number, path, patch, name, directory)
+        patching = await finish_in_thread(_Patching, workspace, number, path, patch, name, directory)
         if not await patching.apply():
             workspace.say(f"{patch.file} is applied already")
             text = f"{patch.file} is left out, since the source has it already"

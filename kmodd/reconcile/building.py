@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Optional
 
@@ -25,6 +24,7 @@ from ..kbuild.logfiles import ENDING
 from ..kbuild.method import BuildSpec
 from ..system.files import explained
 from ..system.log import get_logger
+from ..system.threads import finish_in_thread
 from .attempts import Attempts
 from .inputprobe import InputProbe
 from .logkeeping import LogKeeper
@@ -126,7 +126,7 @@ class Building:
             await asyncio.to_thread(self.reserve.check, sum(path.stat().st_size for path in made.objects))
             with explained(f"storing the objects of {target}"):
                 where = self.sysroot.inside(path)
-                await _whole(self._keep, action, snapshot, made, compiler.version, began, where)
+                await finish_in_thread(self._keep, action, snapshot, made, compiler.version, began, where)
             return made.warnings
         finally:
             await asyncio.to_thread(self.builder.drop_scratch, scratch)
@@ -170,16 +170,6 @@ class Building:
                 }
             )
         )
-
-
-async def _whole(work: Callable[..., None], *words: object) -> None:
-    """Do some work in a thread, to its end also where it is cancelled: what it reads is deleted then."""
-    task = asyncio.ensure_future(asyncio.to_thread(work, *words))
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 def _first_error(log: Optional[Path]) -> Optional[FirstError]:

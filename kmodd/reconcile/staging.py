@@ -25,6 +25,7 @@ from ..sources import SourceReader
 from ..sources.kernelsource import companions
 from ..system.files import explained
 from ..system.log import get_logger
+from ..system.threads import finish_in_thread
 from .srpmsignatures import Signatures
 
 
@@ -69,7 +70,7 @@ class Staging:
         source-changed.
         """
         owner = self.builder.owners[scratch]
-        patches, others = await asyncio.to_thread(
+        patches, others = await finish_in_thread(
             self.sources.copy_beside, module, kernel.release, scratch / "beside", planned
         )
         patched: set[str] = set()
@@ -78,7 +79,7 @@ class Staging:
             async with self._unpacking.setdefault(kernel.source_package, asyncio.Lock()):
                 if await asyncio.to_thread(self.sources.kernel.lacks, kernel, companions(module) | patched):
                     await self._unpack(kernel, log, modules, kernels, companions(module) | patched)
-        archive = await asyncio.to_thread(
+        archive = await finish_in_thread(
             self.sources.copy, module, scratch / "source", owner, planned.get("source"), kernel, patched
         )
         return Staged(tuple(patches), tuple(others), tuple(sorted(patched)), archive)
@@ -94,8 +95,8 @@ class Staging:
         try:
             for module in modules.values():
                 if self.sources.kind(module).comes_as_package:
-                    wanted |= companions(module) | await asyncio.to_thread(self._wanted, module, kernel, scratch)
-            digest, srpm = await asyncio.to_thread(self._copy_srpm, kernel, scratch)
+                    wanted |= companions(module) | await finish_in_thread(self._wanted, module, kernel, scratch)
+            digest, srpm = await finish_in_thread(self._copy_srpm, kernel, scratch)
             signed = not await self.signatures.find_fault(srpm, digest)
             if not signed and not self.signatures.allow_unsigned:
                 raise Problem("source-changed", f"{name} was signed, and no longer is")
