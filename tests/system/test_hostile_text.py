@@ -139,10 +139,15 @@ def test_commands_beside_a_daemon_let_through_nothing(hostile: World) -> None:
     watch = threading.Thread(
         target=lambda: watched.append(on_terminal(hostile, ["watch"], until="error", TERM="xterm"))
     )
-    rebuild = threading.Thread(target=lambda: hostile.ctl("rebuild", "evil"))
-    for thread in (watch, rebuild):
+
+    def rebuild() -> None:
+        while watch.is_alive():  # it may have come too late for the first one
+            hostile.ctl("rebuild", "evil")
+
+    rebuilding = threading.Thread(target=rebuild)
+    for thread in (watch, rebuilding):
         thread.start()
-    for thread in (rebuild, watch):
+    for thread in (watch, rebuilding):
         thread.join(LIMIT)
     assert not UNSEEN.search(OWN.sub("", watched[0])) and r"\x1b[2J" in watched[0], watched[0]
     for words in COMMANDS:
