@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Optional
 
 from .. import __version__
-from ..core.model import Policy, Verdict
-from ..core.planner import make_guarding
+from ..core.model import Verdict
 from ..core.report import Report
 from ..core.settings import SettingsSource
 from ..core.sysroot import Sysroot
@@ -63,7 +62,7 @@ def render(report: Report) -> str:
 def _samples(report: Report) -> dict[str, Samples]:
     kernels, targets = report.snapshot.kernels, sorted(report.judgements.items())
     modules = report.snapshot.modules
-    standings = make_guarding(report.snapshot, Policy(), report.looked, report.judgements).standings()
+    standings = report.guarding.standings()
     names = {target: {"module": target.module, "kernel": target.kernel} for target, _ in targets}
     attempts = {t: r.attempt for t, r in sorted(report.snapshot.records.items()) if r.attempt and t in names}
     return {

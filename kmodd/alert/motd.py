@@ -6,8 +6,7 @@ import contextlib
 from typing import Optional
 
 from ..core.documents.grouping import group
-from ..core.model import Policy, Verdict
-from ..core.planner import make_guarding
+from ..core.model import Verdict
 from ..core.report import Report
 from ..core.rootwarnings import find_warnings, summarize, warning_rows
 from ..core.sysroot import Sysroot
@@ -56,7 +55,7 @@ def line(report: Report) -> str:
     )
     lacking.sort(key=lambda one: bool(one.rows[0]["elsewhere"]))
     warning = summarize(warning_rows(find_warnings(report.snapshot)))
-    behind = make_guarding(report.snapshot, Policy(), report.looked, report.judgements).find_behind()
+    behind = report.guarding.find_behind()
     held = f"kmodd: {behind.fault.message}. See: kmoddctl boot\n" if behind is not None and behind.held else ""
     if not lacking:
         return (f"kmodd: {warning}. See: kmoddctl status\n" if warning else "") + held

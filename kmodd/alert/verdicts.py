@@ -12,8 +12,7 @@ import logging
 from typing import Optional
 
 from ..core.documents.grouping import find_cause
-from ..core.model import Judgement, Policy, Target, Verdict
-from ..core.planner import make_guarding
+from ..core.model import Judgement, Target, Verdict
 from ..core.report import Change, Report
 from ..core.rootwarnings import find_warnings
 from ..system.log import get_logger
@@ -83,7 +82,7 @@ def log_boot(previous: Optional[Report], now: Report) -> None:
 
 def _boot_events(report: Report) -> set[tuple[str, str, str, str]]:
     """Return the events that hold now: event, kernel, message and hint."""
-    guarding = make_guarding(report.snapshot, Policy(), report.looked, report.judgements)
+    guarding = report.guarding
     found = {(BOOT_EVENTS[fault.problem], "", fault.message, fault.hint) for fault in guarding.faults()}
     for standing in guarding.standings().values():
         if standing.held is not None:

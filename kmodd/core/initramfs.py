@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Optional
 
 from .fault import Fault
-from .modulefile import canonical
+from .modulefile import object_name
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,6 @@ class ImageObject:
     """
 
     path: str
-    size: int
     sha256: str
     build_id: str = ""
     srcversion: str = ""
@@ -29,7 +28,7 @@ class ImageObject:
     @property
     def name(self) -> str:
         """Return its canonical name."""
-        return canonical(self.path.rpartition("/")[2].partition(".ko")[0])
+        return object_name(self.path)
 
 
 @dataclass(frozen=True)
@@ -37,9 +36,8 @@ class Image:
     """What was read of an initramfs.
 
     formats: of its parts in order, such as ("cpio", "zstd"). objects: by path. options: the sha256 of each file of
-    modprobe.d by its path. nested: what of it
-    was not looked into, such as a file system image in it. fault: why it, or the rest
-    of it, could not be read.
+    modprobe.d by its path. nested: what of it was not looked into, such as a file system image. fault: why it, or the
+    rest of it, could not be read.
     """
 
     path: str
@@ -54,10 +52,13 @@ class Image:
         """Tell whether what is not listed is not in it."""
         return self.fault is None and not self.nested
 
-    def named(self, name: str, release: str) -> list[ImageObject]:
-        """Return the objects of a canonical name for a kernel release."""
-        place = f"lib/modules/{release}/"
-        return [item for path, item in sorted(self.objects.items()) if place in path and item.name == name]
+    def named(self, release: str) -> dict[str, list[ImageObject]]:
+        """Return the objects for a kernel release by their canonical names."""
+        found: dict[str, list[ImageObject]] = {}
+        for path, item in sorted(self.objects.items()):
+            if f"lib/modules/{release}/" in path:
+                found.setdefault(item.name, []).append(item)
+        return found
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ class OnDisk:
 
     @property
     def name(self) -> str:
-        return canonical(self.path.rpartition("/")[2].partition(".ko")[0])
+        return object_name(self.path)
 
 
 def is_same(installed: OnDisk, found: ImageObject) -> bool:
@@ -88,9 +89,9 @@ def is_same(installed: OnDisk, found: ImageObject) -> bool:
 
 def find_stale(image: Image, release: str, installed: Iterable[OnDisk]) -> list[str]:
     """Return what is said of each copy in a kernel's image that is not the object that is installed."""
-    said = []
+    said, named = [], image.named(release)
     for item in installed:
-        for found in image.named(item.name, release):
+        for found in named.get(item.name, ()):
             if not is_same(item, found):
                 what = "the kernel's own" if "/kernel/" in found.path else "another build of"
                 said.append(f"{image.path} has {what} {item.name} ({found.path}), which would be loaded at boot")

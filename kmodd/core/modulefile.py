@@ -26,6 +26,11 @@ def canonical(name: str) -> str:
     return name.replace("-", "_")
 
 
+def object_name(path: str) -> str:
+    """Return the canonical name of the module that a file (name.ko, compressed or not) holds."""
+    return canonical(path.rpartition("/")[2].partition(".ko")[0])
+
+
 def _name(value: str) -> str:
     if not NAME.fullmatch(value) or len(value) > 100:
         raise ValueError("must start with a letter or digit and hold only letters, digits and . _ + -")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Optional, TypeVar
 
 from .documents.status import status_document
-from .model import Judgement, Snapshot, Target, Verdict
-from .planner import judge_kernel
+from .model import Judgement, Policy, Snapshot, Target, Verdict
+from .planner import judge_kernel, make_guarding
+from .planner.guard import Guarding
 
 ORDER = (Verdict.FAILED, Verdict.BLOCKED, Verdict.WAITING, Verdict.BUILDING, Verdict.READY)
 _Subject = TypeVar("_Subject", Target, str)
@@ -38,6 +40,11 @@ class Report:
     settled: Mapping[Target, Judgement]
     settled_kernels: Mapping[str, Judgement]
     looked: float  # seconds since the epoch
+
+    @functools.cached_property
+    def guarding(self) -> Guarding:
+        """Return how the boot guard sees it, for what no setting changes."""
+        return make_guarding(self.snapshot, Policy(), self.looked, self.judgements)
 
     def document(self, holder: Optional[str] = None, activity: Optional[str] = None) -> dict[str, Any]:
         return status_document(self.snapshot, self.judgements, holder=holder, looked=self.looked, activity=activity)

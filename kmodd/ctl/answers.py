@@ -18,6 +18,7 @@ from .connection import ask
 
 if TYPE_CHECKING:
     from ..core.model import Judgement, Target
+    from .inprocess import Observed
 
 PENDING = "pending"  # is to be built, and nobody does it
 MASKS = "etc/kmodd/modules.d"  # in-root, where a link to /dev/null hides a module file of a package
@@ -79,6 +80,20 @@ def as_row(target: Target, judgement: Judgement, holder: Optional[str]) -> Docum
         "problem": judgement.problem,
         "hint": judgement.hint,
     }
+
+
+def read_warnings(root: str, seen: Observed) -> tuple[Document, ...]:
+    """Return the warnings about a whole root that was observed, as JSON has them.
+
+    Only root can tell whether the key signs; for others the daemon tells it, where it runs.
+    """
+    from ..core.rootwarnings import KEY, find_warnings, warning_rows
+
+    rows = warning_rows(find_warnings(seen.snapshot))
+    if os.geteuid() != 0 and seen.holder is not None:
+        told = (ask(root, "Status") or {}).get("warnings", ())
+        rows += [row for row in told if row["problem"].startswith(KEY) and row not in rows]
+    return tuple(rows)
 
 
 def read_verification(options: argparse.Namespace) -> Document:

@@ -14,9 +14,7 @@ from ..core.documents.boot import boot_document
 from ..core.documents.choosing import Document, check_kernel
 from ..core.errors import Problem
 from ..core.model import Verdict
-from ..core.planner import make_guarding
 from ..core.sysroot import Sysroot
-from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY, terminal
 from .answers import clean
@@ -42,8 +40,7 @@ def run_boot(options: argparse.Namespace) -> int:
 
 def document_of(seen: Observed) -> Document:
     """Return how an observed root boots."""
-    guarding = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements)
-    return boot_document(guarding)
+    return boot_document(seen.guarding)
 
 
 def _show(options: argparse.Namespace) -> int:
@@ -124,7 +121,7 @@ def _release(options: argparse.Namespace) -> int:
     if options.here:
         _release_here(sysroot, seen, options.kernel)
     else:
-        from ..reconcile.releasing import run_release
+        from ..reconcile.bootsteps import run_release
 
         asyncio.run(run_release(options.kernel))
     if options.json:
@@ -136,8 +133,7 @@ def _release(options: argparse.Namespace) -> int:
 
 def _check_ready(seen: Observed, release: str) -> None:
     """Raise Problem where a kernel is not ready, which an entry would not change."""
-    guarding = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements)
-    judgement = guarding.kernels[release]
+    judgement = seen.guarding.kernels[release]
     if judgement.verdict is not Verdict.READY:
         hint = f"kmoddctl boot release {release} --force makes it bootable as it is"
         raise Problem("kernel-held", f"{release} is not ready: {judgement.reason}", hint)

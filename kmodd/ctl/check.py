@@ -16,16 +16,14 @@ from typing import Any, Optional
 from ..core.documents.grouping import group
 from ..core.errors import Problem
 from ..core.model import Judgement, Target, Verdict
-from ..core.planner import find_refusals, make_guarding
+from ..core.planner import find_refusals
 from ..core.rootwarnings import summarize
-from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
-from .answers import as_row
+from .answers import as_row, read_warnings
 from .daemonunit import UnitState, ask_unit
 from .gate import choose_kernel, required_targets
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
-from .rootwarnings import read_warnings
 from .terminal import clean
 
 OK, WARNING, CRITICAL, UNKNOWN = 0, 1, 2, 3
@@ -128,7 +126,7 @@ def has_held(status: Mapping[str, Any]) -> bool:
 
 def _boot_findings(seen: Observed) -> list[tuple[int, str]]:
     """Return what is wrong with how the server boots, each with its grade."""
-    guarding = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements)
+    guarding = seen.guarding
     found = []
     for standing in guarding.standings().values():
         if standing.held is not None:

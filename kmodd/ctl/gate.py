@@ -23,16 +23,14 @@ from ..core.documents.grouping import group
 from ..core.errors import Problem
 from ..core.model import Judgement, Snapshot, Target, Verdict
 from ..core.modulefile import seconds
-from ..core.planner import judge_kernel, make_guarding
+from ..core.planner import judge_kernel
 from ..core.sysroot import Sysroot
-from ..reconcile import policy_of
 from ..watch.transaction import transaction_holder
 from . import DONE, FAILED, NOT_READY
-from .answers import as_row, word
+from .answers import as_row, read_warnings, word
 from .connection import PATIENCE, connect
 from .inprocess import Observed, observe
 from .parser import Command, add_choice_of_kernel
-from .rootwarnings import read_warnings
 from .terminal import clean
 
 PAUSE = 2.0  # seconds between two observations at least; and five times as long as one takes
@@ -113,7 +111,7 @@ def find(seen: Observed, release: Optional[str], transaction: Optional[int]) -> 
 
 def _find_held(seen: Observed) -> str:
     """Return that a newer kernel than the running one is held, "" where none is."""
-    behind = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements).find_behind()
+    behind = seen.guarding.find_behind()
     return behind.fault.message if behind is not None and behind.held is not None else ""
 
 

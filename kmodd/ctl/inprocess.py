@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import os
 import time
 from dataclasses import dataclass
@@ -16,7 +17,8 @@ from ..core.documents.plan import plan_document
 from ..core.documents.status import status_document
 from ..core.documents.verification import verify_document
 from ..core.model import Judgement, Kernel, Snapshot, Target
-from ..core.planner import judge, plan
+from ..core.planner import judge, make_guarding, plan
+from ..core.planner.guard import Guarding
 from ..core.settings import Settings, SettingsSource
 from ..core.sysroot import Sysroot
 from ..dkms.conf import ConfReader
@@ -40,6 +42,11 @@ class Observed:
     holder: Optional[str]
     looked: float  # seconds since the epoch
     activity: Optional[str] = None  # what the holder does
+
+    @functools.cached_property
+    def guarding(self) -> Guarding:
+        """Return how the boot guard sees it."""
+        return make_guarding(self.snapshot, policy_of(self.settings), self.looked, self.judgements)
 
     def kernels(self) -> list[Kernel]:
         """Return the installed kernels; where there is none the running one, for which a dkms.conf can be read, too."""

@@ -13,10 +13,8 @@ import time
 
 from ..core.errors import Problem
 from ..core.model import Verdict
-from ..core.planner import make_guarding
 from ..core.sysroot import CONSOLE, Sysroot
 from ..host.settingsfile import read_settings
-from ..reconcile import policy_of
 from ..system.files import replace_file
 from ..system.run import run
 from ..watch.transaction import transaction_holder
@@ -80,7 +78,7 @@ def _find_reason(sysroot: Sysroot, options: argparse.Namespace, reboots: bool) -
 
 def find_pending(seen: Observed) -> str:
     """Return the held kernel that will be ready by itself soon, "" where none will."""
-    guarding = make_guarding(seen.snapshot, policy_of(seen.settings), seen.looked, seen.judgements)
+    guarding = seen.guarding
     for standing in guarding.standings().values():
         verdict = guarding.kernels[standing.release].verdict
         if standing.held is not None and seen.holder and verdict in (Verdict.BUILDING, Verdict.READY):

@@ -18,6 +18,7 @@ from typing import Union
 
 from ..core.errors import Problem
 from ..core.model import Target
+from ..core.modulefile import object_name
 from ..core.record import Installed, InstalledObject
 from ..core.sysroot import Sysroot
 from ..system.files import (
@@ -178,7 +179,7 @@ async def find_culprits(sysroot: Sysroot, release: str) -> list[tuple[str, str]]
     found = []
     for path in paths:
         said = await try_depmod([path])
-        if not said and cycle and path.name.partition(".ko")[0].replace("-", "_") in cycle[1].split(" -> "):
+        if not said and cycle and object_name(path.name) in cycle[1].split(" -> "):
             said = together
         if said:
             found.append((f"/lib/modules/{release}/{path.relative_to(directory)}", said))

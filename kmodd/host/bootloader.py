@@ -205,11 +205,11 @@ class BootReader:
         return settings.get("GRUB_ENABLE_BLSCFG", "true").lower() == "true"
 
     def _grub(self) -> Optional[Entry]:
-        if not self.uses_entries():
-            return None
-        entries = self.menu()
-        if not entries:
-            return None
+        entries = self.menu() if self.uses_entries() else []
+        return self.choose(entries) if entries else None
+
+    def choose(self, entries: Sequence[Entry]) -> Entry:
+        """Return which entry of GRUB's menu, which is not empty, boots next. Raises OSError."""
         variables = _assignments(self.text("/boot/grub2/grubenv"))
         chosen = self.grub_default()
         if chosen == "saved":
@@ -218,8 +218,8 @@ class BootReader:
 
     def menu(self) -> list[Entry]:
         """Return the entries of /boot in the order of GRUB's menu. Raises OSError."""
-        order: Callable[[Entry, Entry], int] = lambda a, b: -_compare_names(a.name, b.name)  # noqa: E731
-        return sorted(self.entries("/boot"), key=functools.cmp_to_key(order))
+        order = functools.cmp_to_key(_compare_names)
+        return sorted(self.entries("/boot"), key=lambda entry: order(entry.name), reverse=True)
 
     def grub_default(self) -> str:
         """Return which entry is the default by GRUB's settings: saved, a name, title or index. Raises OSError."""
@@ -281,7 +281,7 @@ def _assignments(text: str) -> dict[str, str]:
     return {name: value.strip().strip("\"'") for name, value in found}
 
 
-def _choose(chosen: str, entries: Sequence[Entry]) -> Optional[Entry]:
+def _choose(chosen: str, entries: Sequence[Entry]) -> Entry:
     """Return the entry that grub takes by a name, title or index; the first where it finds none."""
     tests: tuple[Callable[[int, Entry], bool], ...] = (
         lambda _, entry: entry.name == chosen,

@@ -61,7 +61,7 @@ class BootStateReader:
     def _grub(self, releases: Collection[str]) -> Booting:
         if not self.boot.uses_entries():
             return self._by_configuration()
-        entries, chosen = self.boot.menu(), self.boot.chosen()
+        entries = self.boot.menu()
         if not entries:
             return self._by_configuration()
         env = next((path for path in GRUBENVS if self.sysroot.resolve(path).exists()), GRUBENVS[0])
@@ -78,7 +78,7 @@ class BootStateReader:
         return Booting(
             loader=GRUB,
             entries=tuple(self._told(entry, "/boot", releases) for entry in entries),
-            default=chosen.name if chosen else "",
+            default=self.boot.choose(entries).name,
             saved=saved,
             once=once,
             pinnable="saved_entry" if wanted == "saved" else "next_entry",

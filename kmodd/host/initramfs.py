@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import sys
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any, Optional
@@ -19,7 +18,7 @@ from ..core.initramfs import Image, ImageObject
 from ..core.sysroot import Sysroot
 from ..system.files import replace_file
 from ..system.reading import Reached, reach
-from ..system.run import run
+from ..system.run import own_python, run
 
 CHILD = Path(__file__).with_name("initramfschild.py")
 TIMEOUT = 120.0  # seconds
@@ -53,10 +52,9 @@ class InitramfsReader:
         return _image(path, found)
 
     async def _ask(self, reached: Reached, wanted: Collection[str]) -> dict[str, Any]:
-        python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
         file = reached.open()
         try:
-            words = [python, "-I", "-S", "-B", str(CHILD), str(file), *sorted(wanted)]
+            words = [own_python(), "-I", "-S", "-B", str(CHILD), str(file), *sorted(wanted)]
             done = await run(words, timeout=TIMEOUT, pass_fds=(file,), yields=True)
         finally:
             os.close(file)

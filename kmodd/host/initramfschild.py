@@ -170,7 +170,7 @@ class Archives:
             self.options[path] = digest.hexdigest()
         for path in modules:
             said = _identify(b"".join(kept)) if asked else {}
-            self.objects[path] = {"size": size, "sha256": digest.hexdigest(), **said}
+            self.objects[path] = {"sha256": digest.hexdigest(), **said}
 
 
 class Reader:
@@ -273,19 +273,20 @@ class Reader:
             )
         except OSError as error:
             raise Untold(f"a part compressed by {program}, which cannot be started ({error.strerror})") from None
-        assert child.stdin and child.stdout
+        stdin, stdout = child.stdin, child.stdout
+        assert stdin and stdout
 
         def feed() -> None:
             try:
                 for piece in self._pieces(place, end):
-                    child.stdin.write(piece)  # type: ignore[union-attr]
-                child.stdin.close()  # type: ignore[union-attr]
+                    stdin.write(piece)
+                stdin.close()
             except OSError:
                 pass  # it ended before, which its status says
 
         feeding = threading.Thread(target=feed, daemon=True)
         feeding.start()
-        while piece := child.stdout.read(PIECE):
+        while piece := stdout.read(PIECE):
             yield piece
         if child.wait() != 0:
             raise Unreadable(f"{program} cannot decompress it: it is damaged or cut off")
@@ -445,7 +446,6 @@ def main(file: int, wanted: list[str]) -> dict[str, Any]:
         "objects": archives.objects,
         "options": archives.options,
         "nested": archives.nested,
-        "members": archives.members,
         "fault": fault,
     }
 

@@ -23,9 +23,9 @@ from ..system.deleting import delete_tree
 from ..system.files import explained, make_directory
 from ..system.threads import finish_in_thread
 from . import ccoption, failure, owncommand, sandbox
+from .buildmethod import BuildSpec, Collected, Method, Step
 from .compiler import Compiler
 from .jobserver import Jobserver
-from .method import BuildSpec, Collected, Method, Step
 from .methods import find_method
 from .objects import UNSTRIPPED, Limits, check_object, check_sizes, read_symvers
 from .patches import apply

@@ -14,8 +14,8 @@ from ..core.errors import Problem
 from ..core.modulefile import Module, Patch
 from ..core.recipe import DKMS_TREE, MAKE_FLAGS, Recipe
 from . import failure
+from .buildmethod import Collected, Method, Step
 from .failure import find_error
-from .method import Collected, Method, Step
 from .objects import is_plain
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from ..core.modulefile import Module
 from ..core.sysroot import Sysroot
-from .method import BuildSpec, Collected, Method, Step
+from .buildmethod import BuildSpec, Collected, Method, Step
 from .overlay import Overlay, Part
 from .plainkbuild import make_argv
 from .workspace import SOURCE

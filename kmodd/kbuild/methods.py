@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from ..core.modulefile import Module
+from .buildmethod import Method
 from .dkmsrecipe import DkmsMethod
 from .intree import IntreeMethod
-from .method import Method
 from .owncommand import CommandMethod
 from .plainkbuild import KbuildMethod
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 
 from ..core.errors import Problem
 from ..core.modulefile import Module
+from .buildmethod import Collected, Method, Step
 from .compiler import Compiler
-from .method import Collected, Method, Step
 from .workspace import SOURCE
 
 #: What setpriv(1), and bwrap(1) where kmodd is not root, say of a program that cannot be started.

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Union
 
 from ..core.modulefile import Module
-from .method import Collected, Method, Step
+from .buildmethod import Collected, Method, Step
 from .workspace import SOURCE
 
 

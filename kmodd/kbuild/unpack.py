@@ -6,12 +6,11 @@ Must not: read what is in an archive here.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from ..core.errors import Problem
-from ..system.run import Finished, find_accident, find_program
+from ..system.run import Finished, find_accident, find_program, own_python
 from . import unpackchild
 from .workspace import TEMPORARY, Workspace
 
@@ -53,11 +52,10 @@ async def unpack(workspace: Workspace, archive: Path, name: str, strip: int) -> 
             status = unpackchild.LARGE if status == TOO_LARGE else unpackchild.INVALID if status else 0
             inside = plain
         if not status:
-            python = os.path.realpath(getattr(sys, "_base_executable", sys.executable))
             visible = [(CHILD, INSIDE)]
             if not sys.base_prefix.startswith("/usr"):
                 visible.append((Path(sys.base_prefix), sys.base_prefix))
-            words = [python, "-I", "-S", "-B", INSIDE, inside, str(strip), str(MOST_FILES), str(MOST_BYTES)]
+            words = [own_python(), "-I", "-S", "-B", INSIDE, inside, str(strip), str(MOST_FILES), str(MOST_BYTES)]
             status = await workspace.run(words, timeout=TIMEOUT, read_only=visible, raw=True)
             _check_alive(words[0], status)
     except Problem as problem:

@@ -18,10 +18,10 @@ from ..core.settings import SettingsSource
 from ..core.sysroot import Sysroot
 from ..host.store import Store
 from ..kbuild.builder import Builder, BuildResult
+from ..kbuild.buildmethod import BuildSpec
 from ..kbuild.failure import find_error, read
 from ..kbuild.jobserver import Jobserver, Share
 from ..kbuild.logfiles import ENDING
-from ..kbuild.method import BuildSpec
 from ..system.files import explained
 from ..system.log import get_logger
 from ..system.threads import finish_in_thread

@@ -27,6 +27,7 @@ class KeySource:
         self.sysroot = sysroot
         self.settings = settings
         self.memory = sysroot.cache / "key.json"
+        self._signs: object = None  # what the last good check was of
         self._opened = (settings.now.sign, open_keyring(sysroot, settings.now))
 
     @property
@@ -53,11 +54,14 @@ class KeySource:
         pair = None
         with contextlib.suppress(OSError):
             pair = keyring.find_pair()
+        if pair is not None and pair == self._signs:
+            return
         if pair is None or pair != self._read():
             await keyring.check()
             if pair is not None:
                 with contextlib.suppress(OSError):  # where the cache can be written
                     replace_file(self.memory, json.dumps({"schema": SCHEMA, "pair": pair}).encode())
+        self._signs = pair
 
     def _read(self) -> object:
         with contextlib.suppress(OSError, ValueError, LookupError, TypeError):

@@ -38,6 +38,7 @@ from ..system.files import explained
 from ..system.log import get_logger
 from . import policy_of
 from .alarm import Alarm
+from .bootsteps import make_boot_steps
 from .damage import DamageReports
 from .depmod import DepmodWork
 from .inputprobe import InputProbe
@@ -45,7 +46,6 @@ from .kernelprobe import KernelProbe
 from .keysource import KeySource
 from .logkeeping import LogKeeper
 from .observe import Observer
-from .releasing import make_boot_steps
 from .reload import ReloadWork
 from .remedies import Fetching
 from .steps import (

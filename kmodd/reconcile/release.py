@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import json
 import os
 import time
@@ -24,13 +25,13 @@ from ..core.grubenv import render
 from ..core.initramfs import OnDisk, find_stale
 from ..core.sysroot import Sysroot
 from ..deploy.bootimage import make_image
-from ..deploy.grubenv import GrubEnvironment
+from ..deploy.grubenvironment import GrubEnvironment
 from ..deploy.kernelinstall import install_kernel, settle_boot
 from ..host.bootloader import BootReader
 from ..host.bootstate import BootStateReader, read_hold
 from ..host.initramfs import InitramfsReader
 from ..host.loaded import Identity, read_identity
-from ..system.files import digest_file, explained, make_directory, remove_file, replace_file
+from ..system.files import explained, make_directory, remove_file, replace_file
 from ..system.log import get_logger
 
 
@@ -178,7 +179,8 @@ def _installed(sysroot: Sysroot, release: str) -> list[OnDisk]:
         for name in sorted(names):
             if ".ko" in name:
                 path = Path(directory, name)
-                identity = read_identity(path.read_bytes()) if name.endswith(".ko") else Identity()
-                inside = str(path.relative_to(top))
-                found.append(OnDisk(inside, digest_file(path), identity.build_id, identity.srcversion))
+                content = path.read_bytes()
+                identity = read_identity(content) if name.endswith(".ko") else Identity()
+                digest = hashlib.sha256(content).hexdigest()
+                found.append(OnDisk(str(path.relative_to(top)), digest, identity.build_id, identity.srcversion))
     return found

@@ -212,7 +212,7 @@ class Keyring:
             return
         key, certificate = self.sysroot.resolve(self.private), self.sysroot.resolve(self.certificate)
         try:
-            pair = (stat_signature(key), stat_signature(certificate))
+            pair = self.find_pair()
             if pair == self._pair:
                 return
             await check_pair(key, self.private, certificate, self.certificate, secret)

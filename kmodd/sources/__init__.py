@@ -23,8 +23,8 @@ from .directory import DirectorySource
 from .dkmssource import DkmsSource
 from .intreesource import IntreeSource
 from .kernelsource import KernelSources
-from .kind import Owner, SourceKind, check_planned, unswapped
-from .patches import read_patches
+from .kind import CopyOrder, Owner, SourceKind, check_planned, unswapped
+from .patchfiles import read_patches
 
 
 class SourceReader:
@@ -78,7 +78,7 @@ class SourceReader:
         patched: Collection[str] = (),
     ) -> Optional[Path]:
         """Copy a source to a directory that does not exist yet, as of SourceKind.copy."""
-        return self.kind(module).copy(module, kernel, destination, owner, planned, patched)
+        return self.kind(module).copy(CopyOrder(module, destination, owner, planned, kernel, patched))
 
     def copy_beside(
         self, module: Module, release: str, directory: Path, planned: Optional[Mapping[str, str]]

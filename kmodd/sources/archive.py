@@ -6,7 +6,6 @@ Must not: read what is in it.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +14,7 @@ from ..core.model import Kernel
 from ..core.modulefile import Module
 from ..system.reading import Reached
 from . import tree
-from .kind import Owner, PlaceKind, check_planned, unswapped
+from .kind import CopyOrder, PlaceKind, check_planned, unswapped
 
 ARCHIVE = "archive"  # the name of the copy, in tmp/ beside the directory that it is to be unpacked into
 #: What is shown of an archive that is not named by its content.
@@ -52,20 +51,13 @@ class ArchiveSource(PlaceKind):
         check_digest(module, digest)
         return _with_strip(module, digest)
 
-    def copy(
-        self,
-        module: Module,
-        kernel: Optional[Kernel],
-        destination: Path,
-        owner: Owner,
-        planned: Optional[str],
-        patched: Collection[str],
-    ) -> Optional[Path]:
-        copy = destination.with_name("tmp") / ARCHIVE
-        with unswapped(f"copying the source of {module.name}", planned is not None), self.find(module, kernel) as top:
-            tree.make_top(destination, owner)
+    def copy(self, order: CopyOrder) -> Optional[Path]:
+        module, copy = order.module, order.destination.with_name("tmp") / ARCHIVE
+        doing = f"copying the source of {module.name}"
+        with unswapped(doing, order.planned is not None), self.find(module, order.kernel) as top:
+            tree.make_top(order.destination, order.owner)
             digest = top.copy(copy)
-        check_planned(module, "source.archive", _with_strip(module, digest), planned)
+        check_planned(module, "source.archive", _with_strip(module, digest), order.planned)
         return copy
 
     def notes(self, module: Module) -> tuple[str, ...]:

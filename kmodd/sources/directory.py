@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
 from pathlib import Path
 from typing import Optional
 
 from ..core.errors import Problem
-from ..core.model import Kernel
-from ..core.modulefile import Module
 from ..system.reading import Reached
 from . import tree
-from .kind import Owner, PlaceKind, check_planned, unswapped
+from .kind import CopyOrder, PlaceKind, check_planned, unswapped
 
 
 class DirectorySource(PlaceKind):
@@ -26,20 +23,14 @@ class DirectorySource(PlaceKind):
     def contents(self, found: Reached) -> tree.Tree:
         return tree.Tree(found)
 
-    def copy(
-        self,
-        module: Module,
-        kernel: Optional[Kernel],
-        destination: Path,
-        owner: Owner,
-        planned: Optional[str],
-        patched: Collection[str],
-    ) -> Optional[Path]:
-        with unswapped(f"copying the source of {module.name}", planned is not None), self.find(module, kernel) as top:
+    def copy(self, order: CopyOrder) -> Optional[Path]:
+        module = order.module
+        doing = f"copying the source of {module.name}"
+        with unswapped(doing, order.planned is not None), self.find(module, order.kernel) as top:
             descriptor = top.open()
             try:
-                digest = tree.copy(descriptor, top.path, top.reader, destination, owner)
+                digest = tree.copy(descriptor, top.path, top.reader, order.destination, order.owner)
             finally:
                 os.close(descriptor)
-        check_planned(module, f"source.{module.file.source.kind}", digest, planned)
+        check_planned(module, f"source.{module.file.source.kind}", digest, order.planned)
         return None

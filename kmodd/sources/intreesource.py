@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from pathlib import Path
 from typing import Optional
 
@@ -10,7 +9,7 @@ from ..core.model import Kernel
 from ..core.modulefile import Module
 from ..system.reading import Reached
 from .kernelsource import KernelSources
-from .kind import Owner, SourceKind
+from .kind import CopyOrder, SourceKind
 
 
 class IntreeSource(SourceKind):
@@ -29,16 +28,8 @@ class IntreeSource(SourceKind):
         assert kernel is not None
         return self.sources.identity(module, kernel)
 
-    def copy(
-        self,
-        module: Module,
-        kernel: Optional[Kernel],
-        destination: Path,
-        owner: Owner,
-        planned: Optional[str],
-        patched: Collection[str],
-    ) -> Optional[Path]:
-        assert kernel is not None and owner is not None
-        self.sources.check_kept(module, kernel, planned)
-        self.sources.copy_part(module, kernel, patched, destination, owner)
+    def copy(self, order: CopyOrder) -> Optional[Path]:
+        assert order.kernel is not None and order.owner is not None
+        self.sources.check_kept(order.module, order.kernel, order.planned)
+        self.sources.copy_part(order.module, order.kernel, order.patched, order.destination, order.owner)
         return None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Collection, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Optional
 
@@ -21,6 +22,22 @@ from .digests import ContentDigests, Contents
 from .ownership import check_owners
 
 Owner = Optional[tuple[int, int]]  # uid and gid of the build
+
+
+@dataclass(frozen=True)
+class CopyOrder:
+    """Which source is to be copied, and where to: a directory that does not exist yet.
+
+    kernel: which one it is built for. planned: the source's identity, without which source-changed is raised. patched:
+    paths that patches will touch.
+    """
+
+    module: Module
+    destination: Path
+    owner: Owner
+    planned: Optional[str] = None
+    kernel: Optional[Kernel] = None
+    patched: Collection[str] = ()
 
 
 class SourceKind:
@@ -37,20 +54,8 @@ class SourceKind:
         """Return a digest of all that counts of a source. Raises Problem."""
         raise NotImplementedError
 
-    def copy(
-        self,
-        module: Module,
-        kernel: Optional[Kernel],
-        destination: Path,
-        owner: Owner,
-        planned: Optional[str],
-        patched: Collection[str],
-    ) -> Optional[Path]:
-        """Copy a source to a directory that does not exist yet; returns what is to be unpacked into it, if anything.
-
-        planned: its identity, without which source-changed is raised. patched: paths that patches will touch.
-        Raises Problem.
-        """
+    def copy(self, order: CopyOrder) -> Optional[Path]:
+        """Copy a source; returns what is to be unpacked into the directory, if anything. Raises Problem."""
         raise NotImplementedError
 
     def notes(self, module: Module) -> tuple[str, ...]:

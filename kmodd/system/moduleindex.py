@@ -16,7 +16,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Optional
 
-from ..core.modulefile import canonical
+from ..core.modulefile import object_name
 from ..core.record import Depmod
 from ..core.sysroot import DEPMOD_OUTPUTS, PROCESSES, Sysroot
 from .files import list_names, look_up, stat_signature, sync_directory
@@ -168,7 +168,7 @@ class IndexReader:
         if known is None or known[0] != key:
             with path.open(errors="replace") as stream:
                 names = [line.partition(":")[0] for line in stream]
-            known = self._listed[path] = (key, {_stem(name): name for name in names})
+            known = self._listed[path] = (key, {object_name(name): name for name in names})
         return known[1]
 
     def _flaw(self, directory: Path, last: Optional[Depmod]) -> str:
@@ -184,7 +184,7 @@ class IndexReader:
         """
         listed, found = self.listed(directory), {}
         for name in sorted(installed):
-            if _stem(name) not in listed:
+            if object_name(name) not in listed:
                 stat = look_up(directory / name)
                 if stat is not None:  # what is gone is its own module's fault alone
                     found[name] = (stat.st_size, stat.st_mtime_ns)
@@ -225,10 +225,6 @@ def _is_older(directory: Path, installed: Collection[str], changed: float) -> bo
         stat = look_up(directory / name)
         changed = max(changed, stat.st_ctime) if stat else changed
     return changed > (directory / "modules.dep").stat().st_mtime
-
-
-def _stem(path: str) -> str:
-    return canonical(path.rpartition("/")[2].partition(".ko")[0])
 
 
 # -- what is left over -----------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,6 +105,11 @@ class Finished:
 def find_program(name: str) -> Optional[str]:
     """Return the absolute path of a program, searched in the fixed PROGRAM_PATH only."""
     return shutil.which(name, path=os.environ.get("KMODD_PROGRAM_PATH", PROGRAM_PATH))
+
+
+def own_python() -> str:
+    """Return the path of this process's Python, outside of any virtual environment: for a child that is a file."""
+    return os.path.realpath(getattr(sys, "_base_executable", sys.executable))
 
 
 def environment(more: Optional[Mapping[str, str]] = None) -> dict[str, str]:

@@ -16,7 +16,7 @@ from typing import Optional, Union
 from ..core.dropincontent import MARK
 from ..core.errors import Problem
 from ..core.model import Fault
-from ..core.modulefile import canonical
+from ..core.modulefile import canonical, object_name
 from ..core.sysroot import Sysroot
 from ..system.files import find_accident, is_directory, list_names
 from ..system.kmodroot import open_base
@@ -264,4 +264,4 @@ def _inside(base: Path, line: Sequence[str]) -> tuple[str, str]:
 
 def module_name(path: Union[str, Path]) -> str:
     """Return the canonical name of the module that a file holds."""
-    return canonical(Path(path).name.partition(".ko")[0])
+    return object_name(str(path))

@@ -14,7 +14,7 @@ from kmodd.core.booting import Booting, Hold
 from kmodd.core.errors import Problem
 from kmodd.core.grubenv import BLOCK, is_whole, parse, render
 from kmodd.core.sysroot import Sysroot
-from kmodd.deploy.grubenv import GrubEnvironment
+from kmodd.deploy.grubenvironment import GrubEnvironment
 from kmodd.host.bootloader import MOST, BootReader
 from kmodd.host.bootstate import BootStateReader
 

@@ -13,11 +13,11 @@ from kmodd.core.errors import Problem
 from kmodd.core.model import Kernel
 from kmodd.core.modulefile import Build, Module, ModuleFile, Source
 from kmodd.core.sysroot import Sysroot
+from kmodd.kbuild.buildmethod import BuildSpec, Method
 from kmodd.kbuild.compiler import Compiler
 from kmodd.kbuild.dkmsrecipe import DkmsMethod
 from kmodd.kbuild.intree import IntreeMethod
 from kmodd.kbuild.jobserver import Share
-from kmodd.kbuild.method import BuildSpec, Method
 from kmodd.kbuild.methods import find_method
 from kmodd.kbuild.owncommand import CommandMethod, check_started, environment
 from kmodd.kbuild.plainkbuild import KbuildMethod

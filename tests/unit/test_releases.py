@@ -36,7 +36,7 @@ from kmodd.host.store import Store
 from kmodd.kbuild.ccoption import CompilerAnswers
 from kmodd.kbuild.logfiles import LogReader
 from kmodd.reconcile.logkeeping import LogKeeper
-from kmodd.sources.patches import find_patches
+from kmodd.sources.patchfiles import find_patches
 
 #: Those of EL, Debian, rpm's pre-releases and snapshots, self-built ones, and neighbours that are a part of another.
 RELEASES = (

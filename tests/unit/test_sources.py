@@ -17,7 +17,7 @@ from kmodd.core.modulefile import Module, Source
 from kmodd.core.sysroot import Sysroot
 from kmodd.sources import SourceReader
 from kmodd.sources.digests import DigestCache
-from kmodd.sources.patches import find_patches
+from kmodd.sources.patchfiles import find_patches
 from kmodd.system.reading import reach
 
 M = module()

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator
 
 from ...core.errors import Problem
 from ...core.model import REFUSED, Kernel
-from ...core.modulefile import canonical
+from ...core.modulefile import canonical, object_name
 from ...core.rootwarnings import KEY, find_warnings
 from ...host.kernels import SUFFIXES
 from ...sign import certificate_facts
@@ -217,7 +217,7 @@ def _dkms(host: Host) -> Iterator[tuple[str, str, set[str]]]:
     top = host.sysroot.resolve("/var/lib/dkms")
     is_there = (host.sysroot.dkms_overrides / "framework.conf").exists()
     for version in sorted(top.glob("*/*")):
-        built = {canonical(name.name.partition(".ko")[0]) for name in version.glob("*/*/module/*.ko*")}
+        built = {object_name(name.name) for name in version.glob("*/*/module/*.ko*")}
         if os.path.lexists(version / "source") and (built or is_there):
             yield version.parent.name, version.name, built
 
@@ -231,7 +231,7 @@ def _objects(host: Host, release: str) -> Iterator[tuple[str, str]]:
             for file in sorted(files):
                 if file.endswith(suffixes):
                     inside = f"/lib/modules/{release}/{os.path.relpath(top, host.sysroot.kernel(release))}/{file}"
-                    yield os.path.normpath(inside), canonical(file.partition(".ko")[0])
+                    yield os.path.normpath(inside), object_name(file)
 
 
 CHECKS = (
